@@ -1,0 +1,71 @@
+# Every target sets up what it needs from a bare clone: Python 3.11 or later with pip is enough.
+#   make demo    install the package alone and run its demonstration
+#   make test    the tests; MARKS='not slow' for the quick ones, ARGS=tests/core for some
+#   make check   formatting, lint, types, import layers
+#   make bench   side-by-side benchmarks; BENCH=... goes to the benchmark runner
+#   make docs    the documentation site, into site/
+#   make clean   remove everything made here
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+MARKS ?=
+ARGS ?=
+BENCH ?=
+
+# The first interpreter that runs and is new enough (a version manager's shim may exist and still fail).
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench docs clean
+
+help:
+	@sed -n '2,7s/^#  *//p' Makefile
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "jensen needs Python 3.11 or later on the PATH; set PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: one for each set of extras, remade when pyproject.toml changes.
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[test]'
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[docs]'
+	@touch $@ $(VENV)/.core
+
+demo: $(VENV)/.core
+	@$(BIN)/jensen demo
+
+# Compiled programs are kept between test runs; the tests pass without.
+test: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
+test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest -q $(if $(MARKS),-m "$(MARKS)") $(ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks $(BENCH)
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+clean:
+	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache .import_linter_cache site build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

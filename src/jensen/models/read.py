@@ -1,0 +1,85 @@
+"""Which front end reads a model: decided by what the object is, importing no library that is not already in use."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jensen.core.errors import DataError, OptionError
+from jensen.models.density import Density
+from jensen.models.density import read as read_density
+from jensen.models.model import Model
+
+
+def read(model: Any = None, data: Mapping[str, Any] | None = None) -> Model:
+    """Read a model written in PyMC or NumPyro, or described by `jensen.density`.
+
+    Parameters
+    ----------
+    model
+        A PyMC or Bambi model, a NumPyro model function, a `Density`, or None inside ``with pm.Model():``.
+    data
+        Name -> array: arguments of a NumPyro model, data containers of a PyMC model, data of a density.
+
+    Raises
+    ------
+    OptionError
+        When the object is no model.
+    DataError
+        When an array holds NaN or infinite values, or a name or shape does not fit.
+    ModelError
+        When the model cannot be fitted as written.
+    """
+    if data is not None and not isinstance(data, Mapping):
+        raise OptionError(f"data must be a dict, name -> array; got {type(data).__name__}.")
+    if isinstance(model, Model):
+        return model
+    data = {name: _plain(value) for name, value in (data or {}).items()}
+    record = _front_end(model, data)
+    _refuse_nonfinite(record)
+    return record
+
+
+def _front_end(model: Any, data: dict[str, Any]) -> Model:
+    if isinstance(model, Density):
+        return read_density(model, data)
+    if _written_in(model, "pymc", "Model") or _written_in(model, "bambi", "Model") or model is None:
+        from jensen.models import pymc
+
+        model = pymc.current() if model is None else model
+        if model is None:
+            raise OptionError("fit() without a model works inside `with pm.Model():`; pass the model as first argument.")
+        return pymc.read(model, data)
+    if callable(model):
+        from jensen.models import numpyro
+
+        return numpyro.read(model, data)
+    raise OptionError(
+        f"a model is a PyMC model, a NumPyro function or jn.density(...); got {type(model).__name__}; see jn.fit's help."
+    )
+
+
+def _written_in(model: Any, package: str, name: str) -> bool:
+    """Whether the object is an instance of package.name, without importing the package."""
+    module = sys.modules.get(package)
+    return module is not None and isinstance(model, getattr(module, name, ()))
+
+
+def _plain(value: Any) -> Any:
+    """Frames, series and array-likes as NumPy arrays; everything else as it is."""
+    return np.asarray(value) if hasattr(value, "__array__") and not isinstance(value, np.ndarray) else value
+
+
+def _refuse_nonfinite(model: Model) -> None:
+    for name, value in model.data.items():
+        if value.dtype.kind != "f" or np.isfinite(value).all():
+            continue
+        kind = "NaN" if np.isnan(value).any() else "infinite"
+        bad = ~np.isfinite(value)
+        rows = np.unique(np.nonzero(bad)[0]) if value.ndim else np.zeros(1, int)
+        shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        raise DataError(
+            f"data {name!r} has {int(bad.sum())} {kind} value{'s' if bad.sum() > 1 else ''} (row {shown}); "
+            "drop or impute these rows before fitting."
+        )

@@ -1,0 +1,151 @@
+"""The target as engines and checks see it: log p(z) and its gradient, batched, by ONE compiled program.
+
+Compilation is the cost of a small fit, so fit, checks and correction share a single program of fixed batch size: the host
+loops around it in NumPy, pads the last batch, and counts the gradients. Two more programs exist and are compiled only when
+asked for: the constraint map for output, and the factors one by one (pointwise log-likelihood, naming a broken factor).
+Programs belong to the model's functions, not to a fit: a second fit with new data of the same shape compiles nothing.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jensen.core.layout import Site, unflatten
+from jensen.models.model import Model, total
+
+BATCH = 128
+_ELEMENTS = 2**22
+"""Largest number of factor elements a batch may hold, so that memory stays bounded on models with many rows."""
+
+
+class Program:
+    """A jitted function that counts how often JAX traced it."""
+
+    def __init__(self, function: Any):
+        self.traces = 0
+
+        def traced(*args: Any) -> Any:
+            self.traces += 1
+            return function(*args)
+
+        self._call = jax.jit(traced)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the compiled function."""
+        return self._call(*args)
+
+
+@lru_cache(maxsize=64)
+def _density_program(factors: Any, sites: tuple[Site, ...]) -> Program:
+    def log_density(z: jax.Array, data: Any) -> jax.Array:
+        return total(factors(unflatten(sites, z), data))
+
+    return Program(jax.vmap(jax.value_and_grad(log_density), in_axes=(0, None)))
+
+
+@lru_cache(maxsize=64)
+def _constrain_program(constrain: Any, sites: tuple[Site, ...]) -> Program:
+    return Program(jax.vmap(lambda z, data: constrain(unflatten(sites, z), data), in_axes=(0, None)))
+
+
+@lru_cache(maxsize=64)
+def _factors_program(factors: Any, sites: tuple[Site, ...]) -> Program:
+    return Program(jax.vmap(lambda z, data: tuple(factors(unflatten(sites, z), data)), in_axes=(0, None)))
+
+
+@lru_cache(maxsize=64)
+def _factor_gradients_program(factors: Any, sites: tuple[Site, ...]) -> Program:
+    def sums(z: jax.Array, data: Any) -> dict[str, jax.Array]:
+        return {name: value.sum() for name, value in factors(unflatten(sites, z), data).log_prob.items()}
+
+    return Program(jax.vmap(jax.jacrev(sums), in_axes=(0, None)))
+
+
+class Target:
+    """log p(z) of a model with its data, on batches of points.
+
+    Parameters
+    ----------
+    model
+        What is inferred.
+    precision
+        ``"float64"`` or ``"float32"``: the dtype of the program; results are float64 NumPy arrays either way.
+
+    Attributes
+    ----------
+    gradients
+        Number of points evaluated so far (padding not counted).
+
+    Notes
+    -----
+    Use it inside ``jensen.core.precision.scope(precision)``.
+    """
+
+    def __init__(self, model: Model, precision: str = "float64"):
+        self.model = model
+        self.dim = model.dim
+        self.gradients = 0
+        self._dtype = np.dtype(precision)
+        self._data = {name: jnp.asarray(self._cast(value)) for name, value in model.data.items()}
+        self._program = _density_program(model.factors, model.sites)
+        self.batch = _batch(model, self._data, self._dtype)
+
+    def _cast(self, array: Any) -> np.ndarray:
+        array = np.asarray(array)
+        return array.astype(self._dtype) if np.issubdtype(array.dtype, np.floating) else array
+
+    def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log density (n,) and gradient (n, D) at points z (n, D)."""
+        self.gradients += len(z)
+        value, gradient = self._batched(self._program, z)
+        return np.asarray(value, float), np.asarray(gradient, float)
+
+    def constrain(self, z: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Values of the sites and of the deterministics in the model's own space, draws first."""
+        program = _constrain_program(self.model.constrain, self.model.sites)
+        return self._batched(program, z)
+
+    def factors(self, z: np.ndarray) -> dict[str, np.ndarray]:
+        """Unscaled log density of every factor, draws first."""
+        return self._batched(_factors_program(self.model.factors, self.model.sites), z)[0]
+
+    def blame(self, z: np.ndarray) -> str:
+        """Name the factors that are not finite at (some of) the points z, or whose gradient is not."""
+        z = np.atleast_2d(z)[: self.batch]
+        log_prob, _, jacobian = self._batched(_factors_program(self.model.factors, self.model.sites), z)
+        broken = [name for name, value in log_prob.items() if not np.isfinite(value).all()]
+        broken += [f"the transform of {name}" for name, value in jacobian.items() if not np.isfinite(value).all()]
+        if broken:
+            return "the log density of " + ", ".join(broken)
+        gradients = self._batched(_factor_gradients_program(self.model.factors, self.model.sites), z)
+        broken = [name for name, value in gradients.items() if not np.isfinite(value).all()]
+        return "the gradient of " + (", ".join(broken) if broken else "the log density")
+
+    def _batched(self, program: Program, z: np.ndarray) -> Any:
+        z = np.asarray(z, self._dtype)
+        chunks = []
+        for start in range(0, len(z), self.batch):
+            chunk = z[start : start + self.batch]
+            missing = self.batch - len(chunk)
+            if missing:
+                chunk = np.concatenate([chunk, np.repeat(chunk[:1], missing, 0)])
+            chunks.append(program(chunk, self._data))
+        n = len(z)
+        return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[:n], *chunks)
+
+
+def _batch(model: Model, data: dict[str, Any], dtype: np.dtype) -> int:
+    """Largest power of two up to `BATCH` for which a batch of factors keeps within `_ELEMENTS`."""
+    shapes = jax.eval_shape(
+        lambda z, data: tuple(model.factors(unflatten(model.sites, z), data)),
+        jax.ShapeDtypeStruct((model.dim,), dtype),
+        data,
+    )
+    largest = max((leaf.size for leaf in jax.tree.leaves(shapes)), default=1)
+    batch = BATCH
+    while batch > 4 and batch * largest > _ELEMENTS:
+        batch //= 2
+    return batch
