@@ -1,0 +1,1 @@
+"""What is minimized or estimated, one objective a file."""

@@ -1,0 +1,46 @@
+"""jensen: variational inference for models you already have, with an honest verdict.
+
+>>> import jensen as jn
+>>> posterior = jn.fit(model, data={"X": X, "y": y})  # doctest: +SKIP
+
+Names are loaded when first used, so that importing jensen costs little more than importing JAX.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "fit": "jensen.fit",
+    "density": "jensen.models.density",
+    "load": "jensen.posterior",
+    "Posterior": "jensen.posterior",
+    "Verdict": "jensen.diagnostics.verdict",
+    "MeanField": "jensen.families.meanfield",
+    "FullRank": "jensen.families.fullrank",
+    "FixedDraws": "jensen.engines.fixed_draws",
+    "JensenError": "jensen.core.errors",
+    "ModelError": "jensen.core.errors",
+    "ImproperError": "jensen.core.errors",
+    "UnsupportedError": "jensen.core.errors",
+    "NonFiniteError": "jensen.core.errors",
+    "DataError": "jensen.core.errors",
+    "OptionError": "jensen.core.errors",
+    "FileError": "jensen.core.errors",
+    "FitWarning": "jensen.core.errors",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jensen' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
