@@ -35,7 +35,10 @@ from jensen.families.meanfield import DiagonalGaussian, MeanField
 from jensen.run import Ticks
 
 _CAP = 10.0
-_TOLERANCES = ((0.1, 0.3), (0.02, 0.05))
+_FLOOR = 1e-10
+"""Mean-field: smallest curvature, relative to the conditional ones, at which a mean step is still a Newton step."""
+_ROUGH, _FINE, _FINE_LARGE = (0.1, 0.3), (0.001, 0.001), (0.02, 0.05)
+"""Stops of the small design, and of the large one up to and above D = 64: error of the mean in sds, of the curvature."""
 _LARGEST_DESIGN = 4096
 _DENSE = 1200
 """Mean-field: largest D for which the smoothed curvature is formed as a matrix."""
@@ -57,8 +60,12 @@ class _Point:
     def errors(self) -> tuple[float, float]:
         """Largest |a| and largest |G + I|: distance from the optimum in posterior sds, and in relative curvature."""
         gap = self.curvature + np.eye(len(self.slope))
-        widths = gap if self.factor.ndim == 2 else np.diagonal(gap)
-        return float(np.abs(self.slope).max()), float(np.abs(widths).max())
+        if self.factor.ndim == 2:
+            return float(np.abs(self.slope).max()), float(np.abs(gap).max())
+        # The sds of q are those of conditionals; the posterior's, to which the error belongs, are 1/sqrt(w) along v.
+        w, v = np.linalg.eigh(-self.curvature)
+        slope = (v.T @ self.slope) / np.sqrt(np.maximum(np.abs(w), _FLOOR))
+        return float(np.abs(slope).max()), float(np.abs(np.diagonal(gap)).max())
 
 
 @dataclass(frozen=True)
@@ -137,10 +144,11 @@ class FixedDraws:
             return self._stalled(state, target)
         _refuse_runaway(target, point)
         gain = state.point.loss - point.loss
-        was_close = _within(state.point, _TOLERANCES[state.stage])
-        quiet = state.quiet + 1 if gain < 1e-4 else 0
+        tolerance = _ROUGH if state.stage + 1 < len(state.designs) else _FINE if target.dim <= 64 else _FINE_LARGE
+        was_close = _within(state.point, tolerance)
+        quiet = state.quiet + 1 if gain < 1e-6 else 0
         state = replace(state, point=point, damping=damping, quiet=quiet)
-        if (was_close and _within(point, _TOLERANCES[state.stage])) or quiet >= 2:
+        if (was_close and _within(point, tolerance)) or quiet >= 2:
             return self._next_stage(state, target)
         return state, Ticks(np.array([point.loss]), done=state.steps >= self.steps)
 
@@ -204,17 +212,19 @@ def _step(target: Any, design: Design, point: _Point, damping: float) -> tuple[_
     """Try steps from bold to timid; the first one that lowers F is returned with the damping for the next."""
     w, v = np.linalg.eigh(-point.curvature)
     slope = v.T @ point.slope
-    size = np.maximum(np.abs(w), _CAP**-2)
+    dense = point.factor.ndim == 2
+    size = np.maximum(np.abs(w), _CAP**-2 if dense else _FLOOR)
+    cap = _CAP if dense else _CAP / np.sqrt(np.minimum(size, 1.0))
     unit = max(1.0, float(np.median(np.abs(w))))
-    if point.factor.ndim == 2:
+    if dense:
         widths = np.where(w > -1, np.maximum(w, _CAP**-2), 1.0)
     else:
         own = -np.diagonal(point.curvature)
         widths = np.where(own > -1, np.maximum(own, _CAP**-2), 1.0)
     for rho, extra in _tries(damping):
         move = rho * slope / (size + extra * unit)
-        move = np.where(w < 0.5, np.clip(move, -_CAP, _CAP), move)
-        if point.factor.ndim == 2:
+        move = np.where(w < 0.5, np.clip(move, -cap, cap), move)
+        if dense:
             mean = point.mean + point.factor @ (v @ move)
             factor = point.factor @ ((v * widths ** (-rho / 2)) @ v.T)
         else:
