@@ -49,11 +49,11 @@ test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest -q $(if $(MARKS),-m "$(MARKS)") $(ARGS)
 
+# All four run, so that one report shows everything.
 check: $(VENV)/.test
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports
+	@failed=; for tool in 'ruff format --check .' 'ruff check .' 'pyright --pythonpath $(BIN)/python' 'lint-imports'; do \
+		echo "== $$tool"; $(BIN)/$$tool || failed="$$failed $${tool%% *}"; \
+	done; test -z "$$failed" || { echo "make check failed:$$failed"; exit 1; }
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -1,63 +1,20 @@
 """The one loop: every engine runs here.
 
-An engine is three functions over a state:
-
-    init(target, seed) -> state
-    advance(state, target) -> (state, Ticks)     a chunk of work; all ticks are NumPy
-    finish(state) -> q                           valid at any chunk boundary
-
-Host engines do one expensive step a chunk, compiled engines scan many cheap ones; the loop does not know which. Between
-chunks it looks at plain numbers: history, progress, callbacks, time budget, Ctrl-C. Whatever stops it, the last good state
+An engine advances its state by chunks of work (the contract is engines/engine.py): host engines do one expensive step a
+chunk, compiled engines scan many cheap ones; the loop does not know which. Between chunks it looks at plain numbers: history, progress, callbacks, time budget, Ctrl-C. Whatever stops it, the last good state
 is kept.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jensen.core.errors import OptionError
+from jensen.engines.engine import Engine
 from jensen.progress import Progress
-
-
-class Ticks(NamedTuple):
-    """What happened in a chunk.
-
-    Attributes
-    ----------
-    loss
-        One value a step: the engine's own objective, minimized.
-    done
-        The engine has nothing left to do.
-    note
-        A sentence worth keeping, or "".
-    """
-
-    loss: np.ndarray
-    done: bool = False
-    note: str = ""
-
-
-class Engine(Protocol):
-    """How q moves; see the head of this file."""
-
-    def init(self, target: Any, seed: int) -> Any:
-        """First state."""
-        ...
-
-    def advance(self, state: Any, target: Any) -> tuple[Any, Ticks]:
-        """One chunk of work."""
-        ...
-
-    def finish(self, state: Any) -> Any:
-        """The approximation q of a state."""
-        ...
-
-    def converged(self, state: Any) -> bool:
-        """Whether the engine's own stopping rule is satisfied."""
-        ...
 
 
 @dataclass(frozen=True)

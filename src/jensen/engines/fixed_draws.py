@@ -30,9 +30,9 @@ from jensen.core import keys
 from jensen.core.errors import ImproperError, NonFiniteError
 from jensen.core.layout import coordinate_site
 from jensen.engines.designs import Design, block_size, columnwise, orthogonal
-from jensen.families.fullrank import FullRank, from_factor
+from jensen.engines.engine import Ticks
+from jensen.families.fullrank import DenseGaussian, FullRank, from_factor
 from jensen.families.meanfield import DiagonalGaussian, MeanField
-from jensen.run import Ticks
 
 _CAP = 10.0
 _FLOOR = 1e-10
@@ -88,10 +88,8 @@ class FixedDraws:
     ----------
     family
         `FullRank` or `MeanField`.
-    location
-        Start of the mean (D,); None starts at zero.
-    width
-        Start of the sds.
+    start
+        The approximation to start from; None is N(0, 0.1^2), which finds the bulk of hierarchical models.
     steps
         Give up after so many steps.
     large
@@ -99,28 +97,23 @@ class FixedDraws:
     """
 
     family: FullRank | MeanField = FullRank()
-    location: Any = None
-    width: float = 0.1
+    start: DenseGaussian | DiagonalGaussian | None = None
     steps: int = 150
     large: bool = True
 
     def init(self, target: Any, seed: int) -> _State:
         """Evaluate the start; shrink it until every point is finite."""
         designs = self._designs(target.dim, seed)
-        mean = np.zeros(target.dim) if self.location is None else np.asarray(self.location, float)
-        factor = np.eye(target.dim) if isinstance(self.family, FullRank) else np.ones(target.dim)
-        width = self.width
+        q = self.start or self.family.start(np.zeros(target.dim), 0.1)
+        mean, factor = np.asarray(q.mean, float), np.asarray(q.scale if isinstance(q, DenseGaussian) else q.sd, float)
         for attempt in range(24):
-            point = _evaluate(target, designs[0], mean, factor * width)
+            point = _evaluate(target, designs[0], mean, factor * 4.0**-attempt)
             if point is not None:
-                if attempt == 0 or self.location is None:
-                    _refuse_flat(target, designs[0], point)
+                _refuse_flat(target, designs[0], point)
                 return _State(0, designs, point)
-            width /= 4
-        where = "at zero" if self.location is None else "at the start"
         raise NonFiniteError(
-            f"{target.blame(mean[None] + width * designs[0].points)} is not finite {where} in the unconstrained space "
-            "(tried 24 radii down to 1e-15); check data and supports, or pass start=."
+            f"{target.blame(_out(mean, factor * 4.0**-23, designs[0].points))} is not finite at the start "
+            "(24 radii around it were tried); check data and supports, or pass start=."
         )
 
     def _designs(self, dim: int, seed: int) -> tuple[Design, ...]:
@@ -191,14 +184,11 @@ def _within(point: _Point, tolerances: tuple[float, float]) -> bool:
 def _evaluate(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray) -> _Point | None:
     """The point at (mean, factor), or None when the density is not finite somewhere on the design."""
     z, weights = design
+    log_p, gradient = target(_out(mean, factor, z))
     if factor.ndim == 2:
-        log_p, gradient = target(mean + z @ factor.T)
-        u = gradient @ factor
-        volume = np.linalg.slogdet(factor)[1]
+        u, volume = gradient @ factor, np.linalg.slogdet(factor)[1]
     else:
-        log_p, gradient = target(mean + z * factor)
-        u = gradient * factor
-        volume = np.log(factor).sum()
+        u, volume = gradient * factor, np.log(factor).sum()
     if not (np.isfinite(log_p).all() and np.isfinite(u).all() and np.isfinite(volume)):
         return None
     half_entropy = 0.5 * len(mean) * (1 + np.log(2 * np.pi))
@@ -206,6 +196,11 @@ def _evaluate(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray)
     curvature = weighted.T @ z
     curvature = 0.5 * (curvature + curvature.T)
     return _Point(mean, factor, float(-(weights @ log_p) - volume - half_entropy), weighted.sum(0), curvature)
+
+
+def _out(mean: np.ndarray, factor: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Points of the design, transported by (mean, factor)."""
+    return mean + (z @ factor.T if factor.ndim == 2 else z * factor)
 
 
 def _step(target: Any, design: Design, point: _Point, damping: float) -> tuple[_Point | None, float]:
@@ -248,8 +243,7 @@ def _tries(damping: float) -> Iterator[tuple[float, float]]:
 
 def _refuse_flat(target: Any, design: Design, point: _Point) -> None:
     """Refuse a density that does not change at all along some direction."""
-    points = point.mean + (design.points @ point.factor.T if point.factor.ndim == 2 else design.points * point.factor)
-    _, gradient = target(points)
+    _, gradient = target(_out(point.mean, point.factor, design.points))
     norms = np.linalg.norm(gradient, axis=0)
     zero = np.flatnonzero(norms == 0)
     if zero.size:

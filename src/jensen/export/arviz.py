@@ -1,7 +1,7 @@
 """Draws of a fit as an ArviZ object: one chain of independent draws, with names, dims and coords of the model.
 
-The groups are plain xarray datasets, built here without ArviZ, so that saving a fit does not pay for importing it; `wrap`
-makes of them what the installed ArviZ works with (InferenceData below version 1, DataTree from there on).
+The groups are plain xarray datasets, built here without ArviZ, so that saving a fit does not pay for importing it;
+`wrap` makes of them what the installed ArviZ works with (InferenceData below version 1, DataTree from there on).
 
 ArviZ's own converters refuse what models do contain: a dimension that bears a variable's name, a dimension twice on one
 variable, a dimension whose length changed after its coordinates were written. Such axes keep an own name here instead.
@@ -55,8 +55,8 @@ def datasets(
     values, derived
         Sites and deterministics in the model's own space, each (n, *shape).
     log_p, log_q
-        Log density of the model and of the approximation at the draws, (n,), both on the unconstrained space; they become
-        ``lp`` and ``log_q`` of ``sample_stats``. An approximation without a density has no `log_q`.
+        Log density of the model and of the approximation at the draws, (n,), both on the unconstrained space; they
+        become ``lp`` and ``log_q`` of ``sample_stats``. An approximation without a density has no `log_q`.
     log_likelihood
         Observed variable -> (n, *batch shape): pointwise, unscaled.
     attrs
@@ -69,8 +69,8 @@ def datasets(
 
     Notes
     -----
-    An axis without a name is called ``<variable>_dim_<i>``; a dimension without coordinates gets 0, 1, ... A dimension with
-    the name of a variable is called ``<dim>_dim``, and a dimension used twice by one variable ``<dim>_bis`` the second time.
+    An axis without a name is called ``<variable>_dim_<i>``; a dimension without coordinates gets 0, 1, ... A dimension
+    with the name of a variable is called ``<dim>_dim``; one used twice by a variable is ``<dim>_bis`` the second time.
     """
     posterior = {**values, **derived}
     stats = {"lp": log_p} if log_q is None else {"lp": log_p, "log_q": log_q}
@@ -82,7 +82,11 @@ def datasets(
         "observed_data": _dataset(model.observed, model),
         "constant_data": _dataset(constants, model),
     }
-    library = {"inference_library": "jensen", "inference_library_version": __version__, "modeling_interface": model.language}
+    library = {
+        "inference_library": "jensen",
+        "inference_library_version": __version__,
+        "modeling_interface": model.language,
+    }
     groups["posterior"].attrs.update({**library, **(attrs or {})})
     return {name: group for name, group in groups.items() if name == "posterior" or len(group.variables)}
 
@@ -99,7 +103,8 @@ def wrap(groups: "Mapping[str, xarray.Dataset]") -> Any:
         # Once a day, importing ArviZ 0.23 announces version 1; for the caller that is noise from somewhere below.
         warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing", FutureWarning)
         import arviz
-    return arviz.InferenceData(**groups)
+    parts: dict[str, Any] = dict(groups)
+    return arviz.InferenceData(**parts)
 
 
 def _dataset(arrays: Mapping[str, Any], model: Model, lead: tuple[str, ...] = ()) -> "xarray.Dataset":
@@ -130,7 +135,7 @@ def _dataset(arrays: Mapping[str, Any], model: Model, lead: tuple[str, ...] = ()
 
 
 def _taken(model: Model, arrays: Iterable[str]) -> set[str]:
-    """Names that no dimension may bear, the same in every group of a model so that its groups share their dimensions."""
+    """Names that no dimension may bear: the same in every group of a model, so that groups share their dimensions."""
     names = {site.name for site in model.sites} | {quantity.name for quantity in model.derived}
     return names | set(model.observed) | set(model.constants) | set(arrays) | set(SAMPLE_DIMS)
 
@@ -146,7 +151,9 @@ def _wanted(dims: Sequence[str | None], ndim: int, taken: set[str]) -> list[str 
     return found
 
 
-def _sizes(wanted: Mapping[str, list[str | None]], shapes: Mapping[str, tuple[int, ...]], sources: Any) -> dict[str, int]:
+def _sizes(
+    wanted: Mapping[str, list[str | None]], shapes: Mapping[str, tuple[int, ...]], sources: Any
+) -> dict[str, int]:
     """Length of every dimension: that of its coordinates where some axis agrees with them, else of the first axis."""
     sizes: dict[str, int] = {}
     for name, dims in wanted.items():

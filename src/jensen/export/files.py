@@ -1,9 +1,10 @@
 """A saved fit: ONE netCDF4 file, readable by ``arviz.from_netcdf`` and by anything else that reads HDF5.
 
-Beside ArviZ's groups it holds a group ``jensen``: named arrays (parameters of q, draws, evidence) and one JSON attribute
-``meta`` (format, settings, verdict words, ...). Only numbers and strings are stored: loading runs nothing from the file.
+Beside ArviZ's groups it holds a group ``jensen``: named arrays (parameters of q, draws, evidence) and one JSON
+attribute ``meta`` (format, settings, verdict words, ...). Only numbers and strings are stored: loading runs nothing
+from the file.
 
-A file appears under its name complete or not at all: it is written under a temporary name in the same folder and renamed.
+A file appears under its name complete or not at all: it is written under a temporary name beside it and renamed.
 """
 
 import json
@@ -63,13 +64,14 @@ def write(
     import xarray
 
     own = {
-        name: ([f"{name}_dim_{axis}" for axis in range(np.ndim(array))], np.asarray(array)) for name, array in arrays.items()
+        name: ([f"{name}_dim_{axis}" for axis in range(np.ndim(array))], np.asarray(array))
+        for name, array in arrays.items()
     }
     words = json.dumps({"format": FORMAT, "version": __version__, **meta}, default=_plain, ensure_ascii=False)
     parts = {**groups, GROUP: xarray.Dataset(own, attrs={"meta": words})}
     tree = xarray.DataTree.from_dict({name: _without_slashes(part) for name, part in parts.items()})
-    # Made in memory first: when HDF5 itself meets a full disk, its open file can neither be closed nor forgotten, and the
-    # process crashes some time later.
+    # Made in memory first: when HDF5 itself meets a full disk, its open file can neither be closed nor forgotten, and
+    # the process crashes some time later.
     content = tree.to_netcdf(engine="h5netcdf")
     with _replacement(Path(path)) as temporary:
         temporary.write_bytes(content)
@@ -83,32 +85,37 @@ def read(path: str | os.PathLike[str]) -> "tuple[dict[str, xarray.Dataset], dict
     FileError
         When there is no such file, or it is no saved fit, or a newer jensen wrote it.
     """
+    import h5py
     import xarray
 
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise FileError(f"{path} {what}, so no fit can be loaded from it; check the path.")
     try:
+        # Opened once for nothing: what is no HDF5 makes h5netcdf stumble a second time, on stderr.
+        h5py.File(path).close()
         with xarray.open_datatree(path, engine="h5netcdf") as tree:
             parts = {str(name): child.to_dataset().load() for name, child in tree.children.items()}
     except PermissionError as error:
         raise FileError(f"{path} may not be read by this user; change its permissions.") from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise FileError(f"{path} is no netCDF4 file, or is damaged: {_reason(error)}; was it saved by jensen?") from error
-    own = parts.pop(GROUP, None)
+        raise FileError(
+            f"{path} is no netCDF4 file, or is damaged: {_reason(error)}; was it saved by jensen?"
+        ) from error
+    own = parts.pop(GROUP, xarray.Dataset())
     try:
-        meta = json.loads(own.attrs["meta"]) if own is not None else {}
+        meta = json.loads(own.attrs["meta"])
         version = int(meta["format"])
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(
-            f"{path} is a netCDF file without a saved fit: it has the groups {', '.join(parts) or '(none)'} and no readable "
-            f"group {GROUP!r}; arviz.from_netcdf may read it."
+            f"{path} is a netCDF file without a saved fit: it has the groups {', '.join(parts) or '(none)'} and no "
+            f"readable group {GROUP!r}; arviz.from_netcdf may read it."
         ) from error
     if version > FORMAT:
         raise FileError(
-            f"{path} has format {version}, written by jensen {meta.get('version', '(unknown)')}; this is jensen {__version__}, "
-            f"which reads formats up to {FORMAT}: update jensen."
+            f"{path} has format {version}, written by jensen {meta.get('version', '(unknown)')}, and this jensen "
+            f"{__version__} reads formats up to {FORMAT}; update jensen."
         )
     arrays = {str(name): _array(variable.values) for name, variable in _with_slashes(own).variables.items()}
     return {name: _with_slashes(part) for name, part in parts.items()}, arrays, meta
@@ -123,14 +130,18 @@ def _replacement(path: Path) -> Iterator[Path]:
     # A link stays a link: the file it points to is replaced.
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
-        raise FileError(f"the folder {path.parent} does not exist, so {path.name} cannot be written; make the folder first.")
+        raise FileError(
+            f"the folder {path.parent} does not exist, so {path.name} cannot be written; make the folder first."
+        )
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
         if temporary.exists():
             os.replace(temporary, path)
     except OSError as error:
-        raise FileError(f"{path} cannot be written: {_reason(error)}; free some space or choose another folder.") from error
+        raise FileError(
+            f"{path} cannot be written: {_reason(error)}; free some space or choose another folder."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

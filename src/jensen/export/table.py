@@ -1,4 +1,4 @@
-"""A plain text table of scalar quantities for terminals; needs NumPy only, because printing a fit should cost nothing."""
+"""A plain text table of scalar quantities for terminals, from NumPy alone: printing a fit should cost nothing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-LOCATIONS = ("mean", "median", "mode")
-"""Columns in the unit of the quantity; their digits, and those of the quantiles ("5%"), follow the row's sd."""
+LOCATIONS = ("mean", "sd", "median", "mode")
+"""Last words of columns in the quantity's unit; their digits, and those of quantiles ("5%"), follow the row's sd."""
 
 _DIGITS = 3
 _SMALLEST = 1e-4
-_LARGEST = 1e7
+_LARGEST = 1e9
 """Between these two, a plain number reads better than powers of ten."""
 
 
@@ -23,9 +23,9 @@ def render(names: Sequence[str], columns: Mapping[str, Sequence[Any] | np.ndarra
     names
         One a row.
     columns
-        Header -> one value a row: numbers, aligned right, or words, aligned left. In a row, ``sd`` has three significant
-        digits, and ``mean``, ``median``, ``mode`` and quantiles such as ``5%`` as many decimals as it; other numbers have
-        three significant digits of their own.
+        Header -> one value a row: numbers, aligned right, or words, aligned left. In a row, the first column ``sd`` or
+        ``... sd`` has three significant digits, and other sds, ``mean``, ``median``, ``mode`` and quantiles such as
+        ``5%`` as many decimals as it; all other numbers have three significant digits of their own.
     limit
         Most rows shown; None shows all.
 
@@ -36,19 +36,21 @@ def render(names: Sequence[str], columns: Mapping[str, Sequence[Any] | np.ndarra
 
     Examples
     --------
-    >>> print(render(["mu", "tau"], {"mean": [101.548, 0.0214], "sd": [0.3771, 0.00119], "verdict": ["trusted", "means only"]}))
-           mean       sd  verdict
-    mu  101.548    0.377  trusted
-    tau 0.02140  0.00119  means only
+    >>> columns = {"mean": [101.548, 0.0214], "sd": [0.3771, 0.00119], "verdict": ["trusted", "means only"]}
+    >>> print(render(["mu", "tau"], columns))
+            mean       sd  verdict
+    mu   101.548    0.377  trusted
+    tau  0.02140  0.00119  means only
     """
     names = [str(name) for name in names]
     shown = len(names) if limit is None or len(names) <= limit else max(limit, 1)
-    decimals = [_decimals(value) for value in columns["sd"][:shown]] if "sd" in columns else [None] * shown
+    spread = next((values for header, values in columns.items() if _last_word(header) == "sd"), [math.nan] * shown)
+    decimals = [_decimals(value) for value in spread[:shown]]
     cells, left = [["", *names[:shown]]], [True]
     for header, values in columns.items():
         column = list(values[:shown])
         words = any(isinstance(value, str) for value in column)
-        follows = header == "sd" or header in LOCATIONS or header.endswith("%")
+        follows = _last_word(header) in LOCATIONS or header.endswith("%")
         texts = [
             str(value) if isinstance(value, str) else number(value, places if follows else None)
             for value, places in zip(column, decimals, strict=True)
@@ -96,6 +98,10 @@ def number(value: Any, decimals: int | None = None) -> str:
         return f"{value:.{digits}e}"
     # Near-zero numbers round to zero, which has no sign.
     return f"{round(value, min(max(decimals, 0), 8)) + 0.0:.{min(max(decimals, 0), 8)}f}"
+
+
+def _last_word(header: str) -> str:
+    return header.rpartition(" ")[2]
 
 
 def _decimals(value: Any) -> int | None:

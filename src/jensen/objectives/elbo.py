@@ -26,6 +26,7 @@ def on_design(q: Any, log_p: Any, weights: Any) -> Any:
     return (weights * log_p).sum() + q.entropy()
 
 
-def on_draws(q: Any, log_p: np.ndarray) -> Elbo:
-    """ELBO of q, with its error, from log densities (n,) at independent draws of q."""
-    return Elbo(float(log_p.mean() + q.entropy()), float(log_p.std(ddof=1) / np.sqrt(len(log_p))))
+def on_draws(log_p: np.ndarray, log_q: np.ndarray) -> Elbo:
+    """ELBO, with its error, from log p and log q (n,) at independent draws of q."""
+    log_w = log_p - log_q
+    return Elbo(float(log_w.mean()), float(log_w.std(ddof=1) / np.sqrt(len(log_w))))

@@ -1,0 +1,150 @@
+"""From a fitted q to evidence and a verdict: log weights, other modes, chains where they are needed.
+
+    1. log weights of 2,200 draws of q           ELBO with its error, var(log w)
+    2. quenches for other modes                  where they tell anything
+    3. weights nearly constant, one mode         trusted, and done
+    4. short chains from q                       correct the answer, or judge q by how far they move
+
+All of it runs on the program the fit has compiled.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jensen.core import keys
+from jensen.diagnostics import modes as mode_search
+from jensen.diagnostics import quantities, verdict
+from jensen.diagnostics.correct import Correction, correct
+from jensen.diagnostics.quantities import Draws
+from jensen.diagnostics.verdict import Verdict
+from jensen.objectives.elbo import Elbo, on_draws
+from jensen.run import Run
+
+_WEIGHT_DRAWS = 2200
+_MOMENT_DRAWS = 4096
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found out about q.
+
+    Attributes
+    ----------
+    elbo
+        On fresh draws.
+    draws
+        Of q with matched moments: means and sds of real sites are exact in them.
+    correction
+        The chains, or None where they were not needed or did not finish.
+    verdict
+        About the corrected answer when `corrected`, else about q.
+    corrected
+        Whether the chains' answer is the one to report.
+    """
+
+    elbo: Elbo
+    draws: Draws
+    correction: Correction | None
+    verdict: Verdict
+    corrected: bool
+
+
+def examine(
+    target: Any, q: Any, run: Run, *, seed: int, report_q: bool = False, correcting: bool = True, budget: float | None = None
+) -> Examination:
+    """Judge q, and correct it.
+
+    Parameters
+    ----------
+    target, q, run
+        The log density, the fit, and its record.
+    seed
+        Randomness.
+    report_q
+        Judge q itself, also when the chains know better.
+    correcting
+        Whether chains may be run.
+    budget
+        Seconds the chains may take.
+    """
+    names = quantities.names(target.model)
+    draws = matched_draws(target, q, seed)
+    log_w = _log_weights(target, q, seed)
+    elbo = on_draws(log_w, np.zeros(len(log_w))) if np.isfinite(log_w).all() else Elbo(-np.inf, np.inf)
+    if run.status in ("interrupted", "stuck"):
+        why = {"interrupted": "the fit was interrupted", "stuck": "the fit did not converge"}[run.status]
+        if report_q or run.status == "interrupted" or not correcting:
+            return Examination(elbo, draws, None, verdict.unfinished(names, why, log_w), False)
+    deadline = None if budget is None else time.perf_counter() + budget
+    try:
+        return _look_further(target, q, names, draws, log_w, elbo, seed, report_q, correcting, deadline)
+    except KeyboardInterrupt:
+        why = "the checks were interrupted, so nothing is known about this fit"
+        return Examination(elbo, draws, None, verdict.unfinished(names, why, log_w), False)
+
+
+def _look_further(
+    target: Any,
+    q: Any,
+    names: list[str],
+    draws: Draws,
+    log_w: np.ndarray,
+    elbo: Elbo,
+    seed: int,
+    report_q: bool,
+    correcting: bool,
+    deadline: float | None,
+) -> Examination:
+    x = quantities.matrix(target.model, draws.values, draws.derived)
+    variance = verdict.spread(log_w)
+    found: tuple[mode_search.Mode, ...] = ()
+    if mode_search.worth_searching(target.dim, variance):
+        found = mode_search.search(target, q, _log_mean(log_w), keys.generator(seed, "modes"))
+    mode_means = [_mean(target, mode.q, seed) for mode in found]
+    shifts = verdict.mode_shifts(x.mean(0), x.std(0), found, mode_means)
+    if variance < verdict.CONSTANT_WEIGHTS or not correcting:
+        judged = verdict.judge_by_weights(names, log_w, found, shifts)
+        return Examination(elbo, draws, None, judged, False)
+    correction = correct(target, q, seed=seed, deadline=deadline)
+    if report_q:
+        judged = verdict.judge_fit(names, x.mean(0), x.std(0), correction, log_w, found, shifts)
+    else:
+        shifts = verdict.mode_shifts(correction.evidence.mean, correction.evidence.sd, found, mode_means)
+        judged = verdict.judge_corrected(names, correction, log_w, found, shifts)
+    return Examination(elbo, draws, correction, judged, not report_q)
+
+
+def matched_draws(target: Any, q: Any, seed: int) -> Draws:
+    """Draws of q whose noise has mean zero and covariance I exactly, so that linear quantities carry no sampling error."""
+    noise = q.noise(keys.generator(seed, "moments"), _MOMENT_DRAWS // 2)
+    noise = np.concatenate([noise, -noise])
+    if 4 * q.dim <= len(noise):
+        factor = np.linalg.cholesky(noise.T @ noise / len(noise))
+        noise = np.linalg.solve(factor, noise.T).T
+    else:
+        noise = noise / np.sqrt((noise**2).mean(0))
+    z, _ = q.transport(noise)
+    log_p, _ = target(z)
+    values, derived = target.constrain(z)
+    return Draws(z, log_p, values, derived)
+
+
+def _log_weights(target: Any, q: Any, seed: int) -> np.ndarray:
+    z, log_q = q.transport(q.noise(keys.generator(seed, "weights"), _WEIGHT_DRAWS))
+    return np.asarray(target(z)[0] - log_q)
+
+
+def _log_mean(log_w: np.ndarray) -> float:
+    finite = log_w[np.isfinite(log_w)]
+    if not len(finite):
+        return -np.inf
+    return float(finite.max() + np.log(np.exp(finite - finite.max()).sum() / len(log_w)))
+
+
+def _mean(target: Any, q: Any, seed: int) -> np.ndarray:
+    z = np.asarray(q.sample(keys.generator(seed, "mode means"), 256))
+    values, derived = target.constrain(z)
+    return quantities.matrix(target.model, values, derived).mean(0)

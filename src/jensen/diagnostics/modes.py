@@ -1,0 +1,153 @@
+"""A search for other modes: quenches from wide starts, in coordinates whitened by the fit.
+
+No check that looks at one mode sees another one: k-hat, log weights and chains are all blind to it. 128 starts, most of them
+3 to 24 sds out, climb by 30 vectorized Barzilai-Borwein steps with backtracking. Two end points belong to one mode when the
+log density dips by less than 2 nats on the segment between them. At each further mode a Gaussian is fitted by smoothed
+Newton and weighed by importance sampling. Modes in basins of tiny volume are still missed; the verdict says "within the
+modes found".
+
+Reference for the steps: Barzilai, Borwein (1988), Two-point step size gradient methods, IMA J. Numer. Anal. 8.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jensen.core.errors import JensenError
+from jensen.diagnostics.chains import Metric
+from jensen.engines.fixed_draws import FixedDraws
+from jensen.families.fullrank import FullRank
+from jensen.run import run
+
+_RADII = (3.0, 6.0, 12.0, 24.0)
+_WIDE, _UNIFORM = 112, 16
+_STEPS = 30
+_DIP = 2.0
+_MOST_MODES, _MOST_MODES_LARGE = 6, 2
+_LARGEST_DIM = 60
+_NEGLIGIBLE = 0.003
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Another mode: a Gaussian fitted there and its estimated share of the posterior mass."""
+
+    q: Any
+    weight: float
+
+
+def worth_searching(dim: int, spread: float) -> bool:
+    """Whether quenches tell anything: in high dimension a bad fit makes them report spurious modes."""
+    return dim <= _LARGEST_DIM or spread < 10
+
+
+def search(target: Any, q: Any, log_mass: float, rng: np.random.Generator) -> tuple[Mode, ...]:
+    """Modes other than the one q describes.
+
+    Parameters
+    ----------
+    target
+        The log density.
+    q
+        The fit.
+    log_mass
+        Log of the mass of q's mode (its ELBO, or better its importance estimate).
+    rng
+        Randomness.
+
+    Returns
+    -------
+    tuple of Mode
+        With weights above 0.003, relative to all modes found.
+    """
+    metric = Metric(np.asarray(q.mean), np.asarray(q.scale))
+    ends = _quench(target, _starts(q, metric, rng), metric)
+    candidates = _distinct(target, np.asarray(q.mean), ends)
+    found: list[tuple[Any, float]] = []
+    for end in candidates[: _MOST_MODES if q.dim <= _LARGEST_DIM else _MOST_MODES_LARGE]:
+        other = _fit_there(target, end, metric)
+        if other is None or any(_same(other, known) for known in [q, *(known for known, _ in found)]):
+            continue
+        found.append((other, _log_mass(target, other, rng)))
+    masses = np.array([log_mass, *(mass for _, mass in found)])
+    weights = np.exp(masses - masses.max())
+    weights /= weights.sum()
+    return tuple(Mode(other, float(w)) for (other, _), w in zip(found, weights[1:], strict=True) if w > _NEGLIGIBLE)
+
+
+def _starts(q: Any, metric: Metric, rng: np.random.Generator) -> np.ndarray:
+    radii = np.repeat(_RADII, _WIDE // len(_RADII))[:, None]
+    directions = rng.standard_normal((_WIDE, q.dim))
+    wide = metric.out(radii * directions)
+    return np.concatenate([wide, rng.uniform(-2, 2, (_UNIFORM, q.dim))])
+
+
+def _quench(target: Any, z: np.ndarray, metric: Metric) -> np.ndarray:
+    """Climb from every start; starts where the density is not finite are dropped. Returns the end points."""
+    x = metric.whiten(z)
+    log_p, gradient = target(z)
+    gradient = metric.back(gradient)
+    ok = np.isfinite(log_p) & np.isfinite(gradient).all(1)
+    x, log_p, gradient = x[ok], log_p[ok], gradient[ok]
+    if not len(x):
+        return x
+    norms = np.linalg.norm(gradient, axis=1, keepdims=True)
+    step = np.minimum(1.0, 1.0 / np.maximum(norms, 1e-12))
+    for _ in range(_STEPS):
+        new_x = x + step * gradient
+        new_log_p, new_gradient = target(metric.out(new_x))
+        new_gradient = metric.back(new_gradient)
+        better = np.isfinite(new_log_p) & np.isfinite(new_gradient).all(1) & (new_log_p > log_p)
+        moved, turned = new_x - x, gradient - new_gradient
+        with np.errstate(all="ignore"):
+            barzilai = ((moved * moved).sum(1) / np.abs((moved * turned).sum(1)))[:, None]
+        barzilai = np.where(np.isfinite(barzilai), barzilai, step)
+        row = better[:, None]
+        x, log_p = np.where(row, new_x, x), np.where(better, new_log_p, log_p)
+        gradient = np.where(row, new_gradient, gradient)
+        step = np.where(row, np.clip(barzilai, 1e-8, 1e4), step / 4)
+    order = np.argsort(-log_p)
+    return metric.out(x[order])
+
+
+def _distinct(target: Any, center: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
+    """End points, best first, that a dip separates from the fit's center and from each other."""
+    modes = [center]
+    fractions = np.linspace(0, 1, 11)[:, None]
+    for _ in range(_MOST_MODES):
+        if not len(ends):
+            break
+        segments = ends[:, None] + fractions * (modes[-1] - ends)[:, None]
+        log_p = target(segments.reshape(-1, segments.shape[-1]))[0].reshape(len(ends), -1)
+        lower_end = np.minimum(log_p[:, 0], log_p[:, -1])
+        dip = lower_end - np.nan_to_num(log_p, nan=-np.inf)[:, 1:-1].min(1)
+        ends = ends[dip > _DIP]
+        if len(ends):
+            modes.append(ends[0])
+    return modes[1:]
+
+
+def _fit_there(target: Any, end: np.ndarray, metric: Metric) -> Any:
+    """Gaussian at an end point, from a third of the fit's typical width; None when it does not converge."""
+    width = 0.3 * float(np.median(np.sqrt((metric.factor**2).sum(1))))
+    engine = FixedDraws(start=FullRank().start(end, width), steps=30, large=False)
+    try:
+        q, record = run(engine, target, seed=0, progress=False)
+    except JensenError:
+        return None
+    return q if record.status == "converged" else None
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two Gaussians describe one mode: their means are within two sds of each other."""
+    apart = np.abs(one.mean - other.mean) / np.maximum(one.sd, other.sd)
+    return bool((apart < 2.0).all())
+
+
+def _log_mass(target: Any, q: Any, rng: np.random.Generator) -> float:
+    z, log_q = q.transport(q.noise(rng, 512))
+    log_w = target(z)[0] - log_q
+    log_w = np.where(np.isfinite(log_w), log_w, -np.inf)
+    top = log_w.max()
+    return float(top + np.log(np.exp(log_w - top).mean()))

@@ -1,0 +1,59 @@
+"""The scalar quantities a verdict speaks about: every scalar of every site and deterministic, in the model's own space."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jensen.core.layout import scalar_names
+
+_MOST_DERIVED = 2000
+"""Deterministics with more scalars in all are reported but not judged: they would dominate cost and memory."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of the posterior.
+
+    Attributes
+    ----------
+    z
+        Unconstrained (n, D).
+    log_p
+        Log joint density at z (n,), on the unconstrained space.
+    values, derived
+        Sites and deterministics in the model's own space, draws first.
+    """
+
+    z: np.ndarray
+    log_p: np.ndarray
+    values: dict[str, np.ndarray]
+    derived: dict[str, np.ndarray]
+
+    def take(self, rows: np.ndarray) -> "Draws":
+        """Some of the draws."""
+        return Draws(
+            self.z[rows],
+            self.log_p[rows],
+            {name: value[rows] for name, value in self.values.items()},
+            {name: value[rows] for name, value in self.derived.items()},
+        )
+
+
+def names(model: Any) -> list[str]:
+    """Names of the judged scalars."""
+    return [name for variable in _judged(model) for name in scalar_names(variable.name, variable.shape)]
+
+
+def matrix(model: Any, values: dict[str, np.ndarray], derived: dict[str, np.ndarray]) -> np.ndarray:
+    """The judged scalars as columns (n, K)."""
+    columns = []
+    for variable in _judged(model):
+        array = values.get(variable.name, derived.get(variable.name))
+        columns.append(np.asarray(array, float).reshape(len(array), -1))
+    return np.concatenate(columns, axis=1)
+
+
+def _judged(model: Any) -> tuple[Any, ...]:
+    derived = sum(int(np.prod(variable.shape)) for variable in model.derived)
+    return model.sites + (model.derived if derived <= _MOST_DERIVED else ())

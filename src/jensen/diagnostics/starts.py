@@ -1,0 +1,57 @@
+"""Several starts, compared on fresh draws: a stationary q certifies the optimizer, not the basin.
+
+The first start, N(0, 0.1^2), is fitted to the end. A second one elsewhere is fitted on the small design; when it finds a
+higher ELBO on the same fresh draws it is finished and taken. Further starts follow only while fewer than two converge. The
+fixed-draw objective never chooses: a design can be overfitted.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jensen.core import keys
+from jensen.core.errors import JensenError
+from jensen.engines.fixed_draws import FixedDraws
+from jensen.objectives.elbo import Elbo, on_draws
+from jensen.run import Run, run
+
+_SPREADS = ((1.0, 1.0), (2.0, 1.0), (0.0, 1.0), (0.5, 0.01))
+"""Half-width of the uniform start of the mean, and start of the sds."""
+_FRESH = 1024
+
+
+def fit_from_starts(target: Any, engine: FixedDraws, *, seed: int, **loop: Any) -> tuple[Any, Run]:
+    """Best q over several starts of the engine, with its run; `loop` goes to `run`."""
+    q, record = run(engine, target, seed=seed, **loop)
+    if engine.start is not None or record.status in ("interrupted", "budget", "stopped"):
+        return q, record
+    elbo = fresh_elbo(target, q, seed)
+    converged, tried = int(record.status == "converged"), 1
+    for number, (spread, width) in enumerate(_SPREADS):
+        if converged >= 2:
+            break
+        location = keys.generator(seed, "start", number).uniform(-1, 1, target.dim) * spread
+        other = replace(engine, start=engine.family.start(location, width))
+        try:
+            other_q, other_record = run(replace(other, large=False), target, seed=seed, progress=False)
+            converged += other_record.status == "converged"
+            tried += 1
+            if other_record.status == "interrupted" or not fresh_elbo(target, other_q, seed).value > elbo.value + 2 * elbo.error:
+                continue
+            other_q, other_record = run(replace(engine, start=other_q), target, seed=seed, **loop)
+        except JensenError:
+            continue
+        other_elbo = fresh_elbo(target, other_q, seed)
+        if other_elbo.value > elbo.value:
+            q, record, elbo = other_q, other_record, other_elbo
+    return q, replace(record, notes=(*record.notes, f"{tried} starts, {converged} converged; the best ELBO on fresh draws is kept"))
+
+
+def fresh_elbo(target: Any, q: Any, seed: int) -> Elbo:
+    """ELBO on fresh draws, the same noise for every q."""
+    z, log_q = q.transport(q.noise(keys.generator(seed, "fresh"), _FRESH))
+    log_p, _ = target(z)
+    if not np.isfinite(log_p).all():
+        return Elbo(-np.inf, 0.0)
+    return on_draws(log_p, log_q)

@@ -1,0 +1,212 @@
+"""The verdict: evidence -> one of three words per quantity, with reasons and one piece of advice.
+
+Three ways to it, by what is reported:
+
+    q itself, weights nearly constant       var(log w) < 0.1 on draws of q: nothing else can be far off
+    q itself, against the chains            how far do mean and sd move, standard error added, once the chains have settled
+    the corrected answer                    has each quantity settled (settled.py), and nothing blocks it
+
+and in all of them other modes that were found count against the quantities they would move. What no search found is not in
+it: a verdict is always "within the modes found". k-hat is shown, not decided by: it is noise when weights are nearly constant
+and says little per quantity.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from jensen.diagnostics.correct import Correction
+from jensen.diagnostics.modes import Mode
+from jensen.diagnostics.settled import LIMITS
+
+TRUSTED, MEANS_ONLY, DO_NOT_USE = "trusted", "means only", "do not use"
+CONSTANT_WEIGHTS = 0.1
+_OFF = 0.2
+"""Largest mean error in sds, and error of log sd, that a trusted quantity may have."""
+_MODE_SHIFT = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """May I believe this fit? Per scalar quantity, and overall (the worst of them).
+
+    Attributes
+    ----------
+    names, words
+        Scalar quantities and the verdict of each: "trusted", "means only" or "do not use".
+    columns
+        The numbers behind it, each (K,): what `table` shows.
+    reasons
+        Sentences, the most important first.
+    advice
+        The one thing to do.
+    log_weights
+        log p - log q at draws of q.
+    about
+        What is judged: "q" or "the corrected answer".
+    """
+
+    names: tuple[str, ...]
+    words: tuple[str, ...]
+    columns: dict[str, np.ndarray] = field(repr=False)
+    reasons: tuple[str, ...]
+    advice: str
+    log_weights: np.ndarray = field(repr=False)
+    about: str
+
+    @property
+    def overall(self) -> str:
+        """The worst verdict of any quantity."""
+        return next((word for word in (DO_NOT_USE, MEANS_ONLY) if word in self.words), TRUSTED)
+
+    @property
+    def table(self) -> Any:
+        """Data frame, one row a scalar: verdict and the numbers behind it."""
+        import pandas as pd
+
+        return pd.DataFrame({"verdict": list(self.words), **self.columns}, index=list(self.names))
+
+    @cached_property
+    def khat(self) -> float:
+        """Pareto k-hat of the importance weights of q (ArviZ). Information only."""
+        import arviz as az
+
+        weights = np.where(np.isfinite(self.log_weights), self.log_weights, -1e300)
+        return float(az.psislw(weights[None])[1][0]) if hasattr(az, "psislw") else float("nan")
+
+    @property
+    def counts(self) -> str:
+        """For example "8 trusted, 2 do not use"."""
+        return ", ".join(
+            f"{self.words.count(word)} {word}" for word in (TRUSTED, MEANS_ONLY, DO_NOT_USE) if word in self.words
+        )
+
+    def __str__(self) -> str:
+        head = f"{self.overall} ({self.counts}; about {self.about}, within the modes found)"
+        return "\n".join([head, *(f"  - {reason}" for reason in self.reasons), f"  -> {self.advice}"])
+
+
+def spread(log_weights: np.ndarray) -> float:
+    """var(log w); infinite when any draw of q has density zero."""
+    return float(np.var(log_weights)) if np.isfinite(log_weights).all() else float("inf")
+
+
+def judge_by_weights(names: list[str], log_weights: np.ndarray, modes: tuple[Mode, ...], shifts: np.ndarray) -> Verdict:
+    """Verdict on q from its log weights alone; `shifts` is what other modes do to each quantity (K,)."""
+    variance = spread(log_weights)
+    good = (shifts < _MODE_SHIFT) & (variance < CONSTANT_WEIGHTS)
+    reasons = [f"q and the posterior agree up to a variance of {variance:.3g} in the log weights"]
+    if variance >= CONSTANT_WEIGHTS:
+        reasons = [f"the log weights of q have variance {variance:.3g}, and no chains were run to look further"]
+    reasons += _about_modes(modes)
+    advice = "Use it." if good.all() else "Allow the correction (correct='auto'), or use NUTS." if not modes else _MODES_ADVICE
+    words = tuple(TRUSTED if ok else DO_NOT_USE for ok in good)
+    return Verdict(tuple(names), words, {"mode shift": shifts}, tuple(reasons), advice, log_weights, "q")
+
+
+def judge_fit(
+    names: list[str],
+    q_mean: np.ndarray,
+    q_sd: np.ndarray,
+    correction: Correction,
+    log_weights: np.ndarray,
+    modes: tuple[Mode, ...],
+    shifts: np.ndarray,
+) -> Verdict:
+    """Verdict on q: how far the chains moved from it, for quantities whose chains have settled."""
+    evidence = correction.evidence
+    unit = np.where(evidence.sd > 0, evidence.sd, 1.0)
+    moved = np.abs(evidence.mean - q_mean) / unit
+    widened = np.abs(np.log(np.maximum(q_sd, 1e-300) / unit))
+    lost = bool(((evidence.between > 0.6) & ((moved > 0.5) | (widened > 0.7))).any())
+    known = (evidence.between < LIMITS["between"]) & (correction.acceptance > LIMITS["acceptance"]) & (not lost)
+    mean_ok = known & (moved + evidence.se < _OFF) & (shifts < _MODE_SHIFT)
+    sd_ok = mean_ok & (widened + evidence.sel < _OFF)
+    words = _words(mean_ok, sd_ok)
+    columns = {
+        "moved (sds)": moved,
+        "sd of q / chains": q_sd / unit,
+        "between-chain share": evidence.between,
+        "mode shift": shifts,
+    }
+    reasons = []
+    if lost:
+        reasons.append("the chains that start in q are far from settled: q is far from the posterior")
+    if not sd_ok.all():
+        worst = int(np.argmax(np.where(sd_ok, -1.0, np.maximum(moved, widened))))
+        reasons.append(
+            f"{names[worst]}: chains started from q move its mean by {moved[worst]:.2f} sd, "
+            f"and q's sd is {q_sd[worst] / unit[worst]:.2f} times theirs"
+        )
+    else:
+        reasons.append(f"chains started from q move no mean by more than {moved.max():.2f} sd")
+    reasons += _about_modes(modes)
+    advice = "Use it."
+    if modes:
+        advice = _MODES_ADVICE
+    elif not sd_ok.all():
+        advice = "Use method='auto', which reports the corrected answer."
+    return Verdict(tuple(names), words, columns, tuple(reasons), advice, log_weights, "q")
+
+
+def judge_corrected(
+    names: list[str], correction: Correction, log_weights: np.ndarray, modes: tuple[Mode, ...], shifts: np.ndarray
+) -> Verdict:
+    """Verdict on the corrected answer: which quantities' chains have settled."""
+    evidence = correction.evidence
+    mean_ok = correction.mean_ok & (shifts < _MODE_SHIFT)
+    words = _words(mean_ok, mean_ok & correction.sd_ok)
+    columns = {
+        "between-chain share": evidence.between,
+        "se of mean (sds)": evidence.se,
+        "se of log sd": evidence.sel,
+        "drift of mean": evidence.drift_mean,
+        "drift of log sd": evidence.drift_sd,
+        "mode shift": shifts,
+    }
+    reasons = [
+        f"q alone is not enough (variance {spread(log_weights):.2g} in its log weights); the answer is that of "
+        f"{correction.stages} stages of short chains started from q"
+    ]
+    refused = [i for i, word in enumerate(words) if word != TRUSTED]
+    advice = "Use it."
+    if refused:
+        worst = max(refused, key=lambda i: evidence.between[i])
+        why = correction.guard or "some quantities have not settled"
+        reasons.append(f"{why}; the largest between-chain share is {evidence.between[worst]:.2f}, at {names[worst]}")
+        advice = f"Reparametrize {names[worst]} (for example non-centered), or run NUTS for it."
+    if modes:
+        reasons += _about_modes(modes)
+        advice = _MODES_ADVICE
+    return Verdict(tuple(names), words, columns, tuple(reasons), advice, log_weights, "the corrected answer")
+
+
+def unfinished(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
+    """Verdict on a fit that was interrupted, ran out of time or got stuck."""
+    advice = "Go on with posterior.refine(), or fit again."
+    return Verdict(tuple(names), (DO_NOT_USE,) * len(names), {}, (why,), advice, log_weights, "q")
+
+
+_MODES_ADVICE = "Several modes: order or constrain the parameters that can swap, or use a sampler that visits all modes."
+
+
+def mode_shifts(mean: np.ndarray, sd: np.ndarray, modes: tuple[Mode, ...], mode_means: list[np.ndarray]) -> np.ndarray:
+    """How far other modes would move each mean, in sds (K,): weight times distance."""
+    total = np.zeros(len(mean))
+    for mode, other in zip(modes, mode_means, strict=True):
+        total += mode.weight * np.abs(other - mean) / np.where(sd > 0, sd, 1.0)
+    return total
+
+
+def _about_modes(modes: tuple[Mode, ...]) -> list[str]:
+    if not modes:
+        return []
+    shares = ", ".join(f"{100 * mode.weight:.1f}%" for mode in modes)
+    many = f"{len(modes)} other modes hold" if len(modes) > 1 else "another mode holds"
+    return [f"{many} about {shares} of the posterior mass, and the answer describes one mode only"]
+
+
+def _words(mean_ok: np.ndarray, both_ok: np.ndarray) -> tuple[str, ...]:
+    return tuple(TRUSTED if both else MEANS_ONLY if mean else DO_NOT_USE for mean, both in zip(mean_ok, both_ok, strict=True))

@@ -1,0 +1,20 @@
+"""What every test gets: the caller's JAX precision is theirs, and property tests repeat exactly."""
+
+import hypothesis
+import jax
+import pytest
+
+# Compilation makes first examples slow, and a test that fails must fail again: no deadline, no random seed.
+hypothesis.settings.register_profile("jensen", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("jensen")
+
+
+@pytest.fixture(autouse=True)
+def precision_unchanged():
+    """Fail a test that leaves `jax_enable_x64` other than it found it, and put the setting back."""
+    before = jax.config.jax_enable_x64
+    yield
+    after = jax.config.jax_enable_x64
+    if after != before:
+        jax.config.update("jax_enable_x64", before)
+    assert after == before, f"jax_enable_x64 was {before} before this test and {after} after it"
