@@ -164,9 +164,10 @@ class _Blueprint:
     unconstrain: Callable[[Arrays, Arrays], dict[str, Any]]
 
 
-def _build(frozen: Any) -> _Blueprint:
+def _build(model: Any, found: Any, arrays: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> _Blueprint:
     from jensen.models import pymc_graph
 
+    frozen = pymc_graph.freeze(model, found, arrays, lengths)
     sites = tuple(_site(frozen, rv) for rv in frozen.model.free_RVs)
     site_names = [site.name for site in sites]
     derived_names = [variable.name for variable in frozen.model.deterministics]

@@ -37,8 +37,24 @@ def read(model: Any = None, data: Mapping[str, Any] | None = None) -> Model:
         return model
     data = {name: _plain(value) for name, value in (data or {}).items()}
     record = _front_end(model, data)
-    _refuse_nonfinite(record)
+    _refuse_nonfinite(record.data)
     return record
+
+
+def checked(model: Model, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """New data for a model that was read before: names must be its own, and values finite.
+
+    Raises
+    ------
+    DataError
+        For an unknown name, or NaN and infinite values.
+    """
+    unknown = set(data) - set(model.data)
+    if unknown:
+        raise DataError(f"the model has no data {sorted(unknown)}; it has {sorted(model.data)}; check the names in data=.")
+    arrays = {name: np.asarray(_plain(value)) for name, value in data.items()}
+    _refuse_nonfinite(arrays)
+    return arrays
 
 
 def _front_end(model: Any, data: dict[str, Any]) -> Model:
@@ -71,8 +87,8 @@ def _plain(value: Any) -> Any:
     return np.asarray(value) if hasattr(value, "__array__") and not isinstance(value, np.ndarray) else value
 
 
-def _refuse_nonfinite(model: Model) -> None:
-    for name, value in model.data.items():
+def _refuse_nonfinite(data: Mapping[str, np.ndarray]) -> None:
+    for name, value in data.items():
         if value.dtype.kind != "f" or np.isfinite(value).all():
             continue
         kind = "NaN" if np.isnan(value).any() else "infinite"

@@ -1,0 +1,146 @@
+"""A `Posterior` to and from a file: which of its parts go where. The format itself is files.py's."""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from jensen.core.errors import FileError, OptionError
+from jensen.core.layout import Derived, Site
+from jensen.diagnostics.quantities import Draws
+from jensen.diagnostics.verdict import Verdict
+from jensen.export import files
+from jensen.export.arviz import datasets
+from jensen.families.fullrank import DenseGaussian
+from jensen.families.meanfield import DiagonalGaussian
+from jensen.models.model import Model
+from jensen.objectives.elbo import Elbo
+from jensen.run import Run
+
+_FAMILIES = {"DenseGaussian": DenseGaussian, "DiagonalGaussian": DiagonalGaussian}
+"""The approximations a file may name; nothing else is ever constructed from one."""
+
+
+def save(posterior: Any, path: str | os.PathLike[str]) -> None:
+    """Write a posterior; its kept draws become the ArviZ posterior group."""
+    kept, verdict = posterior.kept, posterior.verdict
+    groups = datasets(
+        posterior.model,
+        kept.values,
+        kept.derived,
+        log_p=kept.log_p,
+        log_q=np.asarray(posterior.q.log_prob(kept.z)),
+        attrs={"verdict": verdict.overall, "answer": posterior.answer},
+    )
+    arrays = {
+        **{f"q/{name}": value for name, value in posterior.q.params.items()},
+        **{f"history/{name}": value for name, value in posterior.history.items()},
+        **{f"verdict/{name}": value for name, value in verdict.columns.items()},
+        **{f"values/{name}": value for name, value in kept.values.items()},
+        **{f"derived/{name}": value for name, value in kept.derived.items()},
+        "log_weights": verdict.log_weights,
+        "z": kept.z,
+        "log_p": kept.log_p,
+        "weights": posterior.weights,
+    }
+    model, run = posterior.model, posterior.run
+    meta = {
+        "model": {
+            "name": model.name,
+            "language": model.language,
+            "sites": [asdict(site) for site in model.sites],
+            "derived": [asdict(derived) for derived in model.derived],
+            "coords": {name: list(map(_plain, values)) for name, values in model.coords.items() if values is not None},
+            "dims": model.dims,
+        },
+        "family": type(posterior.q).__name__,
+        "run": {"status": run.status, "steps": run.steps, "seconds": run.seconds, "notes": run.notes},
+        "verdict": {
+            "names": verdict.names,
+            "words": verdict.words,
+            "reasons": verdict.reasons,
+            "advice": verdict.advice,
+            "about": verdict.about,
+        },
+        "elbo": list(posterior.elbo),
+        "answer": posterior.answer,
+        "settings": asdict(posterior.settings),
+        "cost": asdict(posterior.cost),
+        "story": posterior.story,
+    }
+    files.write(path, groups, arrays, meta)
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read a posterior; methods that need the model's code refuse, in one sentence."""
+    from jensen.posterior import Cost, Posterior, Settings
+
+    groups, arrays, meta = files.read(path)
+    try:
+        family = _FAMILIES[meta["family"]]
+        verdict, run, cost = meta["verdict"], meta["run"], meta["cost"]
+        observed = (
+            {name: value.values for name, value in groups["observed_data"].items()} if "observed_data" in groups else {}
+        )
+        return Posterior(
+            model=_model(meta["model"], observed),
+            q=family(**_under(arrays, "q/")),
+            run=Run(run["status"], _under(arrays, "history/"), run["steps"], run["seconds"], tuple(run["notes"])),
+            verdict=Verdict(
+                tuple(verdict["names"]),
+                tuple(verdict["words"]),
+                _under(arrays, "verdict/"),
+                tuple(verdict["reasons"]),
+                verdict["advice"],
+                arrays["log_weights"],
+                verdict["about"],
+            ),
+            elbo=Elbo(*meta["elbo"]),
+            answer=meta["answer"],
+            kept=Draws(arrays["z"], arrays["log_p"], _under(arrays, "values/"), _under(arrays, "derived/")),
+            weights=arrays["weights"],
+            settings=Settings(**meta["settings"]),
+            cost=Cost(**cost),
+            story=tuple(meta["story"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(
+            f"{path} is a saved fit with parts missing or damaged ({error}); fit the model again."
+        ) from error
+
+
+def _model(meta: dict[str, Any], observed: dict[str, np.ndarray]) -> Model:
+    def absent(*_: Any) -> Any:
+        raise OptionError("this fit was loaded from a file, without the model's code; fit the model again for this.")
+
+    def tuples(entry: dict[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+
+    return Model(
+        name=meta["name"],
+        language=meta["language"],
+        sites=tuple(Site(**tuples(site)) for site in meta["sites"]),
+        data={},
+        factors=absent,
+        constrain=absent,
+        unconstrain=absent,
+        derived=tuple(Derived(**tuples(derived)) for derived in meta["derived"]),
+        coords=meta["coords"],
+        dims={name: tuple(dims) for name, dims in meta["dims"].items()},
+        observed=observed,
+    )
+
+
+def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _plain(value: Any) -> Any:
+    return (
+        value.item()
+        if isinstance(value, np.generic)
+        else str(value)
+        if not isinstance(value, int | float | str)
+        else value
+    )

@@ -1,0 +1,147 @@
+"""`fit`: the straight line from a model to a posterior, and the only file that knows every layer."""
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jensen.core import keys, layout
+from jensen.core.errors import FitWarning, OptionError
+from jensen.core.precision import scope
+from jensen.diagnostics.starts import fit_from_starts
+from jensen.engines.fixed_draws import FixedDraws
+from jensen.families.fullrank import FullRank
+from jensen.families.meanfield import MeanField
+from jensen.models.read import read
+from jensen.models.target import Target
+from jensen.posterior import Cost, Posterior, Settings, conclude
+from jensen.run import Callback
+
+METHODS = ("auto", "fullrank", "meanfield")
+_LARGEST_FULL_RANK = 400
+"""Full rank by default up to here; beyond, its D(D+1)/2 parameters overfit any affordable design."""
+
+
+def fit(
+    model: Any = None,
+    method: str = "auto",
+    *,
+    data: Mapping[str, Any] | None = None,
+    family: FullRank | MeanField | None = None,
+    engine: FixedDraws | None = None,
+    steps: int | None = None,
+    budget: float | None = None,
+    start: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+    precision: str = "float64",
+    progress: bool | None = None,
+    correct: str | bool = "auto",
+) -> Posterior:
+    """Fit an approximate posterior, judge it, and correct it.
+
+    Parameters
+    ----------
+    model
+        A PyMC or Bambi model, a NumPyro model function, or a `jensen.density`; None inside ``with pm.Model():``.
+    method
+        ``"auto"``: a Gaussian by smoothed Newton (full rank up to D = 400, mean-field beyond), checked, and where it is not
+        enough corrected by short chains; the answer is the corrected one. ``"fullrank"``, ``"meanfield"``: q itself is
+        the answer, and the verdict is about q.
+    data
+        Name -> array: the model function's arguments (NumPyro), data containers (PyMC), or the density's data.
+    family, engine
+        Instead of a word: `FullRank()` or `MeanField()`; an engine such as `FixedDraws(...)`.
+    steps
+        Largest number of steps of the engine.
+    budget
+        Seconds for fit and correction together, looked at between steps and stages.
+    start
+        Site -> value in the model's own space: where q starts, instead of several starts.
+    callbacks
+        Called with a `jensen.run.Snapshot` after every step; returning True stops the fit and keeps it.
+    seed
+        The same seed gives the same result, bit for bit.
+    precision
+        ``"float64"`` or ``"float32"``; JAX's own setting is left as it is.
+    progress
+        Show a progress line; by default only on terminals.
+    correct
+        ``"auto"``: chains run when the log weights of q say that it is not enough. False: never.
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    JensenError
+        When model, data or options cannot work; a fit that goes badly is returned, with a verdict that says so.
+
+    References
+    ----------
+    Head of ``jensen/engines/fixed_draws.py`` for the fit, of ``jensen/diagnostics/correct.py`` for the correction.
+    """
+    begun = time.perf_counter()
+    if correct not in ("auto", True, False):
+        raise OptionError(f"correct must be 'auto', True or False; got {correct!r}.")
+    settings = Settings(_named(method, family, engine), keys.check_seed(seed), precision, bool(correct))
+    record = read(model, data)
+    with scope(precision):
+        target = Target(record, precision)
+        engine = engine or FixedDraws(family or _family(method, record.dim))
+        if start is not None:
+            engine = replace(engine, start=engine.family.start(_location(record, start), 0.1))
+        q, run = fit_from_starts(
+            target, engine, seed=settings.seed, steps=steps, budget=budget, callbacks=callbacks, progress=progress
+        )
+        left = None if budget is None else max(budget - (time.perf_counter() - begun), 0.0)
+        posterior = conclude(target, q, run, engine=engine, settings=settings, budget=left)
+    posterior = posterior.replace(cost=Cost(target.gradients, time.perf_counter() - begun))
+    if posterior.verdict.overall == "do not use":
+        warnings.warn(f"{posterior.verdict.counts}: {posterior.verdict.reasons[-1]}", FitWarning, stacklevel=2)
+    return posterior
+
+
+def _named(method: str, family: Any, engine: Any) -> str:
+    if method not in METHODS:
+        raise OptionError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
+    if method != "auto" and (family is not None or engine is not None):
+        raise OptionError(f"method={method!r} already says family and engine; leave one of them out.")
+    for value, kinds, word in ((family, (FullRank, MeanField), "family"), (engine, (FixedDraws,), "engine")):
+        if value is not None and not isinstance(value, kinds):
+            names = " or ".join(f"jn.{kind.__name__}()" for kind in kinds)
+            raise OptionError(f"{word} must be {names}; got {value!r}.")
+    return method
+
+
+def _family(method: str, dim: int) -> FullRank | MeanField:
+    if method == "meanfield" or (method == "auto" and dim > _LARGEST_FULL_RANK):
+        return MeanField()
+    return FullRank()
+
+
+def _location(model: Any, start: Mapping[str, Any]) -> np.ndarray:
+    """Flat unconstrained vector of start values; sites that are not named start at zero."""
+    unknown = set(start) - {site.name for site in model.sites}
+    if unknown:
+        names = ", ".join(site.name for site in model.sites)
+        raise OptionError(f"start names {sorted(unknown)}, which are no sites of the model; its sites are {names}.")
+    data = model.data
+    z = np.zeros(model.dim)
+    zero = layout.unflatten(model.sites, z)
+    middle, _ = model.constrain(zero, data)
+    values = {}
+    for site in model.sites:
+        value = np.asarray(start.get(site.name, middle[site.name]), float)
+        if value.shape != site.shape:
+            raise OptionError(f"start[{site.name!r}] has shape {value.shape}; the site has shape {site.shape}.")
+        values[site.name] = value
+    z = layout.flatten(model.sites, model.unconstrain(values, data))
+    if not np.isfinite(z).all():
+        site = layout.coordinate_site(model.sites, int(np.argmin(np.isfinite(z))))
+        raise OptionError(f"start[{site.name!r}] lies outside the support ({site.support}) of the site.")
+    return z

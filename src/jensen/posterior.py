@@ -1,0 +1,340 @@
+"""`Posterior`: what a fit returns. Immutable; every public method returns NumPy, pandas or ArviZ objects.
+
+It holds the model, q, the run, the examination and the kept draws. Under ``method="auto"`` the answer is the corrected one
+when chains were needed, under a named method it is q; `answer` says which. Moments and quantiles come from the kept draws,
+which for q have matched moments (sites on the real line are exact) and for the correction carry calibrated weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jensen.core import keys, precision
+from jensen.core.errors import OptionError
+from jensen.diagnostics import quantities
+from jensen.diagnostics.linear_response import linear_response
+from jensen.diagnostics.examine import Examination, examine
+from jensen.diagnostics.quantities import Draws
+from jensen.diagnostics.verdict import Verdict
+from jensen.export import table
+from jensen.models.model import Model
+from jensen.models.read import checked
+from jensen.models.target import Target
+from jensen.objectives.elbo import Elbo
+from jensen.run import Run, run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a fit was asked for: enough to repeat its checks, or to go on from it."""
+
+    method: str = "auto"
+    seed: int = 0
+    precision: str = "float64"
+    correct: bool = True
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Gradients of the log density (points, not batches) and wall seconds of the whole call."""
+
+    gradients: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """An approximate posterior with its verdict; made by `jensen.fit`.
+
+    Attributes
+    ----------
+    model
+        What was inferred.
+    q
+        The approximation itself, on the unconstrained space: ``mean``, ``cov``, ``log_prob(z)``, ``sample(rng, n)``.
+    run
+        The record of the fit: status, history, steps.
+    verdict
+        May I believe this? Per quantity and overall.
+    elbo
+        ``.value`` and ``.error``, in nats, on fresh draws of q.
+    answer
+        ``"corrected"`` when draws and moments are those of the short chains, ``"q"`` when they are q's.
+    cost
+        Gradients and seconds.
+    story
+        What happened, in a few sentences.
+    """
+
+    model: Model
+    q: Any
+    run: Run
+    verdict: Verdict
+    elbo: Elbo
+    answer: str
+    kept: Draws = field(repr=False)
+    weights: np.ndarray = field(repr=False)
+    settings: Settings
+    cost: Cost
+    story: tuple[str, ...] = ()
+    engine: Any = field(default=None, repr=False)
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """Name -> array, one entry a step: ``"elbo"`` and ``"loss"`` on the fixed design."""
+        return self.run.history
+
+    @cached_property
+    def _moments(self) -> dict[str, np.ndarray]:
+        """Mean, sd and quantiles of every scalar of sites and deterministics, under the weights."""
+        x = np.concatenate([self._scalars(name) for name in self._variables], axis=1)
+        mean = self.weights @ x
+        sd = np.sqrt(self.weights @ (x - mean) ** 2)
+        quantiles = _weighted_quantiles(x, self.weights, (0.05, 0.5, 0.95))
+        return {"mean": mean, "sd": sd, "5%": quantiles[0], "50%": quantiles[1], "95%": quantiles[2]}
+
+    @property
+    def _variables(self) -> dict[str, tuple[int, ...]]:
+        return {variable.name: variable.shape for variable in self.model.sites + self.model.derived}
+
+    def _scalars(self, name: str) -> np.ndarray:
+        array = self.kept.values.get(name, self.kept.derived.get(name))
+        return np.asarray(array, float).reshape(len(self.weights), -1)
+
+    def _by_variable(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        found, start = {}, 0
+        for name, shape in self._variables.items():
+            size = int(np.prod(shape))
+            found[name] = flat[start : start + size].reshape(shape)
+            start += size
+        return found
+
+    @property
+    def mean(self) -> dict[str, np.ndarray]:
+        """Posterior means by site and deterministic, in the model's own space."""
+        return self._by_variable(self._moments["mean"])
+
+    @property
+    def sd(self) -> dict[str, np.ndarray]:
+        """Posterior standard deviations, like `mean`."""
+        return self._by_variable(self._moments["sd"])
+
+    @property
+    def cov(self) -> np.ndarray:
+        """Covariance of all scalars of the sites (not the deterministics), in the order of `summary`."""
+        x = np.concatenate([self._scalars(site.name) for site in self.model.sites], axis=1)
+        centered = x - self.weights @ x
+        return (centered * self.weights[:, None]).T @ centered
+
+    def summary(self) -> Any:
+        """Data frame, one row a scalar: mean, sd, 5%, 50%, 95% and verdict."""
+        import pandas as pd
+
+        return pd.DataFrame({**self._moments, "verdict": self._words()}, index=self._names())
+
+    def _names(self) -> list[str]:
+        return [name for variable in self.model.sites + self.model.derived for name in _names_of(variable)]
+
+    def _words(self) -> list[str]:
+        """Verdict a row; large deterministics are not judged one by one."""
+        judged = dict(zip(self.verdict.names, self.verdict.words, strict=True))
+        return [judged.get(name, "not judged") for name in self._names()]
+
+    def draws(self, n: int = 1000) -> dict[str, np.ndarray]:
+        """Independent draws by site and deterministic, draws first: each (n, *shape)."""
+        draws = self._draws(n)
+        return {**draws.values, **draws.derived}
+
+    def _draws(self, n: int) -> Draws:
+        if n < 1:
+            raise OptionError(f"the number of draws must be at least 1; got {n}.")
+        rng = keys.generator(self.settings.seed, "draws")
+        if self.answer == "q" and self._has_code:
+            with precision.scope(self.settings.precision):
+                target = self._target()
+                z = np.asarray(self.q.sample(rng, n))
+                values, derived = target.constrain(z)
+                return Draws(z, target(z)[0], values, derived)
+        # Systematic resampling: as many copies of a draw as its weight says, to within one.
+        places = (np.arange(n) + rng.uniform()) / n
+        order = rng.permutation(len(self.weights))
+        rows = order[np.searchsorted(np.cumsum(self.weights[order]), places * (1 - 1e-12))]
+        return self.kept.take(rng.permutation(rows))
+
+    def sample(self, n: int = 1000, *, log_likelihood: bool = False) -> Any:
+        """Draws as an ArviZ object (one chain), with dims, coords, deterministics and observed data.
+
+        Parameters
+        ----------
+        n
+            Number of draws.
+        log_likelihood
+            Add the pointwise log-likelihood, for ``az.loo``.
+        """
+        from jensen.export.arviz import to_arviz
+
+        draws = self._draws(n)
+        return to_arviz(
+            self.model,
+            draws.values,
+            draws.derived,
+            log_p=draws.log_p,
+            log_q=np.asarray(self.q.log_prob(draws.z)),
+            log_likelihood=self._log_likelihood(draws) if log_likelihood else None,
+            attrs={"verdict": self.verdict.overall, "answer": self.answer},
+        )
+
+    def log_likelihood(self, n: int = 1000) -> dict[str, np.ndarray]:
+        """Pointwise, unscaled log-likelihood of the observed variables at n draws (those of `draws`): (n, *batch)."""
+        return self._log_likelihood(self._draws(n))
+
+    def _log_likelihood(self, draws: Draws) -> dict[str, np.ndarray]:
+        if not self.model.likelihoods:
+            raise OptionError(
+                f"{self.model.name} has no observed variable, so it has no pointwise log-likelihood; observe the data "
+                "with obs= (NumPyro) or observed= (PyMC) instead of adding a factor."
+            )
+        with precision.scope(self.settings.precision):
+            factors = self._target().factors(draws.z)
+        return {name: np.asarray(factors[name]) for name in self.model.likelihoods}
+
+    def predict(self, data: Mapping[str, Any] | None = None, draws: int = 1000) -> dict[str, np.ndarray]:
+        """Posterior predictive draws of the observed variables, (draws, *shape).
+
+        Parameters
+        ----------
+        data
+            Replaces data of the same name; the others stay. New rows may be more or fewer.
+        draws
+            Number of draws; each is simulated once.
+        """
+        if self.model.predict is None:
+            raise OptionError(f"a {self.model.language} cannot be simulated from; use posterior.draws() and your own simulation.")
+        data = {**self.model.data, **checked(self.model, data or {})}
+        with precision.scope(self.settings.precision):
+            return self.model.predict(self._draws(draws).values, data, self.settings.seed)
+
+    def refine(self, steps: int | None = None, *, progress: bool | None = None) -> "Posterior":
+        """Go on from this q: the same engine, started here; checks and correction are made anew."""
+        if self.engine is None:
+            raise OptionError("this fit has no engine to go on with (it was loaded from a file); fit the model again.")
+        with precision.scope(self.settings.precision):
+            target = self._target()
+            engine = replace(self.engine, start=self.q)
+            q, record = run(engine, target, seed=self.settings.seed, steps=steps, progress=progress)
+            history = {name: np.concatenate([self.history[name], record.history[name]]) for name in record.history}
+            record = replace(record, history=history, steps=self.run.steps + record.steps)
+            return conclude(target, q, record, engine=self.engine, settings=self.settings)
+
+    def linear_response(self) -> "Posterior":
+        """The same mean with the covariance of linear response: correlations and sds that mean-field leaves out."""
+        with precision.scope(self.settings.precision):
+            target = self._target()
+            q = linear_response(target, self.q, seed=self.settings.seed)
+            settings = replace(self.settings, method="linear response")
+            return conclude(target, q, self.run, engine=self.engine, settings=settings)
+
+    def replace(self, **changes: Any) -> "Posterior":
+        """A copy with some attributes changed."""
+        return replace(self, **changes)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything but the model's code to one netCDF file, which ArviZ reads too; see `jensen.load`."""
+        from jensen.export.fit_file import save
+
+        save(self, path)
+
+    @property
+    def _has_code(self) -> bool:
+        return self.model.source is not None
+
+    def _target(self) -> Target:
+        if not self._has_code:
+            raise OptionError("this fit was loaded from a file, without the model's code; fit the model again for this.")
+        return Target(self.model, self.settings.precision)
+
+    def __repr__(self) -> str:
+        columns: dict[str, Any] = {**self._moments, "verdict": self._words()}
+        answer = "short chains from q" if self.answer == "corrected" else "q"
+        head = f"Posterior of {self.model.name} ({self.model.language}, {self.model.dim} unconstrained dimensions): {answer}"
+        lines = [head, "", table.render(self._names(), columns), "", f"verdict: {self.verdict}"]
+        lines += [
+            f"ELBO {self.elbo.value:.2f} +- {self.elbo.error:.2f}; {self.cost.gradients:,} gradients, "
+            f"{self.cost.seconds:.1f} s; {self.run.status} after {self.run.steps} steps"
+        ]
+        return "\n".join(lines)
+
+
+def conclude(
+    target: Target, q: Any, record: Run, *, engine: Any, settings: Settings, budget: float | None = None
+) -> Posterior:
+    """Examine a fitted q and put everything together."""
+    found = examine(
+        target,
+        q,
+        record,
+        seed=settings.seed,
+        report_q=settings.method != "auto",
+        correcting=settings.correct,
+        budget=budget,
+    )
+    kept, weights = found.draws, np.full(len(found.draws.z), 1 / len(found.draws.z))
+    if found.corrected and found.correction is not None:
+        kept, weights = found.correction.draws, found.correction.weights
+    return Posterior(
+        model=target.model,
+        q=q,
+        run=record,
+        verdict=found.verdict,
+        elbo=found.elbo,
+        answer="corrected" if found.corrected else "q",
+        kept=kept,
+        weights=weights,
+        settings=settings,
+        cost=Cost(target.gradients, record.seconds),
+        story=_story(target, record, found),
+        engine=engine,
+    )
+
+
+def load(path: str | Path) -> Posterior:
+    """Read a fit written by `Posterior.save`. Nothing in the file is executed, and the model's code is not needed.
+
+    Raises
+    ------
+    FileError
+        When the file is missing, damaged, or no saved fit.
+    """
+    from jensen.export.fit_file import load as load_fit
+
+    return load_fit(path)
+
+
+def _story(target: Target, record: Run, found: Examination) -> tuple[str, ...]:
+    lines = [f"{record.steps} steps of the fit: {record.status}", *record.notes, *target.model.notes]
+    if found.correction is not None:
+        lines.append(f"{found.correction.stages} stages of chains, acceptance {found.correction.acceptance:.2f}")
+    return tuple(lines)
+
+
+def _names_of(variable: Any) -> list[str]:
+    from jensen.core.layout import scalar_names
+
+    return scalar_names(variable.name, variable.shape)
+
+
+def _weighted_quantiles(x: np.ndarray, weights: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """Quantiles (levels, K) of columns x (n, K)."""
+    if np.ptp(weights) == 0:
+        return np.quantile(x, levels, axis=0)
+    order = np.argsort(x, axis=0)
+    mass = np.cumsum(weights[order], axis=0)
+    found = []
+    for level in levels:
+        row = np.minimum((mass < level).sum(0), len(x) - 1)
+        found.append(np.take_along_axis(x, np.take_along_axis(order, row[None], 0), 0)[0])
+    return np.array(found)
