@@ -64,8 +64,8 @@ class Posterior:
     def __str__(self):
         return "the table"
 
-    def save(self, path, *, draws):
-        self.saved = (path, draws)
+    def save(self, path):
+        self.saved = path
 
 
 @pytest.fixture
@@ -167,9 +167,9 @@ def test_fit_passes_its_options_on_and_prints_the_fit(fit, capsys):
 
 
 def test_fit_saves(fit, capsys):
-    assert main(["fit", "models.py:line", "--data", "d.json", "--out", "fit.nc", "--draws", "50"]) == 0
-    assert fit.posterior.saved == (Path("fit.nc"), 50)
-    assert "fit.nc: the fit and 50 draws" in capsys.readouterr().out
+    assert main(["fit", "models.py:line", "--data", "d.json", "--out", "fit.nc"]) == 0
+    assert fit.posterior.saved == Path("fit.nc")
+    assert "saved: fit.nc" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("out", ["no/such/folder/fit.nc", "."])
@@ -177,11 +177,6 @@ def test_a_path_that_cannot_be_written_is_refused_before_the_fit(fit, capsys, ou
     assert main(["fit", "models.py:line", "--data", "d.json", "--out", out]) == 2
     assert out.split("/")[0] in complaint(capsys)
     assert not fit.calls
-
-
-def test_no_draws_are_refused(fit, capsys):
-    assert main(["fit", "models.py:line", "--data", "d.json", "--draws", "0"]) == 2
-    assert "--draws" in complaint(capsys)
 
 
 def test_do_not_use_is_printed_and_is_no_error(fit, capsys):
@@ -194,7 +189,7 @@ def test_an_interrupted_fit_is_kept_and_the_exit_code_tells(fit, capsys):
     fit.interrupt = "soft"
     before = signal.getsignal(signal.SIGINT)
     assert main(["fit", "models.py:line", "--data", "d.json", "--out", "fit.nc"]) == 130
-    assert fit.posterior.saved == (Path("fit.nc"), 1000)
+    assert fit.posterior.saved == Path("fit.nc")
     assert capsys.readouterr().out.startswith("the table")
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -222,7 +217,7 @@ def test_compiled_programs_are_kept_in_the_users_cache_and_the_settings_put_back
 
 
 def test_a_real_fit_from_file_to_file(capsys):
-    assert main(["fit", "models.py:line", "--data", "d.json", "--out", "fit.nc", "--draws", "200"]) == 0
+    assert main(["fit", "models.py:line", "--data", "d.json", "--out", "fit.nc"]) == 0
     assert "trusted" in capsys.readouterr().out
     posterior = jensen.load("fit.nc")
     assert posterior.draws(200)["a"].shape == (200,)

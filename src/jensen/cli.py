@@ -1,6 +1,6 @@
 """The command line: ``jensen fit``, ``jensen check``, ``jensen demo``.
 
-    jensen fit   FILE.py:NAME [--data FILE] [--method auto] [--seed 0] [--budget S] [--draws 1000] [--out fit.nc]
+    jensen fit   FILE.py:NAME [--data FILE] [--method auto] [--seed 0] [--budget S] [--out fit.nc]
     jensen check FILE.py:NAME [--data FILE]
     jensen demo  [--out FOLDER]
 
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from jensen import __version__
-from jensen.core.errors import FitWarning, JensenError, OptionError
+from jensen.core.errors import FitWarning, JensenError
 from jensen.userfile import load, place, sentence
 
 
@@ -62,9 +62,6 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--method", default="auto", help="auto, fullrank, meanfield, ... (default: %(default)s)")
     fit.add_argument("--seed", type=int, default=0, help="all randomness derives from it (default: %(default)s)")
     fit.add_argument("--budget", type=float, metavar="S", help="stop moving the approximation after S seconds")
-    fit.add_argument(
-        "--draws", type=int, default=1000, metavar="N", help="draws in the saved file (default: %(default)s)"
-    )
     fit.add_argument("--out", type=Path, metavar="FILE.nc", help="save the fit as netCDF, for jensen.load and ArviZ")
 
     check = commands.add_parser("check", help="show what is found in a model, without fitting it")
@@ -88,8 +85,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> int:
-    if arguments.draws < 1:
-        raise OptionError(f"--draws must be at least 1; got {arguments.draws}; 1000 is usual.")
     if arguments.out is not None:
         from jensen.export.files import check_writable
 
@@ -105,8 +100,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     if posterior.verdict.overall == "do not use":
         print("\nDO NOT USE this fit: reasons and advice are above.")
     if arguments.out is not None:
-        posterior.save(arguments.out, draws=arguments.draws)
-        print(f"\n{arguments.out}: the fit and {arguments.draws} draws, for jensen.load and arviz.from_netcdf")
+        posterior.save(arguments.out)
+        print(f"\nsaved: {arguments.out}, for jensen.load and arviz.from_netcdf")
     if interrupts:
         return _complain("interrupted; above is the fit as far as it came.", 130)
     return 0

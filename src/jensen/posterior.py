@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jensen import archive
 from jensen.core import keys, precision
 from jensen.core.errors import OptionError
 from jensen.diagnostics import quantities
@@ -244,9 +245,7 @@ class Posterior:
 
     def save(self, path: str | Path) -> None:
         """Write everything but the model's code to one netCDF file, which ArviZ reads too; see `jensen.load`."""
-        from jensen.export.fit_file import save
-
-        save(self, path)
+        archive.save(self, path)
 
     @property
     def _has_code(self) -> bool:
@@ -309,9 +308,8 @@ def load(path: str | Path) -> Posterior:
     FileError
         When the file is missing, damaged, or no saved fit.
     """
-    from jensen.export.fit_file import load as load_fit
-
-    return load_fit(path)
+    parts = archive.load(path)
+    return Posterior(**{**parts, "settings": Settings(**parts["settings"]), "cost": Cost(**parts["cost"])})
 
 
 def _story(target: Target, record: Run, found: Examination) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ import numpy as np
 import pytensor.tensor as pt
 from pymc.data import MinibatchOp
 from pymc.distributions.continuous import InterpolatedRV
+from pymc.distributions.multivariate import CARRV, ICARRV
 from pymc.logprob.basic import transformed_conditional_logp
 from pymc.logprob.utils import replace_rvs_by_values
 from pymc.pytensorf import constant_fold
@@ -35,11 +36,13 @@ from pytensor.graph.traversal import graph_inputs
 from pytensor.link.utils import fgraph_to_python
 from pytensor.scan.op import Scan
 from pytensor.tensor.basic import Alloc, AllocEmpty, ARange, Eye, Join, Nonzero, Split
+from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from pytensor.tensor.extra_ops import Repeat, Unique
 from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.rewriting.shape import ShapeFeature
 from pytensor.tensor.shape import Reshape, Shape, Shape_i, SpecifyShape
+from pytensor.tensor.variable import TensorConstant
 from pytensor.tensor.subtensor import AdvancedIncSubtensor, AdvancedSubtensor, IncSubtensor, Subtensor
 
 from jensen.core.errors import ModelError, UnsupportedError
@@ -86,11 +89,12 @@ class Frozen:
 
 
 def _untraced(function: Callable[..., T]) -> Callable[..., T]:
-    """Do not let PyTensor note for every node where it was made; that took a fifth of the time."""
+    """Do not let PyTensor note for every node where it was made, a fifth of the time, nor warn about its own code."""
 
     @wraps(function)
     def untraced(*args: Any) -> T:
-        with config.change_flags(traceback__limit=0):
+        with config.change_flags(traceback__limit=0), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return function(*args)
 
     return untraced
@@ -155,10 +159,10 @@ def roots(model: Any) -> Roots:
         if variable in lengths or isinstance(variable.type, RandomType):
             continue
         if isinstance(variable, SharedVariable):
-            name = variable.name if variable in model.data_vars else _fresh(variable.name or "shared", taken)
+            name = variable.name if variable in model.data_vars else _fresh(variable.name, "shared", taken)
             shared[name] = variable
         elif isinstance(variable, Constant) and _is_large(variable) and variable not in fixed:
-            name = observed.get(variable) or _fresh(variable.name or "constant", taken)
+            name = observed.get(variable) or _fresh(variable.name, "constant", taken)
             constants[name] = variable
     used = _value_roots([*model.basic_RVs, *model.potentials, *model.deterministics])
     only_observed = _value_roots(model.rvs_to_values[rv] for rv in model.observed_RVs) - used
@@ -171,11 +175,12 @@ def _is_large(constant: Any) -> bool:
     return isinstance(data, np.ndarray) and data.size >= LARGE and data.dtype.kind in "fiu"
 
 
-def _fresh(name: str, taken: set[str]) -> str:
-    """A name nothing in the model has."""
-    number, candidate = 0, name
+def _fresh(name: str | None, kind: str, taken: set[str]) -> str:
+    """A name nothing in the model has: its own, or ``kind_0``, ``kind_1``, ..."""
+    candidate, number = name or f"{kind}_0", 0
     while candidate in taken:
-        candidate, number = f"{name}_{number}", number + 1
+        number += 1
+        candidate = f"{name or kind}_{number}"
     taken.add(candidate)
     return candidate
 
@@ -198,8 +203,10 @@ def _value_roots(outputs: Iterable[Variable]) -> set[Variable]:
 def _shape_inputs(node: Any) -> list[Variable]:
     """The inputs of a node whose values decide a shape, or that PyMC reads while it builds the graph."""
     op, inputs = node.op, node.inputs
-    if isinstance(op, Nonzero | ARange | Eye | AllocEmpty | Unique | InterpolatedRV):
+    if isinstance(op, Nonzero | ARange | Eye | AllocEmpty | Unique):
         return inputs
+    if isinstance(op, InterpolatedRV | CARRV | ICARRV):
+        return [part for part in inputs if getattr(part.type, "ndim", 0) > 0]
     if isinstance(op, Alloc | Split | SpecifyShape):
         return inputs[1:]
     if isinstance(op, Reshape | Repeat):
@@ -226,14 +233,8 @@ def rebuild(outputs: Sequence[Variable], replace: Mapping[Variable, Variable]) -
         if isinstance(node.op, MinibatchRandomVariable):
             new[node.outputs[0]] = new.get(node.inputs[0], node.inputs[0])
             continue
-        if not any(part in new for part in node.inputs):
-            continue
-        twin = node.clone_with_new_inputs([new.get(part, part) for part in node.inputs], strict=False)
-        for old, fresh in zip(node.outputs, twin.outputs, strict=True):
-            if old in replace:
-                continue
-            fresh.name, fresh.tag = old.name, copy(old.tag)
-            new[old] = fresh
+        if any(part in new for part in node.inputs):
+            _renew(node, [new.get(part, part) for part in node.inputs], new)
     return new
 
 
@@ -352,24 +353,19 @@ def _rewriter() -> Any:
 def to_jax(inputs: Sequence[Variable], outputs: Sequence[Variable], names: Sequence[str]) -> Callable[..., Any]:
     """Translate a graph to a function of JAX arrays; `names` say in errors which output an operation belongs to."""
     funcify = dispatch()
-    narrow = {c: pt.constant(c.data.astype(float)) for c in graph_inputs(outputs) if _is_float32(c)}
-    if narrow:
-        wide = rebuild(outputs, narrow)
-        outputs = [wide.get(output, output) for output in outputs]
+    outputs = _widened(outputs)
     _refuse_randomness(outputs, names)
     graph = FunctionGraph(list(inputs), list(outputs), clone=True)
     simplify(graph)
     graph.attach_feature(ShapeFeature())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _rewriter().rewrite(graph)
-        arrays = _lift_float_arrays(graph)
-        try:
-            # Constants are made outside of any trace and in full precision, whoever is asking.
-            with jax.ensure_compile_time_eval(), scope("float64"):
-                function = fgraph_to_python(graph, funcify, type_conversion_fn=_typify, fgraph_name="pymc_model")
-        except NotImplementedError as error:
-            raise _unsupported(graph, funcify, names, error) from error
+    _rewriter().rewrite(graph)
+    arrays = _lift_float_arrays(graph)
+    try:
+        # Constants are made outside of any trace and in full precision, whoever is asking.
+        with jax.ensure_compile_time_eval(), scope("float64"):
+            function = fgraph_to_python(graph, funcify, type_conversion_fn=_typify, fgraph_name="pymc_model")
+    except NotImplementedError as error:
+        raise _unsupported(graph, funcify, names, error) from error
 
     def call(*values: Any) -> list[Any]:
         with warnings.catch_warnings():
@@ -381,8 +377,38 @@ def to_jax(inputs: Sequence[Variable], outputs: Sequence[Variable], names: Seque
     return call
 
 
-def _is_float32(variable: Variable) -> bool:
-    return isinstance(variable, Constant) and getattr(variable.type, "dtype", "") == "float32"
+def _widened(outputs: Sequence[Variable]) -> list[Variable]:
+    """The graph with its literal constants in full precision.
+
+    PyTensor stores the 2 of ``pm.Gamma("x", 2, 1)`` in 8 bits and a 2.0 in 32, takes the logarithm of either in float32, and
+    is wrong by 1e-8; where such a constant meets a JAX scalar of open type, whole expressions become float32.
+    """
+    new: dict[Variable, Variable] = {}
+    for node in nodes(outputs):
+        # Operations with integer arguments of their own (indices, shapes) are made for one integer type.
+        arithmetic = isinstance(node.op, Elemwise | DimShuffle)
+        inputs = [new[part] if part in new else _wide(part, arithmetic) for part in node.inputs]
+        if any(part is not old for part, old in zip(inputs, node.inputs, strict=True)):
+            _renew(node, inputs, new)
+    return [new.get(output, output) for output in outputs]
+
+
+def _wide(variable: Variable, integers: bool) -> Variable:
+    if not isinstance(variable, TensorConstant):
+        return variable
+    if variable.type.dtype in ("float16", "float32"):
+        return pt.constant(variable.data.astype(np.float64))
+    if integers and variable.type.dtype in ("int8", "int16", "uint8", "uint16"):
+        return pt.constant(variable.data.astype(np.int64))
+    return variable
+
+
+def _renew(node: Any, inputs: list[Variable], new: dict[Variable, Variable]) -> None:
+    """Enter into `new` the outputs of a node with other inputs; static shapes and types are inferred anew."""
+    twin = node.clone_with_new_inputs(inputs, strict=False)
+    for old, fresh in zip(node.outputs, twin.outputs, strict=True):
+        fresh.name, fresh.tag = old.name, copy(old.tag)
+        new.setdefault(old, fresh)
 
 
 def _typify(data: Any, variable: Any = None, **_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A `Posterior` to and from a file: which of its parts go where. The format itself is files.py's."""
+"""A `Posterior` to and from a file: which of its parts go where. The format itself is export/files.py's."""
 
 import os
 from dataclasses import asdict
@@ -72,18 +72,16 @@ def save(posterior: Any, path: str | os.PathLike[str]) -> None:
     files.write(path, groups, arrays, meta)
 
 
-def load(path: str | os.PathLike[str]) -> Any:
-    """Read a posterior; methods that need the model's code refuse, in one sentence."""
-    from jensen.posterior import Cost, Posterior, Settings
-
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the parts of a posterior; its model has no code, and what needs it refuses in one sentence."""
     groups, arrays, meta = files.read(path)
     try:
         family = _FAMILIES[meta["family"]]
-        verdict, run, cost = meta["verdict"], meta["run"], meta["cost"]
+        verdict, run = meta["verdict"], meta["run"]
         observed = (
             {name: value.values for name, value in groups["observed_data"].items()} if "observed_data" in groups else {}
         )
-        return Posterior(
+        return dict(
             model=_model(meta["model"], observed),
             q=family(**_under(arrays, "q/")),
             run=Run(run["status"], _under(arrays, "history/"), run["steps"], run["seconds"], tuple(run["notes"])),
@@ -100,8 +98,8 @@ def load(path: str | os.PathLike[str]) -> Any:
             answer=meta["answer"],
             kept=Draws(arrays["z"], arrays["log_p"], _under(arrays, "values/"), _under(arrays, "derived/")),
             weights=arrays["weights"],
-            settings=Settings(**meta["settings"]),
-            cost=Cost(**cost),
+            settings=meta["settings"],
+            cost=meta["cost"],
             story=tuple(meta["story"]),
         )
     except (KeyError, TypeError, ValueError) as error:
