@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "fit": "jensen.fit",
+    "fit": "jensen.fitting",
     "density": "jensen.models.density",
     "load": "jensen.posterior",
     "Posterior": "jensen.posterior",

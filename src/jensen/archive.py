@@ -22,15 +22,15 @@ _FAMILIES = {"DenseGaussian": DenseGaussian, "DiagonalGaussian": DiagonalGaussia
 """The approximations a file may name; nothing else is ever constructed from one."""
 
 
-def save(posterior: Any, path: str | os.PathLike[str]) -> None:
-    """Write a posterior; its kept draws become the ArviZ posterior group."""
+def save(posterior: Any, draws: Draws, path: str | os.PathLike[str]) -> None:
+    """Write a posterior: `draws`, of equal weight, as ArviZ groups; the kept draws with their weights beside q."""
     kept, verdict = posterior.kept, posterior.verdict
     groups = datasets(
         posterior.model,
-        kept.values,
-        kept.derived,
-        log_p=kept.log_p,
-        log_q=np.asarray(posterior.q.log_prob(kept.z)),
+        draws.values,
+        draws.derived,
+        log_p=draws.log_p,
+        log_q=np.asarray(posterior.q.log_prob(draws.z)),
         attrs={"verdict": verdict.overall, "answer": posterior.answer},
     )
     arrays = {

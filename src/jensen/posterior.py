@@ -16,7 +16,7 @@ import numpy as np
 from jensen import archive
 from jensen.core import keys, precision
 from jensen.core.errors import OptionError
-from jensen.diagnostics import quantities
+from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.examine import Examination, examine
 from jensen.diagnostics.quantities import Draws
@@ -223,7 +223,7 @@ class Posterior:
         """Go on from this q: the same engine, started here; checks and correction are made anew."""
         if self.engine is None:
             raise OptionError("this fit has no engine to go on with (it was loaded from a file); fit the model again.")
-        with precision.scope(self.settings.precision):
+        with precision.scope(self.settings.precision), one_blas_thread():
             target = self._target()
             engine = replace(self.engine, start=self.q)
             q, record = run(engine, target, seed=self.settings.seed, steps=steps, progress=progress)
@@ -233,7 +233,7 @@ class Posterior:
 
     def linear_response(self) -> "Posterior":
         """The same mean with the covariance of linear response: correlations and sds that mean-field leaves out."""
-        with precision.scope(self.settings.precision):
+        with precision.scope(self.settings.precision), one_blas_thread():
             target = self._target()
             q = linear_response(target, self.q, seed=self.settings.seed)
             settings = replace(self.settings, method="linear response")
@@ -243,9 +243,22 @@ class Posterior:
         """A copy with some attributes changed."""
         return replace(self, **changes)
 
-    def save(self, path: str | Path) -> None:
-        """Write everything but the model's code to one netCDF file, which ArviZ reads too; see `jensen.load`."""
-        archive.save(self, path)
+    def save(self, path: str | Path, draws: int = 1000) -> None:
+        """Write everything but the model's code to one netCDF file; see `jensen.load`.
+
+        Parameters
+        ----------
+        path
+            Of the file, which ``arviz.from_netcdf`` reads too.
+        draws
+            How many draws it shows to ArviZ.
+
+        Raises
+        ------
+        FileError
+            When it cannot be written; nothing half-written is left behind.
+        """
+        archive.save(self, self._draws(draws), path)
 
     @property
     def _has_code(self) -> bool:

@@ -80,7 +80,7 @@ def stage(
     target: Any, z: np.ndarray, metric: Metric, rng: np.random.Generator, *, leapfrogs: int, step: float, goal: float = 0.8
 ) -> Stage:
     """Advance all chains from positions z (CHAINS, D) by `TRANSITIONS` transitions; keep the last `KEPT`."""
-    log_p, gradient = _finite(target(z))
+    log_p, gradient = finite(target(z))
     x = metric.whiten(z)
     kept_z, kept_log_p, kept_gradient, rates = [], [], [], []
     for transition in range(TRANSITIONS):
@@ -90,9 +90,10 @@ def stage(
         for _ in range(leapfrogs):
             half = new_momentum + 0.5 * size * metric.back(new_gradient)
             new_x = new_x + size * half
-            new_log_p, new_gradient = _finite(target(metric.out(new_x)))
+            new_log_p, new_gradient = finite(target(metric.out(new_x)))
             new_momentum = half + 0.5 * size * metric.back(new_gradient)
-        energy = new_log_p - log_p - 0.5 * ((new_momentum**2).sum(1) - (momentum**2).sum(1))
+        with np.errstate(over="ignore", invalid="ignore"):
+            energy = new_log_p - log_p - 0.5 * ((new_momentum**2).sum(1) - (momentum**2).sum(1))
         chance = np.exp(np.minimum(np.nan_to_num(energy, nan=-np.inf, posinf=-np.inf), 0.0))
         accept = rng.uniform(size=len(x)) < chance
         x = np.where(accept[:, None], new_x, x)
@@ -124,7 +125,7 @@ def relearn(metric: Metric, previous: Stage) -> Metric:
     return Metric(center, metric.factor @ (v * np.sqrt(np.maximum(w, 1e-10))))
 
 
-def _finite(evaluated: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def finite(evaluated: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Points outside the support get density zero and no force, so that they are rejected and spread no NaN."""
     log_p, gradient = evaluated
     bad = ~(np.isfinite(log_p) & np.isfinite(gradient).all(1))

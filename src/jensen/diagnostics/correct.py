@@ -17,7 +17,7 @@ from jensen.diagnostics import calibrate, chains, quantities
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.settled import LIMITS, Settled, coupled, means_settled, measure, sds_settled
 
-MOST_STAGES = 8
+JUDGING_STAGES, MOST_STAGES = 3, 8
 _PRECISE, _PRECISE_SD = 0.03, 0.05
 """Standard errors of the worst mean (in sds) and of the worst log sd below which no further stage is worth its gradients."""
 _COLLAPSED = 0.05
@@ -57,7 +57,9 @@ class Correction:
     guard: str
 
 
-def correct(target: Any, q: Any, *, seed: int, deadline: float | None = None) -> Correction:
+def correct(
+    target: Any, q: Any, *, seed: int, stages: int = MOST_STAGES, deadline: float | None = None
+) -> Correction:
     """Run the chains from q.
 
     Parameters
@@ -68,6 +70,8 @@ def correct(target: Any, q: Any, *, seed: int, deadline: float | None = None) ->
         Where the chains start, and their first metric.
     seed
         Randomness.
+    stages
+        Most stages: two are enough to judge a fit, more to repair it.
     deadline
         `time.perf_counter()` value after which no further stage is begun.
     """
@@ -76,7 +80,7 @@ def correct(target: Any, q: Any, *, seed: int, deadline: float | None = None) ->
     step = chains.first_step(target.dim)
     evidence, pool, leapfrogs = None, [], 4
     gradients: list[np.ndarray] = []
-    for number in range(MOST_STAGES):
+    for number in range(stages):
         rng = keys.generator(seed, "chains", number + 1)
         stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step)
         draws, x = _constrained(target, stage)

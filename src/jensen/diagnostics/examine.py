@@ -15,16 +15,20 @@ from typing import Any
 import numpy as np
 
 from jensen.core import keys
+from jensen.core.errors import ModelError
 from jensen.diagnostics import modes as mode_search
 from jensen.diagnostics import quantities, verdict
-from jensen.diagnostics.correct import Correction, correct
+from jensen.diagnostics.correct import JUDGING_STAGES, MOST_STAGES, Correction, correct
+from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
+from jensen.families.meanfield import DiagonalGaussian
 from jensen.objectives.elbo import Elbo, on_draws
 from jensen.run import Run
 
 _WEIGHT_DRAWS = 2200
 _MOMENT_DRAWS = 4096
+_LARGEST_METRIC = 1500
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,25 @@ def _look_further(
     if variance < verdict.CONSTANT_WEIGHTS or not correcting:
         judged = verdict.judge_by_weights(names, log_w, found, shifts)
         return Examination(elbo, draws, None, judged, False)
-    correction = correct(target, q, seed=seed, deadline=deadline)
+    start = _with_correlations(target, q, seed)
+    stages = JUDGING_STAGES if report_q else MOST_STAGES
+    correction = correct(target, start, seed=seed, stages=stages, deadline=deadline)
     if report_q:
         judged = verdict.judge_fit(names, x.mean(0), x.std(0), correction, log_w, found, shifts)
     else:
         shifts = verdict.mode_shifts(correction.evidence.mean, correction.evidence.sd, found, mode_means)
         judged = verdict.judge_corrected(names, correction, log_w, found, shifts)
     return Examination(elbo, draws, correction, judged, not report_q)
+
+
+def _with_correlations(target: Any, q: Any, seed: int) -> Any:
+    """Where the chains start: for mean-field its linear response, whose metric knows the correlations, if there is one."""
+    if not isinstance(q, DiagonalGaussian) or q.dim > _LARGEST_METRIC:
+        return q
+    try:
+        return linear_response(target, q, seed=seed)
+    except ModelError:
+        return q
 
 
 def matched_draws(target: Any, q: Any, seed: int) -> Draws:

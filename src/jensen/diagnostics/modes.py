@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jensen.core.errors import JensenError
-from jensen.diagnostics.chains import Metric
+from jensen.diagnostics.chains import Metric, finite
 from jensen.engines.fixed_draws import FixedDraws
 from jensen.families.fullrank import FullRank
 from jensen.run import run
@@ -86,9 +86,9 @@ def _starts(q: Any, metric: Metric, rng: np.random.Generator) -> np.ndarray:
 def _quench(target: Any, z: np.ndarray, metric: Metric) -> np.ndarray:
     """Climb from every start; starts where the density is not finite are dropped. Returns the end points."""
     x = metric.whiten(z)
-    log_p, gradient = target(z)
+    log_p, gradient = finite(target(z))
     gradient = metric.back(gradient)
-    ok = np.isfinite(log_p) & np.isfinite(gradient).all(1)
+    ok = np.isfinite(log_p)
     x, log_p, gradient = x[ok], log_p[ok], gradient[ok]
     if not len(x):
         return x
@@ -96,9 +96,9 @@ def _quench(target: Any, z: np.ndarray, metric: Metric) -> np.ndarray:
     step = np.minimum(1.0, 1.0 / np.maximum(norms, 1e-12))
     for _ in range(_STEPS):
         new_x = x + step * gradient
-        new_log_p, new_gradient = target(metric.out(new_x))
+        new_log_p, new_gradient = finite(target(metric.out(new_x)))
         new_gradient = metric.back(new_gradient)
-        better = np.isfinite(new_log_p) & np.isfinite(new_gradient).all(1) & (new_log_p > log_p)
+        better = new_log_p > log_p
         moved, turned = new_x - x, gradient - new_gradient
         with np.errstate(all="ignore"):
             barzilai = ((moved * moved).sum(1) / np.abs((moved * turned).sum(1)))[:, None]

@@ -40,7 +40,7 @@ _FLOOR = 1e-10
 _ROUGH, _FINE, _FINE_LARGE = (0.1, 0.3), (0.001, 0.001), (0.02, 0.05)
 """Stops of the small design, and of the large one up to and above D = 64: error of the mean in sds, of the curvature."""
 _LARGEST_DESIGN = 4096
-_DENSE = 1200
+_DENSE = 1500
 """Mean-field: largest D for which the smoothed curvature is formed as a matrix."""
 _RUNAWAY = 1e15
 _SWITCHES = (10.0, 0.01, 100.0)

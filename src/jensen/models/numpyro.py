@@ -2,7 +2,7 @@
 
 One abstract trace (no compilation, no search for valid initial values) finds the sites; after that, each evaluation replays
 the model with its unconstrained values substituted. Bijections are derived inside the replay, because a support may depend
-on other sites. ``numpyro.infer`` is never imported: its start-up and its compiled initialization cost more than small fits.
+on other sites. ``numpyro.infer.initialize_model`` is not used: it compiles a search that costs more than small fits.
 
 Reference: Phan, Pradhan, Jankowiak (2019), Composable effects for flexible and accelerated probabilistic programming in
 NumPyro, arXiv:1912.11554.
@@ -70,7 +70,7 @@ def read(model: Callable[..., Any], data: Mapping[str, Any] | None = None) -> Mo
                 continue
             inputs = rest
             note = f"{', '.join(constants)}: constants of the program, because the model computes with their values in Python"
-            blueprint = replace(blueprint, notes=(note,))
+            blueprint = replace(blueprint, notes=(*blueprint.notes, note))
             break
         else:
             raise ModelError(
@@ -139,6 +139,10 @@ def _build(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: 
     for name, site in trace.items():
         if site["type"] == "plate":
             coords[name] = np.arange(site["args"][0])
+    if not likelihoods and not any(_is_factor(site) for site in trace.values() if site["type"] == "sample"):
+        notes = ("nothing is observed, so this is the prior; pass the observed values in data=",)
+    else:
+        notes = ()
     replay = partial(_replay, model, dict(static))
     return Model(
         name=_name(model),
@@ -156,6 +160,7 @@ def _build(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: 
         constants=(),
         predict=partial(_predict, model, dict(static), tuple(likelihoods)),
         source=model,
+        notes=notes,
     )
 
 
@@ -179,13 +184,18 @@ def _abstract_trace(model: Callable[..., Any], inputs: Mapping[str, np.ndarray],
                 "(numpyro.factor with logsumexp), or use a mixture distribution such as MixtureSameFamily."
             )
         transform = biject_to(fn.support)
-        return transform(jnp.zeros(transform.inverse_shape(fn.shape())))
+        free_shapes[name] = tuple(transform.inverse_shape(fn.shape()))
+        return transform(jnp.zeros(free_shapes[name]))
 
     found: dict[str, Any] = {}
+    free_shapes: dict[str, tuple[int, ...]] = {}
 
     def run(inputs: Mapping[str, Any]) -> None:
+        # Shapes are taken here: a support may depend on values, which are gone once the abstract trace has ended.
         seeded = handlers.seed(handlers.substitute(model, substitute_fn=substitute), jax.random.key(0))
         found.update(handlers.trace(seeded).get_trace(**inputs, **static))
+        for name, shape in free_shapes.items():
+            found[name]["free_shape"] = shape
 
     try:
         jax.eval_shape(run, dict(inputs))
@@ -205,11 +215,9 @@ def _abstract_trace(model: Callable[..., Any], inputs: Mapping[str, np.ndarray],
 
 
 def _site(name: str, site: Mapping[str, Any], names: tuple[str, ...]) -> Site:
-    from numpyro.distributions.transforms import biject_to
-
     shape = tuple(site["fn"].shape())
-    free_shape = tuple(biject_to(site["fn"].support).inverse_shape(shape))
-    return Site(name, shape, free_shape, _support(site["fn"].support), names if len(names) == len(shape) else ())
+    support = _support(site["fn"].support)
+    return Site(name, shape, site["free_shape"], support, names if len(names) == len(shape) else ())
 
 
 def _support(constraint: Any) -> str:

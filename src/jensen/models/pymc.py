@@ -71,7 +71,7 @@ def read(model: Any, data: Mapping[str, Any] | None = None) -> Model:
     arrays = {name: variable.get_value(borrow=True) for name, variable in found.shared.items()}
     arrays |= pymc_predict.replacements(model, arrays, data or {})
     arrays |= {name: constant.data for name, constant in found.constants.items()}
-    arrays = {name: value.astype(float) if value.dtype.kind == "f" else value for name, value in arrays.items()}
+    arrays = {name: value.astype(float, copy=False) if value.dtype.kind == "f" else value for name, value in arrays.items()}
     lengths = pymc_predict.lengths(model, arrays)
     key = (
         structure,

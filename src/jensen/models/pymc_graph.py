@@ -22,10 +22,12 @@ import pytensor.tensor as pt
 from pymc.data import MinibatchOp
 from pymc.distributions.continuous import InterpolatedRV
 from pymc.distributions.multivariate import CARRV, ICARRV
+from pymc.distributions.transforms import logodds
 from pymc.logprob.basic import transformed_conditional_logp
 from pymc.logprob.utils import replace_rvs_by_values
 from pymc.pytensorf import constant_fold
 from pymc.variational.minibatch_rv import MinibatchRandomVariable
+from pytensor.compile.builders import OpFromGraph
 from pytensor.compile.mode import FAST_COMPILE, JAX, optdb
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.configdefaults import config
@@ -34,6 +36,7 @@ from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 from pytensor.graph.traversal import graph_inputs
 from pytensor.link.utils import fgraph_to_python
+from pytensor.scalar.basic import Cast
 from pytensor.scan.op import Scan
 from pytensor.tensor.basic import Alloc, AllocEmpty, ARange, Eye, Join, Nonzero, Split
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
@@ -223,7 +226,12 @@ def _shape_inputs(node: Any) -> list[Variable]:
 
 
 def rebuild(outputs: Sequence[Variable], replace: Mapping[Variable, Variable]) -> dict[Variable, Variable]:
-    """Map variables to counterparts built on `replace`; static shapes are inferred anew. Untouched variables are missing."""
+    """Map variables to counterparts built on `replace`, with literal constants in full precision.
+
+    PyTensor stores the 2 of ``pm.Gamma("x", 2, 1)`` in 8 bits and a 2.0 in 32, takes the logarithm of either in float32, and
+    is wrong by 1e-8; where such a constant meets a JAX scalar of open type, whole expressions become float32. Static shapes
+    are inferred anew. Variables that stay as they are are missing.
+    """
     new = dict(replace)
     for node in nodes(outputs):
         if isinstance(node.op, MinibatchOp):
@@ -233,9 +241,33 @@ def rebuild(outputs: Sequence[Variable], replace: Mapping[Variable, Variable]) -
         if isinstance(node.op, MinibatchRandomVariable):
             new[node.outputs[0]] = new.get(node.inputs[0], node.inputs[0])
             continue
-        if any(part in new for part in node.inputs):
-            _renew(node, [new.get(part, part) for part in node.inputs], new)
+        inputs = [new[part] if part in new else _wide(part, node.op) for part in node.inputs]
+        if isinstance(node.op, OpFromGraph):
+            # Such an operation (a mixture, a truncated distribution) is made for the types it has.
+            inputs = [_narrow(part, old) for part, old in zip(inputs, node.inputs, strict=True)]
+        if all(part is old for part, old in zip(inputs, node.inputs, strict=True)):
+            continue
+        twin = node.clone_with_new_inputs(inputs, strict=False)
+        for old, fresh in zip(node.outputs, twin.outputs, strict=True):
+            fresh.name, fresh.tag = old.name, copy(old.tag)
+            new.setdefault(old, fresh)
     return new
+
+
+def _wide(variable: Variable, client: Any) -> Variable:
+    if not isinstance(variable, TensorConstant) or isinstance(client, OpFromGraph):
+        return variable
+    if variable.type.dtype in ("float16", "float32"):
+        return pt.constant(variable.data.astype(np.float64))
+    # Other operations have integer arguments of their own (indices, shapes), and are made for one integer type.
+    if isinstance(client, Elemwise | DimShuffle) and variable.type.dtype in ("int8", "int16", "uint8", "uint16"):
+        return pt.constant(variable.data.astype(np.int64))
+    return variable
+
+
+def _narrow(variable: Any, old: Any) -> Any:
+    dtype = getattr(old.type, "dtype", None)
+    return variable if dtype is None or dtype == variable.type.dtype else variable.astype(dtype)
 
 
 @_untraced
@@ -260,7 +292,7 @@ def freeze(
     new = {variable: built.get(variable, variable) for variable in variables(model)}
     values, transforms, scale = {}, {}, {}
     for rv in model.free_RVs:
-        transform, old = model.rvs_to_transforms[rv], model.rvs_to_values[rv]
+        transform, old = _transform(model, rv), model.rvs_to_values[rv]
         image = new[rv] if transform is None else transform.forward(new[rv], *new[rv].owner.inputs)
         values[new[rv]] = pt.tensor(old.name, dtype=image.type.dtype, shape=static_shape(image))
         transforms[new[rv]] = transform
@@ -270,6 +302,12 @@ def freeze(
         if isinstance(rv.owner.op, MinibatchRandomVariable):
             scale[rv.name] = _scale(rv, values[new[rv]])
     return Frozen(model, inputs, new, values, transforms, scale)
+
+
+def _transform(model: Any, rv: Variable) -> Any:
+    """PyMC's transform, also for the one bounded distribution it leaves without."""
+    transform = model.rvs_to_transforms[rv]
+    return logodds if transform is None and type(rv.owner.op).__name__.startswith("LogitNormal") else transform
 
 
 def _scale(rv: Variable, value: Variable) -> float:
@@ -336,10 +374,12 @@ def observed_value(value: Variable, found: Roots, arrays: Mapping[str, np.ndarra
     known = {variable: name for name, variable in {**found.shared, **found.constants}.items()}
     if value in known:
         return arrays[known[value]]
-    if not isinstance(value, Constant):
-        constants = {variable: pt.constant(arrays[name]) for variable, name in known.items()}
-        value = rebuild([value], constants)[value]
-    return value.data if isinstance(value, Constant) else value.eval(mode=FAST_COMPILE)
+    if isinstance(value, Constant):
+        return value.data
+    if isinstance(value.owner.op, Elemwise) and isinstance(value.owner.op.scalar_op, Cast):
+        return observed_value(value.owner.inputs[0], found, arrays).astype(value.type.dtype)
+    constants = {variable: pt.constant(arrays[name]) for variable, name in known.items()}
+    return rebuild([value], constants).get(value, value).eval(mode=FAST_COMPILE)
 
 
 @cache
@@ -353,7 +393,8 @@ def _rewriter() -> Any:
 def to_jax(inputs: Sequence[Variable], outputs: Sequence[Variable], names: Sequence[str]) -> Callable[..., Any]:
     """Translate a graph to a function of JAX arrays; `names` say in errors which output an operation belongs to."""
     funcify = dispatch()
-    outputs = _widened(outputs)
+    wide = rebuild(outputs, {})
+    outputs = [wide.get(output, output) for output in outputs]
     _refuse_randomness(outputs, names)
     graph = FunctionGraph(list(inputs), list(outputs), clone=True)
     simplify(graph)
@@ -375,40 +416,6 @@ def to_jax(inputs: Sequence[Variable], outputs: Sequence[Variable], names: Seque
             return [jnp.asarray(result) for result in results]
 
     return call
-
-
-def _widened(outputs: Sequence[Variable]) -> list[Variable]:
-    """The graph with its literal constants in full precision.
-
-    PyTensor stores the 2 of ``pm.Gamma("x", 2, 1)`` in 8 bits and a 2.0 in 32, takes the logarithm of either in float32, and
-    is wrong by 1e-8; where such a constant meets a JAX scalar of open type, whole expressions become float32.
-    """
-    new: dict[Variable, Variable] = {}
-    for node in nodes(outputs):
-        # Operations with integer arguments of their own (indices, shapes) are made for one integer type.
-        arithmetic = isinstance(node.op, Elemwise | DimShuffle)
-        inputs = [new[part] if part in new else _wide(part, arithmetic) for part in node.inputs]
-        if any(part is not old for part, old in zip(inputs, node.inputs, strict=True)):
-            _renew(node, inputs, new)
-    return [new.get(output, output) for output in outputs]
-
-
-def _wide(variable: Variable, integers: bool) -> Variable:
-    if not isinstance(variable, TensorConstant):
-        return variable
-    if variable.type.dtype in ("float16", "float32"):
-        return pt.constant(variable.data.astype(np.float64))
-    if integers and variable.type.dtype in ("int8", "int16", "uint8", "uint16"):
-        return pt.constant(variable.data.astype(np.int64))
-    return variable
-
-
-def _renew(node: Any, inputs: list[Variable], new: dict[Variable, Variable]) -> None:
-    """Enter into `new` the outputs of a node with other inputs; static shapes and types are inferred anew."""
-    twin = node.clone_with_new_inputs(inputs, strict=False)
-    for old, fresh in zip(node.outputs, twin.outputs, strict=True):
-        fresh.name, fresh.tag = old.name, copy(old.tag)
-        new.setdefault(old, fresh)
 
 
 def _typify(data: Any, variable: Any = None, **_: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from jensen.core import keys, layout
 from jensen.core.errors import FitWarning, OptionError
 from jensen.core.precision import scope
+from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.starts import fit_from_starts
 from jensen.engines.fixed_draws import FixedDraws
 from jensen.families.fullrank import FullRank
@@ -90,7 +91,7 @@ def fit(
         raise OptionError(f"correct must be 'auto', True or False; got {correct!r}.")
     settings = Settings(_named(method, family, engine), keys.check_seed(seed), precision, bool(correct))
     record = read(model, data)
-    with scope(precision):
+    with scope(precision), one_blas_thread():
         target = Target(record, precision)
         engine = engine or FixedDraws(family or _family(method, record.dim))
         if start is not None:
