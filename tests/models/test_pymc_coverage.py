@@ -9,12 +9,10 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-
-pm = pytest.importorskip("pymc")
-
+import pymc as pm
 import pytensor
 import pytensor.tensor as pt
+import pytest
 from pymc.distributions.transforms import Chain, Interval, log, logodds, ordered
 from pytensor.compile.mode import FAST_COMPILE
 from pytensor.scalar.basic import NumpyAutocaster, autocast_float_as
@@ -117,11 +115,11 @@ PRIORS = {
     "TruncatedNormal": _prior(pm.TruncatedNormal, mu=0.2, sigma=lambda s: s, lower=-1.0, upper=2.0),
     "TruncatedNormal one side": _prior(pm.TruncatedNormal, mu=0.2, sigma=lambda s: s, lower=0.0),
     "PERT-like Beta by mean": _prior(pm.Beta, mu=0.4, nu=lambda s: 1.0 + s),
-    "Interpolated": _prior(pm.Interpolated, x_points=np.linspace(-2, 2, 31), pdf_points=np.exp(-np.linspace(-2, 2, 31) ** 2)),
-    "ordered": _prior(pm.Normal, 0.0, lambda s: s, transform=ordered, initval=[-1.0, 0.0, 1.0]),
-    "chain of transforms": _prior(
-        pm.HalfNormal, lambda s: s, transform=Chain([log, ordered]), initval=[0.5, 1.0, 2.0]
+    "Interpolated": _prior(
+        pm.Interpolated, x_points=np.linspace(-2, 2, 31), pdf_points=np.exp(-(np.linspace(-2, 2, 31) ** 2))
     ),
+    "ordered": _prior(pm.Normal, 0.0, lambda s: s, transform=ordered, initval=[-1.0, 0.0, 1.0]),
+    "chain of transforms": _prior(pm.HalfNormal, lambda s: s, transform=Chain([log, ordered]), initval=[0.5, 1.0, 2.0]),
 }
 
 OBSERVED = {
@@ -170,10 +168,18 @@ OBSERVED = {
         pm.Censored, np.minimum(POSITIVE, 1), dist=lambda a, b: pm.Weibull.dist(1.0 + b, 1.5), lower=None, upper=1.0
     ),
     "Censored StudentT": _observed(
-        pm.Censored, np.minimum(NORMAL, 1), dist=lambda a, b: pm.StudentT.dist(nu=4.0, mu=a, sigma=b), lower=None, upper=1.0
+        pm.Censored,
+        np.minimum(NORMAL, 1),
+        dist=lambda a, b: pm.StudentT.dist(nu=4.0, mu=a, sigma=b),
+        lower=None,
+        upper=1.0,
     ),
     "NormalMixture": _observed(
-        pm.NormalMixture, NORMAL, w=lambda a, b: pm.math.softmax(pt.stack([a, 0.0])), mu=np.array([-1.0, 1.0]), sigma=_positive
+        pm.NormalMixture,
+        NORMAL,
+        w=lambda a, b: pm.math.softmax(pt.stack([a, 0.0])),
+        mu=np.array([-1.0, 1.0]),
+        sigma=_positive,
     ),
     "Mixture": _observed(
         pm.Mixture,
@@ -189,7 +195,9 @@ OBSERVED = {
         covs=lambda a, b: [np.diag([1.0, 2.0, 3.0]), (1.0 + b) * np.diag([1.0, 2.0, 3.0, 4.0])],
         sigma=0.5,
     ),
-    "AR(1)": _observed(pm.AR, NORMAL, rho=lambda a, b: pt.stack([a]), sigma=_positive, init_dist=pm.Normal.dist(0.0, 1.0)),
+    "AR(1)": _observed(
+        pm.AR, NORMAL, rho=lambda a, b: pt.stack([a]), sigma=_positive, init_dist=pm.Normal.dist(0.0, 1.0)
+    ),
     "GARCH11": _observed(
         pm.GARCH11, NORMAL, omega=_positive, alpha_1=lambda a, b: 0.3 * pm.math.invlogit(a), beta_1=0.4, initial_vol=1.0
     ),
@@ -280,9 +288,7 @@ def _euler_maruyama():
 
 def _scan():
     rate = pm.Normal("rate", 0.0, 1.0)
-    x = pytensor.scan(
-        lambda r: r * 0.5 + 0.1 * pt.tanh(r), outputs_info=[rate], n_steps=20, return_updates=False
-    )
+    x = pytensor.scan(lambda r: r * 0.5 + 0.1 * pt.tanh(r), outputs_info=[rate], n_steps=20, return_updates=False)
     pm.Normal("y", x, 1.0, observed=NORMAL)
 
 
@@ -426,12 +432,19 @@ def _build(case):
 
 
 def _reference(case, free):
-    """PyMC's factors, with the Jacobian in those of constrained sites; literal constants in full precision, as in jensen."""
+    """PyMC's factors, the Jacobian added to those of constrained sites; literals in full precision, as in jensen."""
     integers = mock.patch.object(pytensor.scalar.basic, "autocast_int", NumpyAutocaster(("int64",)))
-    with pytensor.config.change_flags(mode="FAST_COMPILE"), warnings.catch_warnings(), autocast_float_as("float64"), integers:
+    with (
+        pytensor.config.change_flags(mode="FAST_COMPILE"),
+        warnings.catch_warnings(),
+        autocast_float_as("float64"),
+        integers,
+    ):
         warnings.simplefilter("ignore")
         model = _build(case)
-        function = pytensor.function(model.value_vars, model.logp(sum=False), mode=FAST_COMPILE, on_unused_input="ignore")
+        function = pytensor.function(
+            model.value_vars, model.logp(sum=False), mode=FAST_COMPILE, on_unused_input="ignore"
+        )
         values = function(*(np.asarray(free[rv.name]) for rv in model.free_RVs))
     names = [rv.name for rv in [*model.free_RVs, *model.observed_RVs, *model.potentials]]
     return dict(zip(names, values, strict=True))

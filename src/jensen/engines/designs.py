@@ -61,10 +61,7 @@ def _radii(dim: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
         nodes = blocks
     else:
         nodes = min(blocks, 2) if blocks < 6 else 3
-    from scipy.special import roots_genlaguerre
-
-    squares, shares = roots_genlaguerre(nodes, dim / 2 - 1)
-    shares = shares / shares.sum()
+    squares, shares = _laguerre(nodes, dim / 2 - 1)
     # Blocks go to the radii in proportion to the weight, at least one each: equal weights a point lose least precision.
     counts = np.maximum(1, np.floor(shares * blocks)).astype(int)
     while counts.sum() > blocks:
@@ -72,6 +69,16 @@ def _radii(dim: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     while counts.sum() < blocks:
         counts[(shares / counts).argmax()] += 1
     return np.repeat(np.sqrt(2 * squares), counts), np.repeat(shares / counts, counts)
+
+
+def _laguerre(nodes: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss nodes and probabilities of the Gamma(alpha + 1) distribution, by the eigenvalues of its Jacobi matrix
+    (Golub, Welsch 1969), which unlike closed-form weights cannot overflow at large alpha.
+    """
+    k = np.arange(nodes)
+    off = np.sqrt(k[1:] * (k[1:] + alpha))
+    values, vectors = np.linalg.eigh(np.diag(2 * k + 1 + alpha) + np.diag(off, 1) + np.diag(off, -1))
+    return values, vectors[0] ** 2
 
 
 def _haar(rng: np.random.Generator, dim: int) -> np.ndarray:

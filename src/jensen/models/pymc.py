@@ -1,16 +1,16 @@
 """PyMC front end: a ``pm.Model`` (or Bambi model) and new values for its data containers -> `Model`.
 
-Reading has two halves. The *plan* and the *blueprint* (graphs, rewrites, JAX functions) depend on the model and the shapes of
-its data and are remembered; the record of one fit only adds the arrays. A second read with data of the same shapes returns
-the same functions, so that nothing is compiled again.
+Reading has two halves. The *roots* (where the data are in the model) and the *blueprint* (graphs, rewrites, JAX
+functions) depend on the model and the shapes of its data, and are remembered; the record of one fit only adds the
+arrays. A second read with data of the same shapes returns the same functions, so that nothing is compiled again.
 
-Reference: Abril-Pla et al. (2023), PyMC: a modern and comprehensive probabilistic programming framework in Python, PeerJ
-Computer Science 9:e1516.
+Reference: Abril-Pla et al. (2023), PyMC: a modern and comprehensive probabilistic programming framework in Python,
+PeerJ Computer Science 9:e1516.
 """
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -62,16 +62,21 @@ def read(model: Any, data: Mapping[str, Any] | None = None) -> Model:
     UnsupportedError
         For discrete latent variables and for operations without JAX form.
     """
-    from jensen.models import pymc_graph, pymc_predict
+    from jensen.models import pymc_graph, pymc_predict, pymc_roots
 
     source, model = model, _pymc_model(model)
     _refuse_discrete(model)
     structure = _structure(model)
-    found = remember(model, ("roots", structure), partial(pymc_graph.roots, model))
+    found = remember(model, ("roots", structure), partial(pymc_roots.roots, model))
     arrays = {name: variable.get_value(borrow=True) for name, variable in found.shared.items()}
+    sparse = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+    if sparse:
+        raise UnsupportedError(f"data {sparse[0]!r} is a {type(arrays[sparse[0]]).__name__}; make it a dense array.")
     arrays |= pymc_predict.replacements(model, arrays, data or {})
     arrays |= {name: constant.data for name, constant in found.constants.items()}
-    arrays = {name: value.astype(float, copy=False) if value.dtype.kind == "f" else value for name, value in arrays.items()}
+    arrays = {
+        name: value.astype(float, copy=False) if value.dtype.kind == "f" else value for name, value in arrays.items()
+    }
     lengths = pymc_predict.lengths(model, arrays)
     key = (
         structure,
@@ -120,13 +125,20 @@ def _pymc_model(model: Any) -> Any:
 
 def _refuse_discrete(model: Any) -> None:
     if not model.free_RVs:
-        raise ModelError(f"{model.name or 'the model'} has no latent variable; every variable is observed; remove one observed=.")
+        raise ModelError(
+            f"{model.name or 'the model'} has no latent variable; every variable is observed; remove one observed=."
+        )
     for rv in model.free_RVs:
         if not rv.type.dtype.startswith("float"):
             kind = getattr(rv.owner.op, "_print_name", (type(rv.owner.op).__name__,))[0]
+            advice = (
+                "these are missing values of the data, drop their rows"
+                if rv.name.endswith("_unobserved")
+                else "sum it out by hand (pm.Mixture, or pm.Potential with logsumexp) or with "
+                f'pymc_extras.marginalize(model, ["{rv.name}"])'
+            )
             raise UnsupportedError(
-                f"site {rv.name} is discrete ({kind}), and gradients need continuous sites; sum it out by hand (pm.Mixture, or "
-                f'pm.Potential with logsumexp) or with pymc_extras.marginalize(model, ["{rv.name}"]).'
+                f"site {rv.name} is discrete ({kind}), and gradients need continuous sites; {advice}."
             )
 
 
@@ -147,9 +159,9 @@ def _notes(found: Any) -> tuple[str, ...]:
     notes = []
     fixed = [name for name, variable in found.shared.items() if variable in found.fixed]
     if fixed:
-        notes.append(f"{', '.join(fixed)}: constants of the program, because the shape of a variable depends on their values.")
+        notes.append(f"constant in the program, because the shape of a variable depends on it: {', '.join(fixed)}.")
     if found.minibatch:
-        notes.append("pm.Minibatch: the full data are used in its place.")
+        notes.append("pm.Minibatch is set aside: the full data are used.")
     return tuple(notes)
 
 
@@ -167,14 +179,32 @@ class _Blueprint:
 def _build(model: Any, found: Any, arrays: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> _Blueprint:
     from jensen.models import pymc_graph
 
-    frozen = pymc_graph.freeze(model, found, arrays, lengths)
+    try:
+        return _assemble(pymc_graph.freeze(model, found, arrays, lengths))
+    except UnsupportedError:
+        # An operation on constants alone is carried out by PyTensor and needs no JAX form.
+        observed = {model.rvs_to_values[rv] for rv in model.observed_RVs}
+        constants = set(found.constants.values()) - observed
+        if constants <= found.fixed:
+            raise
+        try:
+            return _assemble(pymc_graph.freeze(model, replace(found, fixed=found.fixed | constants), arrays, lengths))
+        except UnsupportedError:
+            pass
+        raise
+
+
+def _assemble(frozen: Any) -> _Blueprint:
+    from jensen.models import pymc_graph
+    from jensen.models.pymc_jax import to_jax
+
     sites = tuple(_site(frozen, rv) for rv in frozen.model.free_RVs)
     site_names = [site.name for site in sites]
     derived_names = [variable.name for variable in frozen.model.deterministics]
     free_inputs = [frozen.values[rv] for rv in frozen.free]
 
     def translate(values: list[Any], outputs: list[Any], names: list[str]) -> Callable[[Arrays, Arrays], list[Any]]:
-        call = pymc_graph.to_jax([*values, *frozen.inputs.values()], outputs, names)
+        call = to_jax([*values, *frozen.inputs.values()], outputs, names)
 
         def function(free: Arrays, data: Arrays) -> list[Any]:
             first = [jnp.asarray(free[name], float) for name in site_names]
@@ -229,7 +259,7 @@ def _support(transform: Any) -> str:
     parts = getattr(transform, "transform_list", None)
     if parts is not None:
         return " ".join(_support(part) for part in reversed(parts))
-    return _SUPPORT.get(transform.name, transform.name)
+    return _SUPPORT.get(transform.name, str(transform.name))
 
 
 def _derived(frozen: Any, sites: tuple[Site, ...], constrain: Callable[..., Any]) -> tuple[Derived, ...]:

@@ -1,9 +1,10 @@
 """Parameter checks and support switches that can never fail are taken out of the graph; the others become -inf.
 
-PyMC guards every log density: ``switch(x >= 0, logp, -inf)``, ``check(sigma > 0)``. After the transforms most of these hold by
-construction (``x = exp(z)``). They are found by carrying the range of every variable through the graph once. Compilation is
-the cost of a small fit, and this removes about a third of the nodes before PyTensor's rewrites see them. A check that may
-fail is kept as a switch to -inf, as PyMC does when it compiles a log density: a compiled program cannot raise.
+PyMC guards every log density: ``switch(x >= 0, logp, -inf)``, ``check(sigma > 0)``. After the transforms most of these
+hold by construction (``x = exp(z)``). They are found by carrying the range of every variable through the graph once.
+Compilation is the cost of a small fit, and this removes about a third of the nodes before PyTensor's rewrites see them.
+A check that may fail is kept as a switch to -inf, as PyMC does when it compiles a log density: a compiled program
+cannot raise.
 
 PyTensor is imported at the top: this file is only loaded by the PyMC front end.
 """
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytensor.scalar as ps
 import pytensor.tensor as pt
-from pymc.logprob.utils import CheckParameterValue
 from pytensor.graph.basic import Constant
 from pytensor.graph.fg import FunctionGraph
 from pytensor.raise_op import CheckAndRaise
@@ -80,13 +80,13 @@ def _decided(node: Any, ranges: dict[Any, Range]) -> tuple[Any, Range] | None:
         doubtful = [leaf for condition in node.inputs[1:] for leaf in _doubtful(condition, ranges)]
         if doubtful and getattr(node.op, "can_be_replaced_by_ninf", False):
             holds = pt.all([pt.all(leaf) for leaf in doubtful])
-            return pt.switch(holds, value, np.array(-inf)).astype(value.dtype), ANY
+            return pt.cast(pt.switch(holds, value, np.array(-inf)), value.type.dtype), ANY
         return value, _known(value, ranges)
     if _is(node, ps.Switch):
         condition, yes, _ = node.inputs
         if not _holds(condition, ranges) or yes.type.shape != out.type.shape:
             return None
-        return (yes if yes.type == out.type else yes.astype(out.dtype)), _known(yes, ranges)
+        return (yes if yes.type == out.type else pt.cast(yes, out.type.dtype)), _known(yes, ranges)
     if _is(node, ps.Abs) and _known(node.inputs[0], ranges).low >= 0:
         return node.inputs[0], _known(node.inputs[0], ranges)
     if _is(node, ps.Sign) and _known(node.inputs[0], ranges).strict:

@@ -1,61 +1,41 @@
-"""From a PyMC model to JAX functions: freeze its shapes, derive the log densities, rewrite once, translate.
+"""The graphs of a PyMC model: find its data, freeze its shapes, derive log densities, Jacobians and transforms.
 
-The route is PyMC's own (``Model.logp``), with four differences that matter for compile time or correctness. Data and large
-constants become inputs before anything is derived. Log densities and log Jacobians are separate outputs of one graph, so
-that nothing is built twice. Only the rewrites that change the mathematics are run: PyTensor's fusion, BLAS and in-place
-rewrites do for C what XLA does for itself. And checks become -inf (see `pymc_bounds`).
+The route is PyMC's own (``Model.logp``), with two differences that matter for compile time. Data and large constants
+become inputs before anything is derived. Log densities and log Jacobians are separate outputs of one graph, so that
+nothing is built twice.
 
 PyTensor is imported at the top: this file is only loaded by the PyMC front end.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytensor.tensor as pt
 from pymc.data import MinibatchOp
-from pymc.distributions.continuous import InterpolatedRV
-from pymc.distributions.multivariate import CARRV, ICARRV
 from pymc.distributions.transforms import logodds
 from pymc.logprob.basic import transformed_conditional_logp
 from pymc.logprob.utils import replace_rvs_by_values
 from pymc.pytensorf import constant_fold
 from pymc.variational.minibatch_rv import MinibatchRandomVariable
 from pytensor.compile.builders import OpFromGraph
-from pytensor.compile.mode import FAST_COMPILE, JAX, optdb
+from pytensor.compile.mode import FAST_COMPILE
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.configdefaults import config
-from pytensor.graph.basic import Constant, Variable
-from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.rewriting.db import RewriteDatabaseQuery
-from pytensor.graph.traversal import graph_inputs
-from pytensor.link.utils import fgraph_to_python
+from pytensor.graph.basic import Constant
 from pytensor.scalar.basic import Cast
-from pytensor.scan.op import Scan
-from pytensor.tensor.basic import Alloc, AllocEmpty, ARange, Eye, Join, Nonzero, Split
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
-from pytensor.tensor.extra_ops import Repeat, Unique
-from pytensor.tensor.random.op import RandomVariable
-from pytensor.tensor.random.type import RandomType
-from pytensor.tensor.rewriting.shape import ShapeFeature
-from pytensor.tensor.shape import Reshape, Shape, Shape_i, SpecifyShape
+from pytensor.tensor.type import TensorType
 from pytensor.tensor.variable import TensorConstant
-from pytensor.tensor.subtensor import AdvancedIncSubtensor, AdvancedSubtensor, IncSubtensor, Subtensor
 
-from jensen.core.errors import ModelError, UnsupportedError
-from jensen.core.precision import scope
-from jensen.models.pymc_bounds import simplify
-from jensen.models.pymc_ops import dispatch
+from jensen.core.errors import UnsupportedError
+from jensen.models.pymc_roots import Roots, Variable, full_data, nodes, variables
 
 T = TypeVar("T")
-LARGE = 16
-"""Constants of at least this many elements become inputs, so that data are not baked into compiled programs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,146 +71,24 @@ class Frozen:
         return [self.new[rv] for rv in self.model.free_RVs]
 
 
-def _untraced(function: Callable[..., T]) -> Callable[..., T]:
+def untraced(function: Callable[..., T]) -> Callable[..., T]:
     """Do not let PyTensor note for every node where it was made, a fifth of the time, nor warn about its own code."""
 
     @wraps(function)
-    def untraced(*args: Any) -> T:
+    def wrapped(*args: Any) -> T:
         with config.change_flags(traceback__limit=0), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return function(*args)
 
-    return untraced
-
-
-def variables(model: Any) -> list[Variable]:
-    """Everything whose graph makes up the model."""
-    rvs = list(model.basic_RVs)
-    return rvs + list(model.potentials) + list(model.deterministics) + [model.rvs_to_values[rv] for rv in rvs]
-
-
-def nodes(outputs: Iterable[Variable]) -> list[Any]:
-    """All apply nodes above `outputs`, inputs first."""
-    seen, order = set(), []
-    stack = [(variable.owner, False) for variable in outputs if variable.owner is not None]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack.extend((part.owner, False) for part in node.inputs if part.owner is not None and part.owner not in seen)
-    return order
-
-
-@dataclass(frozen=True, eq=False)
-class Roots:
-    """Data of a model, found in its graph.
-
-    Attributes
-    ----------
-    shared
-        Data containers and other shared variables, by name.
-    constants
-        Large constants, by name.
-    fixed
-        Those whose values decide the shape of something; they stay constants, as compiled programs have constant shapes.
-    covariates
-        Names of data containers that are more than observed values.
-    minibatch
-        Whether the model samples minibatches of its data.
-    """
-
-    shared: dict[str, Variable]
-    constants: dict[str, Variable]
-    fixed: set[Variable]
-    covariates: tuple[str, ...]
-    minibatch: bool
-
-
-def roots(model: Any) -> Roots:
-    """Find the data of a model."""
-    graph = variables(model)
-    order = nodes(graph)
-    lengths = {length for length in model.dim_lengths.values() if isinstance(length, SharedVariable)}
-    fixed = _value_roots([part for node in order for part in _shape_inputs(node)])
-    observed = {model.rvs_to_values[rv]: rv.name for rv in model.observed_RVs}
-    shared, constants = {}, {}
-    taken = set(model.named_vars)
-    for variable in dict.fromkeys([*model.data_vars, *graph_inputs(graph)]):
-        if variable in lengths or isinstance(variable.type, RandomType):
-            continue
-        if isinstance(variable, SharedVariable):
-            name = variable.name if variable in model.data_vars else _fresh(variable.name, "shared", taken)
-            shared[name] = variable
-        elif isinstance(variable, Constant) and _is_large(variable) and variable not in fixed:
-            name = observed.get(variable) or _fresh(variable.name, "constant", taken)
-            constants[name] = variable
-    used = _value_roots([*model.basic_RVs, *model.potentials, *model.deterministics])
-    only_observed = _value_roots(model.rvs_to_values[rv] for rv in model.observed_RVs) - used
-    covariates = tuple(variable.name for variable in model.data_vars if variable not in only_observed)
-    return Roots(shared, constants, fixed, covariates, any(isinstance(node.op, MinibatchOp) for node in order))
-
-
-def _is_large(constant: Any) -> bool:
-    data = constant.data
-    return isinstance(data, np.ndarray) and data.size >= LARGE and data.dtype.kind in "fiu"
-
-
-def _fresh(name: str | None, kind: str, taken: set[str]) -> str:
-    """A name nothing in the model has: its own, or ``kind_0``, ``kind_1``, ..."""
-    candidate, number = name or f"{kind}_0", 0
-    while candidate in taken:
-        number += 1
-        candidate = f"{name or kind}_{number}"
-    taken.add(candidate)
-    return candidate
-
-
-def _value_roots(outputs: Iterable[Variable]) -> set[Variable]:
-    """Inputs and constants whose values, not only their shapes, `outputs` depend on."""
-    stack = list(outputs)
-    seen, found = set(stack), set()
-    while stack:
-        variable = stack.pop()
-        if variable.owner is None:
-            found.add(variable)
-        elif not isinstance(variable.owner.op, Shape | Shape_i):
-            fresh = [part for part in variable.owner.inputs if part not in seen]
-            seen.update(fresh)
-            stack.extend(fresh)
-    return found
-
-
-def _shape_inputs(node: Any) -> list[Variable]:
-    """The inputs of a node whose values decide a shape, or that PyMC reads while it builds the graph."""
-    op, inputs = node.op, node.inputs
-    if isinstance(op, Nonzero | ARange | Eye | AllocEmpty | Unique):
-        return inputs
-    if isinstance(op, InterpolatedRV | CARRV | ICARRV):
-        return [part for part in inputs if getattr(part.type, "ndim", 0) > 0]
-    if isinstance(op, Alloc | Split | SpecifyShape):
-        return inputs[1:]
-    if isinstance(op, Reshape | Repeat):
-        return inputs[1:2]
-    if isinstance(op, Join | Scan):
-        return inputs[:1]
-    if isinstance(op, Subtensor | IncSubtensor):
-        return inputs[1:] if any(isinstance(index, slice) for index in op.idx_list) else []
-    if isinstance(op, AdvancedSubtensor | AdvancedIncSubtensor):
-        return [part for part in inputs[1:] if getattr(part.type, "dtype", "") == "bool"]
-    if isinstance(op, RandomVariable):
-        return [op.size_param(node)]
-    return []
+    return wrapped
 
 
 def rebuild(outputs: Sequence[Variable], replace: Mapping[Variable, Variable]) -> dict[Variable, Variable]:
     """Map variables to counterparts built on `replace`, with literal constants in full precision.
 
-    PyTensor stores the 2 of ``pm.Gamma("x", 2, 1)`` in 8 bits and a 2.0 in 32, takes the logarithm of either in float32, and
-    is wrong by 1e-8; where such a constant meets a JAX scalar of open type, whole expressions become float32. Static shapes
-    are inferred anew. Variables that stay as they are are missing.
+    PyTensor stores the 2 of ``pm.Gamma("x", 2, 1)`` in 8 bits and a 2.0 in 32, takes the logarithm of either in float32,
+    and is wrong by 1e-8; where such a constant meets a JAX scalar of open type, whole expressions become float32.
+    Static shapes are inferred anew. Variables that stay as they are are missing.
     """
     new = dict(replace)
     for node in nodes(outputs):
@@ -270,7 +128,7 @@ def _narrow(variable: Any, old: Any) -> Any:
     return variable if dtype is None or dtype == variable.type.dtype else variable.astype(dtype)
 
 
-@_untraced
+@untraced
 def freeze(
     model: Any,
     found: Roots,
@@ -283,7 +141,7 @@ def freeze(
         if variable in found.fixed:
             replace[variable] = pt.constant(arrays[name], name=name)
         else:
-            inputs[name] = pt.tensor(name, dtype=arrays[name].dtype, shape=arrays[name].shape)
+            inputs[name] = _symbol(name, str(arrays[name].dtype), arrays[name].shape)
             replace[variable] = inputs[name]
     for dim, length in model.dim_lengths.items():
         if isinstance(length, SharedVariable):
@@ -294,7 +152,7 @@ def freeze(
     for rv in model.free_RVs:
         transform, old = _transform(model, rv), model.rvs_to_values[rv]
         image = new[rv] if transform is None else transform.forward(new[rv], *new[rv].owner.inputs)
-        values[new[rv]] = pt.tensor(old.name, dtype=image.type.dtype, shape=static_shape(image))
+        values[new[rv]] = _symbol(old.name, image.type.dtype, static_shape(image))
         transforms[new[rv]] = transform
     for rv in model.observed_RVs:
         values[new[rv]] = new[model.rvs_to_values[rv]]
@@ -302,6 +160,11 @@ def freeze(
         if isinstance(rv.owner.op, MinibatchRandomVariable):
             scale[rv.name] = _scale(rv, values[new[rv]])
     return Frozen(model, inputs, new, values, transforms, scale)
+
+
+def _symbol(name: str, dtype: str, shape: tuple[int, ...]) -> Variable:
+    # pt.tensor(name) would take a name such as "f8" for a type.
+    return TensorType(dtype, shape=shape)(name=name)
 
 
 def _transform(model: Any, rv: Variable) -> Any:
@@ -325,13 +188,13 @@ def static_shape(variable: Variable) -> tuple[int, ...]:
     known = variable.type.shape
     if None not in known:
         return tuple(known)
-    lengths = constant_fold([variable.shape[axis] for axis in range(variable.type.ndim)], raise_not_constant=False)
-    if any(isinstance(length, Variable) for length in lengths):
+    lengths: Any = constant_fold([variable.shape[axis] for axis in range(variable.type.ndim)], raise_not_constant=False)
+    if not all(isinstance(length, np.ndarray | np.generic) for length in lengths):
         lengths = variable.shape.eval(mode=FAST_COMPILE)
     return tuple(int(length) for length in lengths)
 
 
-@_untraced
+@untraced
 def factor_graph(frozen: Frozen) -> tuple[list[str], list[Variable], list[str], list[Variable]]:
     """Names and graphs of the unscaled log densities, and names and graphs of the log Jacobians."""
     model = frozen.model
@@ -357,7 +220,7 @@ def to_values(frozen: Frozen, graphs: Sequence[Variable]) -> list[Variable]:
     return replace_rvs_by_values(list(graphs), rvs_to_values=frozen.values, rvs_to_transforms=frozen.transforms)
 
 
-@_untraced
+@untraced
 def inverse_graph(frozen: Frozen) -> tuple[list[Variable], list[Variable]]:
     """Symbolic constrained values of the sites, and their unconstrained values as functions of them and data."""
     values = {rv: rv.type() for rv in frozen.free}
@@ -372,6 +235,7 @@ def inverse_graph(frozen: Frozen) -> tuple[list[Variable], list[Variable]]:
 def observed_value(value: Variable, found: Roots, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Array of an observed variable, where its data are `arrays`."""
     known = {variable: name for name, variable in {**found.shared, **found.constants}.items()}
+    value = full_data(value)
     if value in known:
         return arrays[known[value]]
     if isinstance(value, Constant):
@@ -380,87 +244,3 @@ def observed_value(value: Variable, found: Roots, arrays: Mapping[str, np.ndarra
         return observed_value(value.owner.inputs[0], found, arrays).astype(value.type.dtype)
     constants = {variable: pt.constant(arrays[name]) for variable, name in known.items()}
     return rebuild([value], constants).get(value, value).eval(mode=FAST_COMPILE)
-
-
-@cache
-def _rewriter() -> Any:
-    """The rewrites that simplify and stabilize; without sparse BLAS, which would try out the C compiler first."""
-    query = RewriteDatabaseQuery(include=["minimum_compile", "jax", "canonicalize", "stabilize", "specialize"])
-    return optdb.query(query.excluding(*JAX.linker.incompatible_rewrites, "local_usmm"))
-
-
-@_untraced
-def to_jax(inputs: Sequence[Variable], outputs: Sequence[Variable], names: Sequence[str]) -> Callable[..., Any]:
-    """Translate a graph to a function of JAX arrays; `names` say in errors which output an operation belongs to."""
-    funcify = dispatch()
-    wide = rebuild(outputs, {})
-    outputs = [wide.get(output, output) for output in outputs]
-    _refuse_randomness(outputs, names)
-    graph = FunctionGraph(list(inputs), list(outputs), clone=True)
-    simplify(graph)
-    graph.attach_feature(ShapeFeature())
-    _rewriter().rewrite(graph)
-    arrays = _lift_float_arrays(graph)
-    try:
-        # Constants are made outside of any trace and in full precision, whoever is asking.
-        with jax.ensure_compile_time_eval(), scope("float64"):
-            function = fgraph_to_python(graph, funcify, type_conversion_fn=_typify, fgraph_name="pymc_model")
-    except NotImplementedError as error:
-        raise _unsupported(graph, funcify, names, error) from error
-
-    def call(*values: Any) -> list[Any]:
-        with warnings.catch_warnings():
-            if not jax.config.jax_enable_x64:
-                warnings.filterwarnings("ignore", message="Explicitly requested dtype")
-            results = function(*values, *(jnp.asarray(array, float) for array in arrays))
-            return [jnp.asarray(result) for result in results]
-
-    return call
-
-
-def _typify(data: Any, variable: Any = None, **_: Any) -> Any:
-    """Constants of the translated function: Python numbers, which shapes and axes need, or JAX arrays."""
-    if isinstance(data, np.ndarray):
-        return data.item() if data.ndim == 0 else jnp.asarray(data)
-    return data
-
-
-def _lift_float_arrays(graph: FunctionGraph) -> list[np.ndarray]:
-    """Make the float arrays that are left in the graph its last inputs, so that their precision is the caller's."""
-    found = [v for v in list(graph.variables) if isinstance(v, Constant) and _is_float_array(v)]
-    for constant in found:
-        stand_in = constant.type()
-        graph.add_input(stand_in)
-        graph.replace(constant, stand_in)
-    return [constant.data for constant in found]
-
-
-def _is_float_array(constant: Any) -> bool:
-    data = constant.data
-    return isinstance(data, np.ndarray) and data.ndim > 0 and data.dtype.kind == "f"
-
-
-def _refuse_randomness(outputs: Sequence[Variable], names: Sequence[str]) -> None:
-    for name, output in zip(names, outputs, strict=True):
-        for node in nodes([output]):
-            if any(isinstance(part.type, RandomType) for part in node.inputs):
-                raise UnsupportedError(
-                    f"{name} draws random numbers each time it is evaluated ({type(node.op).__name__}), so it has no fixed "
-                    "value; register the variable with the model, or use pm.sample_smc for simulators."
-                )
-
-
-def _unsupported(graph: FunctionGraph, funcify: Any, names: Sequence[str], error: Exception) -> ModelError:
-    """Find the operation without JAX form, and whose log density it is in."""
-    for node in graph.toposort():
-        try:
-            funcify(node.op, node=node)
-        except NotImplementedError:
-            owners = [name for name, out in zip(names, graph.outputs, strict=False) if node in nodes([out])]
-            return UnsupportedError(
-                f"{' and '.join(owners[:3]) or 'the model'} uses the operation {node.op}, which has no JAX form; write it "
-                "with pytensor.tensor operations, or fit with pm.fit."
-            )
-        except Exception:
-            continue
-    return UnsupportedError(f"the model uses an operation without JAX form ({error}); write it with pytensor.tensor operations.")

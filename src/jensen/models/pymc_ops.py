@@ -1,7 +1,7 @@
 """JAX forms of the PyTensor and PyMC operations that have none, or one that costs too much.
 
-PyMC keeps some of these in a module whose import asks XLA for a hundred CPU devices, so they are registered here instead.
-Loading PyTensor's own JAX forms writes JAX's process-wide precision; that is undone at once.
+PyMC keeps some of these in a module whose import asks XLA for a hundred CPU devices, so they are registered here
+instead. Loading PyTensor's own JAX forms writes JAX's process-wide precision; that is undone at once.
 """
 
 import operator
@@ -20,7 +20,7 @@ from jensen.core.precision import keep_global
 @cache
 def dispatch() -> Callable[..., Any]:
     """Return PyTensor's `jax_funcify` with everything of this file registered; JAX's settings stay the caller's."""
-    # A precision scope of this thread would hide the process-wide setting from `keep_global`; a new thread has no scope.
+    # A precision scope of this thread would hide the process-wide setting from `keep_global`; a new thread has none.
     loader = Thread(target=_load_quietly)
     loader.start()
     loader.join()
@@ -84,8 +84,8 @@ def _register(jax_funcify: Any) -> None:
 def _chain(combine: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     """Sum or product of many arrays, one pair after the other, small ones first.
 
-    PyTensor stacks the broadcast arrays and reduces, and the gradient of that product took longer to compile than the rest
-    of the model.
+    PyTensor stacks the broadcast arrays and reduces, and the gradient of that product took longer to compile than the
+    rest of the model.
     """
     return lambda *arrays: reduce(combine, sorted(arrays, key=np.ndim))
 
@@ -93,9 +93,9 @@ def _chain(combine: Callable[[Any, Any], Any]) -> Callable[..., Any]:
 def erfcx(x: Any) -> Any:
     """Scaled complementary error function exp(x^2) erfc(x), to about 1e-15 relative in float64.
 
-    Below a threshold the definition is accurate; above it, where a factor would under- or overflow, the asymptotic series
-    (Abramowitz and Stegun 1964, 7.1.23) has converged to rounding error after eight terms. JAX has a function of this name
-    since 0.10.1; it returns 0 between 26.54 and 26.64.
+    Below a threshold the definition is accurate; above it, where a factor would under- or overflow, the asymptotic
+    series (Abramowitz and Stegun 1964, 7.1.23) has converged to rounding error after eight terms. JAX 0.10.2 has a
+    function of this name, which returns 0 between 26.54 and 26.64.
     """
     x = jnp.asarray(x)
     large = x > (20.0 if x.dtype == jnp.float64 else 9.0)

@@ -25,11 +25,13 @@ def replacements(model: Any, arrays: Mapping[str, np.ndarray], data: Mapping[str
         old, array = arrays[name], np.asarray(value)
         if array.ndim != old.ndim:
             raise DataError(
-                f"data {name!r} has {array.ndim} dimension{'s' * (array.ndim != 1)} {array.shape}, and its container has "
-                f"{old.ndim}; reshape it."
+                f"data {name!r} has {array.ndim} dimension{'s' * (array.ndim != 1)} {array.shape}, and its container "
+                f"has {old.ndim}; reshape it."
             )
         if array.dtype.kind not in "fiub":
-            raise DataError(f"data {name!r} has type {array.dtype}, and its container {old.dtype}; convert it to numbers.")
+            raise DataError(
+                f"data {name!r} has type {array.dtype}, and its container {old.dtype}; convert it to numbers."
+            )
         if old.dtype.kind in "iu" and array.dtype.kind == "f" and not (array == np.floor(array)).all():
             raise DataError(f"data {name!r} has fractions, and its container holds integers ({old.dtype}); round it.")
         new[name] = array.astype(old.dtype)
@@ -77,7 +79,7 @@ def predict(
     model
         The PyMC model.
     found
-        Its data, as `pymc_graph.roots` found them.
+        Its data, as `pymc_roots.roots` found them.
     fitted, fitted_lengths
         Data and dimension lengths of the fit.
     values
@@ -126,12 +128,12 @@ def predict(
                 # Translating to C would take longer than simulating in Python.
                 compile_kwargs={"mode": FAST_COMPILE},
             )
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, AssertionError) as error:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in new.items())
             text = str(error).splitlines()[0].rstrip(".")
             raise DataError(
-                f"PyMC cannot simulate on these data: {text}; the shapes are {shapes}; an observed variable whose length "
-                "may change needs shape=... or observed=pm.Data(...)."
+                f"PyMC cannot simulate on these data: {text}; the shapes are {shapes}; an observed variable whose "
+                "length may change needs shape=... or observed=pm.Data(...)."
             ) from error
     return {name: np.asarray(draws)[0] for name, draws in simulated.items()}
 
@@ -141,7 +143,9 @@ def _changed(found: Any, fitted: Mapping[str, np.ndarray], data: Mapping[str, An
     changed = {name: value for name, value in data.items() if value is not fitted.get(name)}
     for name in found.constants:
         if name in changed and not np.array_equal(changed.pop(name), fitted[name]):
-            raise DataError(f"data {name!r} is a constant of the model; make it a container with pm.Data to replace it.")
+            raise DataError(
+                f"data {name!r} is a constant of the model; make it a container with pm.Data to replace it."
+            )
     return changed
 
 
