@@ -12,9 +12,11 @@ et al. (2024), Nested R-hat (many short chains).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from jensen.diagnostics.straighten import Map
 
 CHAINS = 128
 TRANSITIONS = 24
@@ -23,7 +25,7 @@ KEPT = 16
 
 @dataclass(frozen=True)
 class Metric:
-    """Where and how wide the chains believe the posterior is.
+    """Where and how wide the chains believe the posterior is: x -> y = center + factor x, and z = y or a map of y.
 
     Attributes
     ----------
@@ -31,23 +33,54 @@ class Metric:
         (D,)
     factor
         (D, D) with covariance ``factor @ factor.T``, or (D,) standard deviations.
+    map
+        Straightens funnels; None is the identity.
     """
 
     center: np.ndarray
     factor: np.ndarray
+    map: Map | None = None
 
     def out(self, x: np.ndarray) -> np.ndarray:
-        """Whitened x (n, D) -> z."""
+        """Whitened x (n, D) -> z, or y where there is a map."""
         return self.center + (x @ self.factor.T if self.factor.ndim == 2 else x * self.factor)
 
     def back(self, gradient: np.ndarray) -> np.ndarray:
-        """Gradient with respect to z -> gradient with respect to x."""
+        """Gradient with respect to what `out` gives -> gradient with respect to x."""
         return gradient @ self.factor if self.factor.ndim == 2 else gradient * self.factor
 
     def whiten(self, z: np.ndarray) -> np.ndarray:
-        """Z -> whitened x."""
+        """Inverse of `out`."""
         centered = z - self.center
         return np.linalg.solve(self.factor, centered.T).T if self.factor.ndim == 2 else centered / self.factor
+
+    def into(self, z: np.ndarray) -> np.ndarray:
+        """Z -> x, through the map."""
+        return self.whiten(z if self.map is None else self.map.into(z))
+
+    def evaluate(self, target: Any, x: np.ndarray) -> "Place":
+        """Everything about the points x."""
+        y = self.out(x)
+        z, volume, tape = (y, 0.0, []) if self.map is None else self.map.out(y)
+        log_p, gradient = finite(target(z))
+        force = gradient if self.map is None else self.map.back(y, tape, gradient)
+        return Place(x, z, log_p, gradient, log_p + volume, self.back(force))
+
+
+class Place(NamedTuple):
+    """Points in whitened coordinates x and in z, with log p and gradient there, and log density and force in x."""
+
+    x: np.ndarray
+    z: np.ndarray
+    log_p: np.ndarray
+    gradient: np.ndarray
+    density: np.ndarray
+    force: np.ndarray
+
+    def where(self, accept: np.ndarray, other: "Place") -> "Place":
+        """Rows of `other` where accepted, else of this."""
+        row = accept[:, None]
+        return Place(*(np.where(row if a.ndim == 2 else accept, b, a) for a, b in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -80,49 +113,49 @@ def stage(
     target: Any, z: np.ndarray, metric: Metric, rng: np.random.Generator, *, leapfrogs: int, step: float, goal: float = 0.8
 ) -> Stage:
     """Advance all chains from positions z (CHAINS, D) by `TRANSITIONS` transitions; keep the last `KEPT`."""
-    log_p, gradient = finite(target(z))
-    x = metric.whiten(z)
-    kept_z, kept_log_p, kept_gradient, rates = [], [], [], []
+    here = metric.evaluate(target, metric.into(z))
+    kept, rates = [], []
     for transition in range(TRANSITIONS):
-        momentum = rng.standard_normal(x.shape)
+        momentum = rng.standard_normal(here.x.shape)
         size = step * rng.uniform(0.7, 1.3)
-        new_x, new_momentum, new_log_p, new_gradient = x, momentum, log_p, gradient
+        there, speed = here, momentum
         for _ in range(leapfrogs):
-            half = new_momentum + 0.5 * size * metric.back(new_gradient)
-            new_x = new_x + size * half
-            new_log_p, new_gradient = finite(target(metric.out(new_x)))
-            new_momentum = half + 0.5 * size * metric.back(new_gradient)
+            half = speed + 0.5 * size * there.force
+            there = metric.evaluate(target, there.x + size * half)
+            speed = half + 0.5 * size * there.force
         with np.errstate(over="ignore", invalid="ignore"):
-            energy = new_log_p - log_p - 0.5 * ((new_momentum**2).sum(1) - (momentum**2).sum(1))
+            energy = there.density - here.density - 0.5 * ((speed**2).sum(1) - (momentum**2).sum(1))
         chance = np.exp(np.minimum(np.nan_to_num(energy, nan=-np.inf, posinf=-np.inf), 0.0))
-        accept = rng.uniform(size=len(x)) < chance
-        x = np.where(accept[:, None], new_x, x)
-        log_p = np.where(accept, new_log_p, log_p)
-        gradient = np.where(accept[:, None], new_gradient, gradient)
+        here = here.where(rng.uniform(size=len(chance)) < chance, there)
         rate = float(chance.mean())
         if transition < TRANSITIONS // 2:
             step *= np.exp((1.0 if transition < 4 else 0.5) * (rate - goal))
         if transition >= TRANSITIONS - KEPT:
-            kept_z.append(metric.out(x))
-            kept_log_p.append(log_p)
-            kept_gradient.append(gradient)
+            kept.append(here)
             rates.append(rate)
-    return Stage(np.array(kept_z), np.array(kept_log_p), np.array(kept_gradient), float(np.mean(rates)), float(step))
+    z, log_p, gradient = (np.array([getattr(place, name) for place in kept]) for name in ("z", "log_p", "gradient"))
+    return Stage(z, log_p, gradient, float(np.mean(rates)), float(step))
 
 
-def relearn(metric: Metric, previous: Stage) -> Metric:
-    """Metric from a stage's draws: their covariance in the old whitened coordinates, shrunk to its diagonal."""
+def relearn(metric: Metric, previous: Stage, map: Map | None = None) -> Metric:
+    """Metric from a stage's draws: their covariance in the old whitened coordinates, shrunk to its diagonal.
+
+    With a map, draws are straightened first, and the old coordinates are their own standardized ones.
+    """
     z = previous.z.reshape(-1, previous.z.shape[-1])
     n, dim = z.shape
+    if map is not None or metric.map is not None:
+        z = z if map is None else map.into(z)
+        metric = Metric(z.mean(0), np.diag(z.std(0)))
     x = metric.whiten(z)
     center = z.mean(0)
     if metric.factor.ndim == 1:
-        return Metric(center, metric.factor * np.maximum(x.std(0), 1e-8))
+        return Metric(center, metric.factor * np.maximum(x.std(0), 1e-8), map)
     cov = np.cov(x.T).reshape(dim, dim)
     shrink = dim / (dim + n / 4)
     cov = (1 - shrink) * cov + shrink * np.diag(np.diagonal(cov))
     w, v = np.linalg.eigh(cov)
-    return Metric(center, metric.factor @ (v * np.sqrt(np.maximum(w, 1e-10))))
+    return Metric(center, metric.factor @ (v * np.sqrt(np.maximum(w, 1e-10))), map)
 
 
 def finite(evaluated: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,8 @@
 
 Two plain stages (4 leapfrog steps; the second in the covariance of the first), then up to six adaptive ones: metric learnt
 again from the last stage, 8 leapfrogs, 16 while the largest between-chain share stays above 0.4. It ends once every quantity
-passes and the pooled moments are known well enough. Maps that straighten funnels and
-mixtures over several modes will join here, between `relearn` and `stage`.
+passes and the pooled moments are known well enough. A map learnt from the draws straightens funnels on the way; mixtures over
+several modes will join here, between `relearn` and `stage`.
 """
 
 import time
@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from jensen.core import keys
-from jensen.diagnostics import calibrate, chains, quantities
+from jensen.diagnostics import calibrate, chains, quantities, straighten
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.settled import LIMITS, Settled, coupled, means_settled, measure, sds_settled
 
 JUDGING_STAGES, MOST_STAGES = 3, 8
 _PRECISE, _PRECISE_SD = 0.03, 0.05
 """Standard errors of the worst mean (in sds) and of the worst log sd below which no further stage is worth its gradients."""
+_ACCEPT, _ACCEPT_MAPPED = 0.8, 0.9
 _COLLAPSED = 0.05
 
 
@@ -82,7 +83,8 @@ def correct(
     gradients: list[np.ndarray] = []
     for number in range(stages):
         rng = keys.generator(seed, "chains", number + 1)
-        stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step)
+        goal = _ACCEPT if metric.map is None else _ACCEPT_MAPPED
+        stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step, goal=goal)
         draws, x = _constrained(target, stage)
         before, evidence = evidence, measure(x, evidence)
         settled = means_settled(evidence) & sds_settled(evidence)
@@ -94,7 +96,11 @@ def correct(
             break
         if deadline is not None and time.perf_counter() > deadline:
             break
-        z, step, metric = stage.z[-1], stage.step, chains.relearn(metric, stage)
+        z, step = stage.z[-1], stage.step
+        bends = straighten.learn(stage.z) if number >= 1 and not settled.all() else metric.map
+        if metric.map is None and bends is not None:
+            step = chains.first_step(target.dim)
+        metric = chains.relearn(metric, stage, bends)
         if number >= 1:
             leapfrogs = 16 if evidence.between.max() > LIMITS["between"] else 8
     last = number + 1 == MOST_STAGES

@@ -83,10 +83,11 @@ def _decided(node: Any, ranges: dict[Any, Range]) -> tuple[Any, Range] | None:
             return pt.cast(pt.switch(holds, value, np.array(-inf)), value.type.dtype), ANY
         return value, _known(value, ranges)
     if _is(node, ps.Switch):
-        condition, yes, _ = node.inputs
-        if not _holds(condition, ranges) or yes.type.shape != out.type.shape:
+        condition, yes, no = node.inputs
+        branch = yes if _holds(condition, ranges) else no if _never_holds(condition, ranges) else None
+        if branch is None or branch.type.shape != out.type.shape:
             return None
-        return (yes if yes.type == out.type else pt.cast(yes, out.type.dtype)), _known(yes, ranges)
+        return (branch if branch.type == out.type else pt.cast(branch, out.type.dtype)), _known(branch, ranges)
     if _is(node, ps.Abs) and _known(node.inputs[0], ranges).low >= 0:
         return node.inputs[0], _known(node.inputs[0], ranges)
     if _is(node, ps.Sign) and _known(node.inputs[0], ranges).strict:
@@ -119,25 +120,43 @@ def _holds(condition: Any, ranges: dict[Any, Range]) -> bool:
     node = condition.owner
     if node is None:
         return isinstance(condition, Constant) and bool(np.all(condition.data))
-    if isinstance(node.op, _ALL_PARTS):
+    if isinstance(node.op, _ALL_PARTS) or _is(node, ps.AND):
         return all(_holds(part, ranges) for part in node.inputs)
-    if not isinstance(node.op, Elemwise):
-        return False
-    scalar = node.op.scalar_op
-    if isinstance(scalar, ps.AND):
-        return all(_holds(part, ranges) for part in node.inputs)
-    if isinstance(scalar, ps.OR):
+    if _is(node, ps.OR):
         return any(_holds(part, ranges) for part in node.inputs)
-    if isinstance(scalar, ps.NEQ):
-        left, right = (_known(part, ranges) for part in node.inputs)
-        return left.low > right.high or right.low > left.high
-    if not _is_comparison(node):
-        return False
+    if _is(node, ps.NEQ):
+        return _apart(node, ranges)
+    return _is_comparison(node) and _ordered(node, ranges)
+
+
+def _never_holds(condition: Any, ranges: dict[Any, Range]) -> bool:
+    """Whether a condition is false everywhere."""
+    node = condition.owner
+    if node is None:
+        return isinstance(condition, Constant) and not np.any(condition.data)
+    if isinstance(node.op, DimShuffle) or _is(node, ps.OR):
+        return all(_never_holds(part, ranges) for part in node.inputs)
+    if _is(node, ps.AND):
+        return any(_never_holds(part, ranges) for part in node.inputs)
+    return _is(node, ps.EQ) and _apart(node, ranges)
+
+
+def _ordered(node: Any, ranges: dict[Any, Range]) -> bool:
+    """Whether a comparison (>, >=, <, <=) is always true."""
     left, right = (_known(part, ranges) for part in node.inputs)
-    if isinstance(scalar, ps.LT | ps.LE):
+    if _is(node, ps.LT) or _is(node, ps.LE):
         left, right = right, left
-    above = left.low > right.high or (left.strict and right.high <= 0)
-    return above if isinstance(scalar, ps.GT | ps.LT) else above or left.low >= right.high
+    strictly = _is(node, ps.GT) or _is(node, ps.LT)
+    return _above(left, right) or (not strictly and left.low >= right.high)
+
+
+def _apart(node: Any, ranges: dict[Any, Range]) -> bool:
+    left, right = (_known(part, ranges) for part in node.inputs)
+    return _above(left, right) or _above(right, left)
+
+
+def _above(left: Range, right: Range) -> bool:
+    return left.low > right.high or (left.strict and right.high <= 0)
 
 
 def _known(variable: Any, ranges: dict[Any, Range]) -> Range:

@@ -86,9 +86,9 @@ def untraced(function: Callable[..., T]) -> Callable[..., T]:
 def rebuild(outputs: Sequence[Variable], replace: Mapping[Variable, Variable]) -> dict[Variable, Variable]:
     """Map variables to counterparts built on `replace`, with literal constants in full precision.
 
-    PyTensor stores the 2 of ``pm.Gamma("x", 2, 1)`` in 8 bits and a 2.0 in 32, takes the logarithm of either in float32,
-    and is wrong by 1e-8; where such a constant meets a JAX scalar of open type, whole expressions become float32.
-    Static shapes are inferred anew. Variables that stay as they are are missing.
+    PyTensor stores the 2 of ``pm.Gamma("x", 2, 1)`` in 8 bits and a 2.0 in 32, takes the logarithm of either in
+    float32, and is wrong by 1e-8; where such a constant meets a JAX scalar of open type, whole expressions become
+    float32. Static shapes are inferred anew. Variables that stay as they are are missing.
     """
     new = dict(replace)
     for node in nodes(outputs):

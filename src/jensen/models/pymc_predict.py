@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jensen.core.errors import DataError
+from jensen.core.errors import DataError, UnsupportedError
 
 
 def replacements(model: Any, arrays: Mapping[str, np.ndarray], data: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -98,6 +98,8 @@ def predict(
     ------
     DataError
         When the new data do not fit the model.
+    UnsupportedError
+        When a distribution cannot be simulated.
     """
     import arviz
     import pymc
@@ -128,6 +130,11 @@ def predict(
                 # Translating to C would take longer than simulating in Python.
                 compile_kwargs={"mode": FAST_COMPILE},
             )
+        except NotImplementedError as error:
+            raise UnsupportedError(
+                f"PyMC cannot simulate an observed variable: {str(error).splitlines()[0].rstrip('.')}; pm.CustomDist "
+                "takes random=..."
+            ) from error
         except (ValueError, IndexError, AssertionError) as error:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in new.items())
             text = str(error).splitlines()[0].rstrip(".")

@@ -1,0 +1,34 @@
+"""Measure a whole Python process: wall and CPU seconds from start to exit, and what it printed as JSON."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Measured(NamedTuple):
+    """One process: seconds, and the last line of its output as JSON."""
+
+    wall: float
+    cpu: float
+    result: Any
+
+
+def measure(module: str, *arguments: str) -> Measured:
+    """Run ``python -m module arguments`` in a fresh process, without any compilation cache."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
+    environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+    before, start = os.times(), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", module, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    wall, after = time.perf_counter() - start, os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    if done.returncode:
+        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return Measured(wall, cpu, json.loads(done.stdout.strip().splitlines()[-1]))
