@@ -8,18 +8,23 @@ several modes will join here, between `relearn` and `stage`.
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jensen.core import keys
 from jensen.diagnostics import calibrate, chains, quantities, straighten
 from jensen.diagnostics.quantities import Draws
-from jensen.diagnostics.settled import LIMITS, Settled, coupled, means_settled, measure, sds_settled
+from jensen.diagnostics.settled import LIMITS, Settled, against, coupled, means_settled, measure, sds_settled
 
 JUDGING_STAGES, MOST_STAGES = 3, 8
 _PRECISE, _PRECISE_SD = 0.03, 0.05
 """Standard errors of the worst mean (in sds) and of the worst log sd below which no further stage is worth its gradients."""
+_STEADY = 0.95
+"""Share of the quantities that must agree with the stage before for the two to be pooled."""
+_FAR = 0.5
+_LOST = 6.0
+"""Robust sds from the other chains beyond which a chain is lost."""
 _ACCEPT, _ACCEPT_MAPPED = 0.8, 0.9
 _COLLAPSED = 0.05
 
@@ -78,41 +83,69 @@ def correct(
     """
     metric = chains.Metric(np.asarray(q.mean), _factor(q))
     z = np.asarray(q.sample(keys.generator(seed, "chains", 0), chains.CHAINS))
-    step = chains.first_step(target.dim)
-    evidence, pool, leapfrogs = None, [], 4
-    gradients: list[np.ndarray] = []
+    step, leapfrogs = chains.first_step(target.dim), 4
+    evidence, pool, was_mapped = None, [], False
     for number in range(stages):
+        mapped = metric.map is not None
         rng = keys.generator(seed, "chains", number + 1)
-        goal = _ACCEPT if metric.map is None else _ACCEPT_MAPPED
+        goal = _ACCEPT_MAPPED if mapped else _ACCEPT
         stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step, goal=goal)
-        draws, x = _constrained(target, stage)
-        before, evidence = evidence, measure(x, evidence)
-        settled = means_settled(evidence) & sds_settled(evidence)
-        done = number >= 1 and settled.all() and stage.acceptance > LIMITS["acceptance"]
-        steady = before is not None and bool((np.maximum(evidence.drift_mean, evidence.drift_sd) < LIMITS["drift"]).all())
-        pool = [*pool, draws] if steady else [draws]
-        gradients = [*gradients, stage.gradient] if steady else [stage.gradient]
-        if done and max((evidence.se / _PRECISE).max(), (evidence.sel / _PRECISE_SD).max()) < np.sqrt(len(pool)):
+        part = _constrained(target, stage)
+        before, evidence = evidence, measure(part.x.reshape(*stage.log_p.shape, -1), evidence)
+        pool = [*pool, part] if before is not None and mapped == was_mapped and _steady(evidence) else [part]
+        bends = straighten.learn(stage.z) if number >= 1 else None
+        if number >= 1 and (mapped or bends is None) and _finished(evidence, stage, len(pool)):
             break
         if deadline is not None and time.perf_counter() > deadline:
             break
-        z, step = stage.z[-1], stage.step
-        bends = straighten.learn(stage.z) if number >= 1 and not settled.all() else metric.map
-        if metric.map is None and bends is not None:
-            step = chains.first_step(target.dim)
-        metric = chains.relearn(metric, stage, bends)
+        z = _rescued(stage.z[-1], rng) if number < 3 else stage.z[-1]
+        step = stage.step if mapped or bends is None else chains.first_step(target.dim)
+        metric, was_mapped = chains.relearn(metric, stage, bends), mapped
         if number >= 1:
             leapfrogs = 16 if evidence.between.max() > LIMITS["between"] else 8
-    last = number + 1 == MOST_STAGES
-    mean_ok, sd_ok, guard = _guarded(evidence, x.reshape(-1, x.shape[-1]), last)
+    mean_ok, sd_ok, guard = _guarded(evidence, part.x, number + 1 == MOST_STAGES)
     force = _least_force(stage)
     if force < _COLLAPSED:
         mean_ok, sd_ok, guard = mean_ok & False, sd_ok & False, "the chains have collapsed: no force along some direction"
     if stage.acceptance <= LIMITS["acceptance"]:
         mean_ok, sd_ok, guard = mean_ok & False, sd_ok & False, "the chains hardly move"
-    draws = _join(pool)
-    weights = calibrate.weights(draws.z, np.concatenate(gradients).reshape(draws.z.shape))
+    draws = _join([each.draws for each in pool])
+    weights = calibrate.weights(draws.z, np.concatenate([each.gradient for each in pool]))
+    pooled = against(evidence, np.concatenate([each.x for each in pool]), weights)
+    mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1]
     return Correction(draws, weights, evidence, mean_ok, sd_ok, stage.acceptance, number + 1, force, guard)
+
+
+def _rescued(z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Chains that started in q's tail, where the posterior has none, would take forever: they go on from another chain."""
+    low, middle, high = np.quantile(z, (0.25, 0.5, 0.75), axis=0)
+    lost = (np.abs(z - middle) > _LOST * (high - low) / 1.349).any(1)
+    if not lost.any() or lost.mean() > 0.2:
+        return z
+    z = z.copy()
+    z[lost] = z[rng.choice(np.flatnonzero(~lost), lost.sum())]
+    return z
+
+
+class _Part(NamedTuple):
+    """A stage's kept transitions in a row: draws, quantities (n, K) and gradients (n, D)."""
+
+    draws: Draws
+    x: np.ndarray
+    gradient: np.ndarray
+
+
+def _steady(evidence: Settled) -> bool:
+    """Whether this stage may be pooled with the one before: nearly all quantities agree, and none is far off."""
+    drift = np.maximum(evidence.drift_mean, evidence.drift_sd)
+    return bool((drift < LIMITS["drift"]).mean() > _STEADY and drift.max() < _FAR)
+
+
+def _finished(evidence: Settled, stage: chains.Stage, pooled: int) -> bool:
+    """Whether every quantity has settled and the pooled moments are known well enough."""
+    precision = max((evidence.se / _PRECISE).max(), (evidence.sel / _PRECISE_SD).max())
+    settled = means_settled(evidence) & sds_settled(evidence)
+    return bool(settled.all() and stage.acceptance > LIMITS["acceptance"] and precision < np.sqrt(pooled))
 
 
 def _least_force(stage: chains.Stage) -> float:
@@ -139,12 +172,12 @@ def _guarded(evidence: Settled, x: np.ndarray, last: bool) -> tuple[np.ndarray, 
     return mean_ok & ~blocked, sd_ok & ~blocked, "the chains have not settled"
 
 
-def _constrained(target: Any, stage: chains.Stage) -> tuple[Draws, np.ndarray]:
-    steps, count, dim = stage.z.shape
+def _constrained(target: Any, stage: chains.Stage) -> _Part:
+    dim = stage.z.shape[-1]
     z = stage.z.reshape(-1, dim)
     values, derived = target.constrain(z)
     x = quantities.matrix(target.model, values, derived)
-    return Draws(z, stage.log_p.reshape(-1), values, derived), x.reshape(steps, count, -1)
+    return _Part(Draws(z, stage.log_p.reshape(-1), values, derived), x, stage.gradient.reshape(-1, dim))
 
 
 def _join(pool: list[Draws]) -> Draws:

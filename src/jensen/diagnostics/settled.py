@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 GROUPS = 16
+_VISITORS = 6
+"""Chains that must have visited a tail for it to be one."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,18 @@ def measure(x: np.ndarray, before: Settled | None) -> Settled:
 
 
 def winsorize(x: np.ndarray) -> np.ndarray:
-    """Pull extreme draws in to 6 robust sds around the median, so that half-Cauchy tails do not decide a verdict."""
+    """Pull extreme draws in to 6 robust sds around the median, so that half-Cauchy tails do not decide a verdict.
+
+    Only where many chains visit the tail: the far draws of a few chains are not a heavy tail but chains that are lost, and
+    have to count in full. Draws (n, K) without chains are always pulled in.
+    """
     low, middle, high = np.quantile(x.reshape(-1, x.shape[-1]), (0.05, 0.5, 0.95), axis=0)
     reach = 6 * (high - low) / 3.2897
-    return np.clip(x, middle - reach, middle + reach)
+    pulled = np.clip(x, middle - reach, middle + reach)
+    if x.ndim == 2:
+        return pulled
+    visitors = (x != pulled).any(0).sum(0)
+    return np.where(visitors >= _VISITORS, pulled, x)
 
 
 def means_settled(evidence: Settled) -> np.ndarray:
@@ -81,6 +91,21 @@ def sds_settled(evidence: Settled) -> np.ndarray:
         & (evidence.sel < LIMITS["sel"])
         & (evidence.drift_sd < LIMITS["drift"])
         & np.isfinite(evidence.sd)
+    )
+
+
+def against(evidence: Settled, x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the means and sds of pooled draws x (n, K) with weights (n,) agree with the last stage's evidence.
+
+    They are the answer, so they are what has to agree: lost chains in an earlier stage must not slip in, and where a heavy
+    tail decides the sd, the sd is not to be trusted.
+    """
+    mean = weights @ x
+    sd = np.sqrt(weights @ (x - mean) ** 2)
+    drift_mean, drift_sd = _drift(mean, sd, evidence.mean, evidence.sd)
+    return (
+        drift_mean < LIMITS["drift"] + 2 * evidence.se,
+        drift_sd < LIMITS["drift"] + 2 * evidence.sel,
     )
 
 

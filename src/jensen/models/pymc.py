@@ -258,7 +258,7 @@ def _support(transform: Any) -> str:
         return "real"
     parts = getattr(transform, "transform_list", None)
     if parts is not None:
-        return " ".join(_support(part) for part in reversed(parts))
+        return " ".join(dict.fromkeys(_support(part) for part in reversed(parts)))
     return _SUPPORT.get(transform.name, str(transform.name))
 
 

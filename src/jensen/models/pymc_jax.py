@@ -18,6 +18,7 @@ from pytensor.compile.mode import JAX, optdb
 from pytensor.graph.basic import Constant
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
+from pytensor.graph.traversal import graph_inputs
 from pytensor.link.utils import fgraph_to_python
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.rewriting.shape import ShapeFeature
@@ -89,6 +90,8 @@ def _is_float_array(constant: Any) -> bool:
 
 
 def _refuse_randomness(outputs: Sequence[Variable], names: Sequence[str]) -> None:
+    if not any(isinstance(variable.type, RandomType) for variable in graph_inputs(outputs)):
+        return
     for name, output in zip(names, outputs, strict=True):
         for node in nodes([output]):
             if any(isinstance(part.type, RandomType) for part in node.inputs):

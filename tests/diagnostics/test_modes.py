@@ -1,0 +1,114 @@
+"""The search for other modes, on mixtures whose weights are known; and what it must not find."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jensen as jn
+from jensen.core.precision import scope
+from jensen.diagnostics import modes
+from jensen.families.fullrank import DenseGaussian
+from jensen.models.read import read
+from jensen.models.target import Target
+
+
+def _mixture(p, data):
+    """N(0, I) with weight 1 - w, and N(apart, I) with weight w."""
+    one = jnp.log1p(-data["w"]) - 0.5 * (p["x"] ** 2).sum()
+    other = jnp.log(data["w"]) - 0.5 * ((p["x"] - data["apart"]) ** 2).sum()
+    return jnp.logaddexp(one, other)
+
+
+MIXTURES = {}
+
+
+def search(weight, apart, seed=0):
+    """Search from a q that describes the first mode exactly."""
+    dim = len(apart)
+    if dim not in MIXTURES:
+        MIXTURES[dim] = jn.density(_mixture, {"x": np.zeros(dim)}, data={"w": np.array(0.5), "apart": np.zeros(dim)})
+    with scope():
+        target = Target(read(MIXTURES[dim], {"w": np.array(weight), "apart": np.asarray(apart, float)}))
+        q = DenseGaussian(np.zeros(dim), np.eye(dim))
+        log_mass = np.log1p(-weight) + 0.5 * dim * np.log(2 * np.pi)
+        return modes.search(target, q, log_mass, np.random.default_rng(seed))
+
+
+def along(dim, distance):
+    """A second mode at `distance` sds in the direction of all coordinates together."""
+    return np.full(dim, distance / np.sqrt(dim))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("dim", "distance"), [(1, 6), (1, 12), (1, 30), (2, 8), (5, 10)])
+def test_finds_the_second_mode_with_its_weight(dim, distance, seed):
+    (found,) = search(0.3, along(dim, distance), seed)
+    np.testing.assert_allclose(found.q.mean, along(dim, distance), atol=0.1)
+    assert found.weight == pytest.approx(0.3, abs=0.04)
+
+
+@pytest.mark.parametrize("dim", [10, 30])
+def test_modes_apart_in_no_single_coordinate_are_still_apart(dim):
+    """Six sds along the diagonal are less than two sds in every coordinate."""
+    (found,) = search(0.3, along(dim, 6))
+    assert found.weight == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize(("weight", "distance"), [(0.05, 6), (0.1, 5.5), (0.3, 5), (0.02, 6)])
+def test_a_mode_from_which_q_would_run_home_still_counts(weight, distance):
+    """Near the other mode's tails no Gaussian of its own is stable; the mass is there all the same."""
+    found = search(weight, [distance])
+    assert sum(mode.weight for mode in found) == pytest.approx(weight, rel=0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("dim", [1, 3, 10, 40])
+def test_finds_none_on_a_gaussian(dim, seed):
+    assert search(1e-300, np.zeros(dim), seed) == ()
+
+
+def test_a_negligible_mode_is_left_out():
+    assert search(1e-4, [12.0]) == ()
+
+
+SKEWED = {
+    "student": lambda p: -2.5 * jnp.log1p((p["x"] ** 2).sum() / 3),
+    "gumbel": lambda p: (-p["x"] - jnp.exp(-p["x"])).sum(),
+    "banana": lambda p: -0.5 * p["x"][0] ** 2 - 2 * (p["x"][1] - 0.3 * p["x"][0] ** 2) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", SKEWED)
+def test_finds_none_where_there_is_one_odd_mode(name):
+    with scope():
+        target = Target(read(jn.density(SKEWED[name], {"x": np.zeros(2)})))
+        q = DenseGaussian(np.zeros(2), np.eye(2))
+        assert modes.search(target, q, 0.0, np.random.default_rng(0)) == ()
+
+
+def test_three_modes():
+    def three(p):
+        return jnp.logaddexp(
+            jnp.logaddexp(-0.5 * p["x"] ** 2, -0.5 * (p["x"] - 10) ** 2), -0.5 * (p["x"] + 15) ** 2
+        )
+
+    with scope():
+        target = Target(read(jn.density(three, {"x": 0.0})))
+        found = modes.search(
+            target, DenseGaussian(np.zeros(1), np.eye(1)), 0.5 * np.log(2 * np.pi), np.random.default_rng(0)
+        )
+    assert sorted(round(float(mode.q.mean[0])) for mode in found) == [-15, 10]
+    np.testing.assert_allclose([mode.weight for mode in found], 1 / 3, atol=0.05)
+
+
+def test_non_finite_regions_harm_nobody():
+    with scope():
+        model = jn.density(lambda p: jnp.where(p["x"] > -4, -0.5 * p["x"] ** 2, jnp.nan), {"x": 0.0})
+        q = DenseGaussian(np.zeros(1), np.eye(1))
+        assert modes.search(Target(read(model)), q, 0.9, np.random.default_rng(0)) == ()
+
+
+def test_the_search_is_worth_it_in_low_dimension_or_on_good_fits_only():
+    assert modes.worth_searching(5, 1e6)
+    assert modes.worth_searching(500, 1.0)
+    assert not modes.worth_searching(500, 100.0)
