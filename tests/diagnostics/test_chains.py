@@ -24,10 +24,12 @@ def half_gaussian(z):
     return np.where(outside, np.nan, log_p), np.where(outside[:, None], np.nan, gradient)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def funnel(z):
     v, x = z[:, :1], z[:, 1:]
-    log_p = -0.5 * (v[:, 0] / 1.5) ** 2 - 0.5 * (x**2 * np.exp(-v)).sum(1) - 0.5 * x.shape[1] * v[:, 0]
-    to_v = -v / 1.5**2 + 0.5 * (x**2 * np.exp(-v)).sum(1, keepdims=True) - 0.5 * x.shape[1]
+    squares = (x**2 * np.exp(-v)).sum(1)
+    log_p = -0.5 * (v[:, 0] / 1.5) ** 2 - 0.5 * squares - 0.5 * x.shape[1] * v[:, 0]
+    to_v = -v / 1.5**2 + 0.5 * squares[:, None] - 0.5 * x.shape[1]
     return log_p, np.concatenate([to_v, -x * np.exp(-v)], axis=1)
 
 

@@ -59,7 +59,7 @@ def unflatten(sites: tuple[Site, ...], z: Any) -> dict[str, Any]:
     """Split `z` (..., D) into one array (..., *free_shape) a site; works on NumPy and JAX arrays."""
     parts, start = {}, 0
     for site in sites:
-        parts[site.name] = z[..., start : start + site.size].reshape(*z.shape[:-1], *site.free_shape)
+        parts[site.name] = z[..., start : start + site.size].reshape((*z.shape[:-1], *site.free_shape))
         start += site.size
     return parts
 

@@ -16,11 +16,16 @@ import numpy as np
 
 _PER_IDENTITY, _PER_IDENTITY_SQUARED = 20, 50
 """Draws wanted for every dimension, to impose the first identity and both: with fewer the weights fit noise."""
-_SMALLEST = 0.02
+_SMALLEST, _CLOSE = 0.0, 0.95
+"""Smallest weight, relative to equal ones, and smallest effective share of the sample, of an acceptable calibration."""
 
 
 def weights(z: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Calibrated weights (n,), positive, sum one, for draws z (n, D) with gradients (n, D); equal ones where D is too large."""
+    """Calibrated weights (n,), positive, sum one, for draws z (n, D) with gradients (n, D).
+
+    Both identities where there are draws enough and the weights stay close to equal (funnels have gradients so heavy-tailed
+    that they do not), else the first, else equal weights.
+    """
     n, dim = z.shape
     equal = np.full(n, 1 / n)
     if n < _PER_IDENTITY * dim:
@@ -28,12 +33,14 @@ def weights(z: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     try:
         factor = np.linalg.cholesky(np.cov(z.T).reshape(dim, dim))
         u = gradient @ factor
-        h = u
+        candidates = [u]
         if n >= _PER_IDENTITY_SQUARED * dim:
             x = np.linalg.solve(factor, (z - z.mean(0)).T).T
-            h = np.concatenate([u, u * x + 1], axis=1)
-        multiplier = np.linalg.solve(h.T @ h / n, h.mean(0))
+            candidates.insert(0, np.concatenate([u, u * x + 1], axis=1))
+        for h in candidates:
+            tilted = 1 - h @ np.linalg.solve(h.T @ h / n, h.mean(0))
+            if tilted.min() > _SMALLEST and (tilted**2).sum() < tilted.sum() ** 2 / n / _CLOSE:
+                return tilted / tilted.sum()
     except np.linalg.LinAlgError:
-        return equal
-    tilted = np.maximum(1 - h @ multiplier, _SMALLEST)
-    return tilted / tilted.sum() if np.isfinite(tilted).all() else equal
+        pass
+    return equal

@@ -22,7 +22,7 @@ _PRECISE, _PRECISE_SD = 0.03, 0.05
 """Standard errors of the worst mean (in sds) and of the worst log sd below which no further stage is worth its gradients."""
 _STEADY = 0.95
 """Share of the quantities that must agree with the stage before for the two to be pooled."""
-_FAR = 0.5
+_FAR, _BULK = 0.5, 2.0
 _LOST = 6.0
 """Robust sds from the other chains beyond which a chain is lost."""
 _ACCEPT, _ACCEPT_MAPPED = 0.8, 0.9
@@ -82,7 +82,9 @@ def correct(
         `time.perf_counter()` value after which no further stage is begun.
     """
     metric = chains.Metric(np.asarray(q.mean), _factor(q))
-    z = np.asarray(q.sample(keys.generator(seed, "chains", 0), chains.CHAINS))
+    # From q's bulk: the chains find the tails by themselves, but where q's are too wide they would take long to return.
+    noise = q.noise(keys.generator(seed, "chains", 0), chains.CHAINS)
+    z = np.asarray(q.transport(np.clip(noise, -_BULK, _BULK))[0])
     step, leapfrogs = chains.first_step(target.dim), 4
     evidence, pool, was_mapped = None, [], False
     for number in range(stages):
@@ -94,7 +96,7 @@ def correct(
         before, evidence = evidence, measure(part.x.reshape(*stage.log_p.shape, -1), evidence)
         pool = [*pool, part] if before is not None and mapped == was_mapped and _steady(evidence) else [part]
         bends = straighten.learn(stage.z) if number >= 1 else None
-        if number >= 1 and (mapped or bends is None) and _finished(evidence, stage, len(pool)):
+        if number >= 1 and (mapped or bends is None) and _finished(evidence, stage, len(pool)) and _agree(evidence, pool):
             break
         if deadline is not None and time.perf_counter() > deadline:
             break
@@ -109,8 +111,7 @@ def correct(
         mean_ok, sd_ok, guard = mean_ok & False, sd_ok & False, "the chains have collapsed: no force along some direction"
     if stage.acceptance <= LIMITS["acceptance"]:
         mean_ok, sd_ok, guard = mean_ok & False, sd_ok & False, "the chains hardly move"
-    draws = _join([each.draws for each in pool])
-    weights = calibrate.weights(draws.z, np.concatenate([each.gradient for each in pool]))
+    draws, weights = _join([each.draws for each in pool]), _weights(pool)
     pooled = against(evidence, np.concatenate([each.x for each in pool]), weights)
     mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1]
     return Correction(draws, weights, evidence, mean_ok, sd_ok, stage.acceptance, number + 1, force, guard)
@@ -139,6 +140,16 @@ def _steady(evidence: Settled) -> bool:
     """Whether this stage may be pooled with the one before: nearly all quantities agree, and none is far off."""
     drift = np.maximum(evidence.drift_mean, evidence.drift_sd)
     return bool((drift < LIMITS["drift"]).mean() > _STEADY and drift.max() < _FAR)
+
+
+def _weights(pool: list[_Part]) -> np.ndarray:
+    return calibrate.weights(np.concatenate([each.draws.z for each in pool]), np.concatenate([each.gradient for each in pool]))
+
+
+def _agree(evidence: Settled, pool: list[_Part]) -> bool:
+    """Whether the pooled moments, which are the answer, agree with the last stage's."""
+    means, sds = against(evidence, np.concatenate([each.x for each in pool]), _weights(pool))
+    return bool(means.all() and sds.all())
 
 
 def _finished(evidence: Settled, stage: chains.Stage, pooled: int) -> bool:

@@ -105,5 +105,9 @@ class Model:
 
 def total(factors: Factors) -> Any:
     """The log density: every factor summed and scaled, and the Jacobians."""
-    parts = [value.sum() * factors.scale.get(name, 1.0) for name, value in factors.log_prob.items()]
-    return sum(parts) + sum(value.sum() for value in factors.jacobian.values())
+    parts = []
+    for name, value in factors.log_prob.items():
+        value = value.sum() if value.ndim else value
+        parts.append(value * factors.scale[name] if name in factors.scale else value)
+    parts += [value.sum() if value.ndim else value for value in factors.jacobian.values()]
+    return sum(parts[1:], parts[0])
