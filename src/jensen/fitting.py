@@ -90,7 +90,7 @@ def fit(
     if correct not in ("auto", True, False):
         raise OptionError(f"correct must be 'auto', True or False; got {correct!r}.")
     settings = Settings(_named(method, family, engine), keys.check_seed(seed), precision, bool(correct))
-    record = read(model, data)
+    record = read(model, data, precision)
     with scope(precision), one_blas_thread():
         target = Target(record, precision)
         engine = engine or FixedDraws(family or _family(method, record.dim))

@@ -106,19 +106,18 @@ def _look_further(
     variance = verdict.spread(log_w)
     found: tuple[mode_search.Mode, ...] = ()
     if mode_search.worth_searching(target.dim, variance):
-        found = mode_search.search(target, q, _log_mean(log_w), keys.generator(seed, "modes"))
-    mode_means = [_mean(target, mode.q, seed) for mode in found]
-    shifts = verdict.mode_shifts(x.mean(0), x.std(0), found, mode_means)
+        found = mode_search.search(target, q, keys.generator(seed, "modes"))
     if variance < verdict.CONSTANT_WEIGHTS or not correcting:
-        judged = verdict.judge_by_weights(names, log_w, found, shifts)
+        judged = verdict.judge_by_weights(names, log_w, found, _shifts(target, found, x.mean(0), x.std(0), seed))
         return Examination(elbo, draws, None, judged, False)
     start = _with_correlations(target, q, seed)
     stages = JUDGING_STAGES if report_q else MOST_STAGES
     correction = correct(target, start, seed=seed, stages=stages, deadline=deadline)
+    found = mode_search.unvisited(found, correction.draws.z)
+    shifts = _shifts(target, found, correction.evidence.mean, correction.evidence.sd, seed)
     if report_q:
         judged = verdict.judge_fit(names, x.mean(0), x.std(0), correction, log_w, found, shifts)
     else:
-        shifts = verdict.mode_shifts(correction.evidence.mean, correction.evidence.sd, found, mode_means)
         judged = verdict.judge_corrected(names, correction, log_w, found, shifts)
     return Examination(elbo, draws, correction, judged, not report_q)
 
@@ -153,14 +152,10 @@ def _log_weights(target: Any, q: Any, seed: int) -> np.ndarray:
     return np.asarray(target(z)[0] - log_q)
 
 
-def _log_mean(log_w: np.ndarray) -> float:
-    finite = log_w[np.isfinite(log_w)]
-    if not len(finite):
-        return -np.inf
-    return float(finite.max() + np.log(np.exp(finite - finite.max()).sum() / len(log_w)))
-
-
-def _mean(target: Any, q: Any, seed: int) -> np.ndarray:
-    z = np.asarray(q.sample(keys.generator(seed, "mode means"), 256))
-    values, derived = target.constrain(z)
-    return quantities.matrix(target.model, values, derived).mean(0)
+def _shifts(target: Any, modes: tuple[mode_search.Mode, ...], mean: np.ndarray, sd: np.ndarray, seed: int) -> np.ndarray:
+    """How far other modes would move each quantity's mean, in sds (K,)."""
+    means = []
+    for mode in modes:
+        values, derived = target.constrain(np.asarray(mode.q.sample(keys.generator(seed, "mode means"), 256)))
+        means.append(quantities.matrix(target.model, values, derived).mean(0))
+    return verdict.mode_shifts(mean, sd, modes, means)

@@ -24,9 +24,12 @@ _RADII = (3.0, 6.0, 12.0, 24.0)
 _WIDE, _UNIFORM = 112, 16
 _STEPS = 30
 _DIP = 2.0
+_WEIGHT_DRAWS = 512
 _MOST_MODES, _MOST_MODES_LARGE = 6, 2
 _LARGEST_DIM = 60
 _NEGLIGIBLE = 0.003
+_REACHED = 0.2
+"""Share of a mode's weight that chains must have spent there to have reached it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def worth_searching(dim: int, spread: float) -> bool:
     return dim <= _LARGEST_DIM or spread < 10
 
 
-def search(target: Any, q: Any, log_mass: float, rng: np.random.Generator) -> tuple[Mode, ...]:
+def search(target: Any, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
     """Modes other than the one q describes.
 
     Parameters
@@ -51,8 +54,6 @@ def search(target: Any, q: Any, log_mass: float, rng: np.random.Generator) -> tu
         The log density.
     q
         The fit.
-    log_mass
-        Log of the mass of q's mode (its ELBO, or better its importance estimate).
     rng
         Randomness.
 
@@ -64,16 +65,26 @@ def search(target: Any, q: Any, log_mass: float, rng: np.random.Generator) -> tu
     metric = Metric(np.asarray(q.mean), np.asarray(q.scale))
     ends = _quench(target, _starts(q, metric, rng), metric)
     candidates = _distinct(target, np.asarray(q.mean), ends)
-    found: list[tuple[Any, float]] = []
+    found = [q]
     for end in candidates[: _MOST_MODES if q.dim <= _LARGEST_DIM else _MOST_MODES_LARGE]:
         other = _fit_there(target, end, metric)
-        if other is None or any(_same(other, known) for known in [q, *(known for known, _ in found)]):
-            continue
-        found.append((other, _log_mass(target, other, rng)))
-    masses = np.array([log_mass, *(mass for _, mass in found)])
-    weights = np.exp(masses - masses.max())
-    weights /= weights.sum()
-    return tuple(Mode(other, float(w)) for (other, _), w in zip(found, weights[1:], strict=True) if w > _NEGLIGIBLE)
+        if other is not None and not any(_same(other, known) for known in found):
+            found.append(other)
+    if len(found) == 1:
+        return ()
+    weights = _weights(target, found, rng)
+    return tuple(Mode(other, w) for other, w in zip(found[1:], weights[1:], strict=True) if w > _NEGLIGIBLE)
+
+
+def unvisited(modes: tuple[Mode, ...], z: np.ndarray) -> tuple[Mode, ...]:
+    """Modes that draws z (n, D) of the chains do not reach; the others are corners of one mode, such as a funnel's neck."""
+    return tuple(mode for mode in modes if _share_inside(mode.q, z) < _REACHED * mode.weight)
+
+
+def _share_inside(q: Any, z: np.ndarray) -> float:
+    """Share of the draws within q's typical set."""
+    squared = -2 * (np.asarray(q.log_prob(z)) - float(q.log_prob(np.asarray(q.mean)[None])[0]))
+    return float((squared < q.dim + 3 * np.sqrt(2 * q.dim)).mean())
 
 
 def _starts(q: Any, metric: Metric, rng: np.random.Generator) -> np.ndarray:
@@ -145,9 +156,16 @@ def _same(one: Any, other: Any) -> bool:
     return bool((apart < 2.0).all())
 
 
-def _log_mass(target: Any, q: Any, rng: np.random.Generator) -> float:
-    z, log_q = q.transport(q.noise(rng, 512))
-    log_w = target(z)[0] - log_q
-    log_w = np.where(np.isfinite(log_w), log_w, -np.inf)
-    top = log_w.max()
-    return float(top + np.log(np.exp(log_w - top).mean()))
+def _weights(target: Any, components: list[Any], rng: np.random.Generator) -> list[float]:
+    """Share of the mass of each component, by importance sampling from their equal mixture.
+
+    The mixture in the denominator keeps a component's tail, where it meets another mode, from claiming that mode's mass.
+    """
+    z = np.concatenate([np.asarray(q.transport(q.noise(rng, _WEIGHT_DRAWS))[0]) for q in components])
+    log_q = np.array([np.asarray(q.log_prob(z)) for q in components])
+    top = log_q.max(0)
+    log_mixture = top + np.log(np.exp(log_q - top).sum(0))
+    log_w = finite(target(z))[0] - log_mixture
+    w = np.exp(log_w - log_w.max())
+    masses = (w * np.exp(log_q - log_mixture)).sum(1)
+    return [float(mass) for mass in masses / masses.sum()]

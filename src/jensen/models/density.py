@@ -113,7 +113,9 @@ def read(described: Density, data: Mapping[str, Any] | None = None) -> Model:
 
 
 def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
-    with_data = len(inspect.signature(described.log_density).parameters) > 1
+    parameters = list(inspect.signature(described.log_density).parameters.values())
+    required = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
+    with_data = len(required) > 1 or (bool(arrays) and len(parameters) > 1)
     if arrays and not with_data:
         raise DataError(f"data {sorted(arrays)} were given, but log_density takes params only; add a second argument.")
     transforms = {name: _transform(described.support.get(name, "real")) for name in described.init}

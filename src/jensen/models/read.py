@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from jensen.core.errors import DataError, OptionError
+from jensen.core.precision import scope
 from jensen.models.density import Density
 from jensen.models.density import read as read_density
 from jensen.models.model import Model
 
 
-def read(model: Any = None, data: Mapping[str, Any] | None = None) -> Model:
+def read(model: Any = None, data: Mapping[str, Any] | None = None, precision: str = "float64") -> Model:
     """Read a model written in PyMC or NumPyro, or described by `jensen.density`.
 
     Parameters
@@ -21,6 +22,8 @@ def read(model: Any = None, data: Mapping[str, Any] | None = None) -> Model:
         A PyMC or Bambi model, a NumPyro model function, a `Density`, or None inside ``with pm.Model():``.
     data
         Name -> array: arguments of a NumPyro model, data containers of a PyMC model, data of a density.
+    precision
+        In which the model will be evaluated; JAX keeps traces, so it is read in the same.
 
     Raises
     ------
@@ -36,7 +39,7 @@ def read(model: Any = None, data: Mapping[str, Any] | None = None) -> Model:
     if isinstance(model, Model):
         return model
     data = {name: _plain(value) for name, value in (data or {}).items()}
-    record = _front_end(model, data)
+    record = _front_end(model, data, precision)
     _refuse_nonfinite(record.data)
     return record
 
@@ -57,9 +60,10 @@ def checked(model: Model, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _front_end(model: Any, data: dict[str, Any]) -> Model:
+def _front_end(model: Any, data: dict[str, Any], precision: str) -> Model:
     if isinstance(model, Density):
-        return read_density(model, data)
+        with scope(precision):
+            return read_density(model, data)
     if _written_in(model, "pymc", "Model") or _written_in(model, "bambi", "Model") or model is None:
         from jensen.models import pymc
 
@@ -70,7 +74,8 @@ def _front_end(model: Any, data: dict[str, Any]) -> Model:
     if callable(model):
         from jensen.models import numpyro
 
-        return numpyro.read(model, data)
+        with scope(precision):
+            return numpyro.read(model, data)
     raise OptionError(
         f"a model is a PyMC model, a NumPyro function or jn.density(...); got {type(model).__name__}; see jn.fit's help."
     )
