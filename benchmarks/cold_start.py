@@ -125,7 +125,9 @@ def main(repeats: int = 3) -> None:
         for peer in ("numpyro", "pymc"):
             print(f"| {case} | {peer} | {medians[peer][0]:.2f} | {medians[peer][1]:.2f} | | |", flush=True)
     seconds = imports()
-    print(f"\nimport jensen {seconds['jensen']:.2f} s, import jax {seconds['jax']:.2f} s: {seconds['jensen'] / seconds['jax']:.2f}")
+    print(
+        f"\nimport jensen {seconds['jensen']:.2f} s, import jax {seconds['jax']:.2f} s: {seconds['jensen'] / seconds['jax']:.2f}"
+    )
 
 
 if __name__ == "__main__":

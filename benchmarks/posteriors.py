@@ -87,7 +87,9 @@ def worker(name: str, method: str) -> None:
 
 def is_good(result: dict[str, Any]) -> bool:
     """Whether every mean and sd is within the limits."""
-    return max(result["error"]) <= GOOD_MEAN and GOOD_SD[0] <= min(result["ratio"]) and max(result["ratio"]) <= GOOD_SD[1]
+    return (
+        max(result["error"]) <= GOOD_MEAN and GOOD_SD[0] <= min(result["ratio"]) and max(result["ratio"]) <= GOOD_SD[1]
+    )
 
 
 def main(chosen: list[str] | None = None) -> None:
@@ -120,10 +122,16 @@ def main(chosen: list[str] | None = None) -> None:
                 alarms += (fine & ~said).sum()
         ratios.append(cpu["auto"] / cpu["AutoNormal"])
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    print("\nlargest mean error in sds [smallest, largest sd ratio]; thousand gradients; CPU seconds of the whole process.")
+    print(
+        "\nlargest mean error in sds [smallest, largest sd ratio]; thousand gradients; CPU seconds of the whole process."
+    )
     print(f"bold: mean error <= {GOOD_MEAN} and sd ratios in {list(GOOD_SD)}: {good} of {len(chosen)}")
-    print(f"auto: {trusted} quantities trusted, {wrong} of them off by more than 0.30 sd or with an sd ratio outside [0.80, 1.25];")
-    print(f"      {accurate} accurate quantities, {alarms} of them not trusted ({100 * alarms / max(accurate, 1):.1f}%)")
+    print(
+        f"auto: {trusted} quantities trusted, {wrong} of them off by more than 0.30 sd or with an sd ratio outside [0.80, 1.25];"
+    )
+    print(
+        f"      {accurate} accurate quantities, {alarms} of them not trusted ({100 * alarms / max(accurate, 1):.1f}%)"
+    )
     print(f"CPU seconds of auto over AutoNormal's: median {np.median(ratios):.2f}, largest {max(ratios):.2f}")
 
 

@@ -25,7 +25,11 @@ def measure(module: str, *arguments: str) -> Measured:
     environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}"
     before, start = os.times(), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", module, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT
+        [sys.executable, "-W", "ignore", "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
     )
     wall, after = time.perf_counter() - start, os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system

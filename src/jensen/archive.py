@@ -79,7 +79,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         family = _FAMILIES[meta["family"]]
         verdict, run = meta["verdict"], meta["run"]
         observed = (
-            {name: value.values for name, value in groups["observed_data"].items()} if "observed_data" in groups else {}
+            {str(name): value.values for name, value in groups["observed_data"].items()}
+            if "observed_data" in groups
+            else {}
         )
         return dict(
             model=_model(meta["model"], observed),

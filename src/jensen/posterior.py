@@ -17,8 +17,8 @@ from jensen import archive
 from jensen.core import keys, precision
 from jensen.core.errors import OptionError
 from jensen.core.threads import one_blas_thread
-from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.examine import Examination, examine
+from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
 from jensen.export import table
@@ -214,7 +214,9 @@ class Posterior:
             Number of draws; each is simulated once.
         """
         if self.model.predict is None:
-            raise OptionError(f"a {self.model.language} cannot be simulated from; use posterior.draws() and your own simulation.")
+            raise OptionError(
+                f"a {self.model.language} cannot be simulated from; use posterior.draws() and your own simulation."
+            )
         data = {**self.model.data, **checked(self.model, data or {})}
         with precision.scope(self.settings.precision):
             return self.model.predict(self._draws(draws).values, data, self.settings.seed)
@@ -266,7 +268,9 @@ class Posterior:
 
     def _target(self) -> Target:
         if not self._has_code:
-            raise OptionError("this fit was loaded from a file, without the model's code; fit the model again for this.")
+            raise OptionError(
+                "this fit was loaded from a file, without the model's code; fit the model again for this."
+            )
         return Target(self.model, self.settings.precision)
 
     def __repr__(self) -> str:

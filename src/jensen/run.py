@@ -1,8 +1,8 @@
 """The one loop: every engine runs here.
 
 An engine advances its state by chunks of work (the contract is engines/engine.py): host engines do one expensive step a
-chunk, compiled engines scan many cheap ones; the loop does not know which. Between chunks it looks at plain numbers: history, progress, callbacks, time budget, Ctrl-C. Whatever stops it, the last good state
-is kept.
+chunk, compiled engines scan many cheap ones; the loop does not know which. Between chunks it looks at plain numbers:
+history, progress, callbacks, time budget, Ctrl-C. Whatever stops it, the last good state is kept.
 """
 
 import time

@@ -41,9 +41,9 @@ def keep_global() -> Iterator[None]:
     Importing PyTensor's JAX dispatch sets it. Open this *outside* of `scope`: inside, the setting reads as the scope's,
     and restoring would leak it.
     """
-    before = jax.config.jax_enable_x64
+    before = jax.config.read("jax_enable_x64")
     try:
         yield
     finally:
-        if jax.config.jax_enable_x64 != before:
+        if jax.config.read("jax_enable_x64") != before:
             jax.config.update("jax_enable_x64", before)

@@ -110,7 +110,14 @@ def first_step(dim: int) -> float:
 
 
 def stage(
-    target: Any, z: np.ndarray, metric: Metric, rng: np.random.Generator, *, leapfrogs: int, step: float, goal: float = 0.8
+    target: Any,
+    z: np.ndarray,
+    metric: Metric,
+    rng: np.random.Generator,
+    *,
+    leapfrogs: int,
+    step: float,
+    goal: float = 0.8,
 ) -> Stage:
     """Advance all chains from positions z (CHAINS, D) by `TRANSITIONS` transitions; keep the last `KEPT`."""
     here = metric.evaluate(target, metric.into(z))

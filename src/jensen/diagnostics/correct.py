@@ -63,9 +63,7 @@ class Correction:
     guard: str
 
 
-def correct(
-    target: Any, q: Any, *, seed: int, stages: int = MOST_STAGES, deadline: float | None = None
-) -> Correction:
+def correct(target: Any, q: Any, *, seed: int, stages: int = MOST_STAGES, deadline: float | None = None) -> Correction:
     """Run the chains from q.
 
     Parameters
@@ -96,7 +94,12 @@ def correct(
         before, evidence = evidence, measure(part.x.reshape(*stage.log_p.shape, -1), evidence)
         pool = [*pool, part] if before is not None and mapped == was_mapped and _steady(evidence) else [part]
         bends = straighten.learn(stage.z) if number >= 1 else None
-        if number >= 1 and (mapped or bends is None) and _finished(evidence, stage, len(pool)) and _agree(evidence, pool):
+        if (
+            number >= 1
+            and (mapped or bends is None)
+            and _finished(evidence, stage, len(pool))
+            and _agree(evidence, pool)
+        ):
             break
         if deadline is not None and time.perf_counter() > deadline:
             break
@@ -105,12 +108,12 @@ def correct(
         metric, was_mapped = chains.relearn(metric, stage, bends), mapped
         if number >= 1:
             leapfrogs = 16 if evidence.between.max() > LIMITS["between"] else 8
+    assert evidence is not None
     mean_ok, sd_ok, guard = _guarded(evidence, part.x, number + 1 == MOST_STAGES)
     force = _least_force(stage)
-    if force < _COLLAPSED:
-        mean_ok, sd_ok, guard = mean_ok & False, sd_ok & False, "the chains have collapsed: no force along some direction"
-    if stage.acceptance <= LIMITS["acceptance"]:
-        mean_ok, sd_ok, guard = mean_ok & False, sd_ok & False, "the chains hardly move"
+    if force < _COLLAPSED or stage.acceptance <= LIMITS["acceptance"]:
+        mean_ok, sd_ok = mean_ok & False, sd_ok & False
+        guard = "the chains have collapsed" if force < _COLLAPSED else "the chains hardly move"
     draws, weights = _join([each.draws for each in pool]), _weights(pool)
     pooled = against(evidence, np.concatenate([each.x for each in pool]), weights)
     mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1]
@@ -143,7 +146,9 @@ def _steady(evidence: Settled) -> bool:
 
 
 def _weights(pool: list[_Part]) -> np.ndarray:
-    return calibrate.weights(np.concatenate([each.draws.z for each in pool]), np.concatenate([each.gradient for each in pool]))
+    return calibrate.weights(
+        np.concatenate([each.draws.z for each in pool]), np.concatenate([each.gradient for each in pool])
+    )
 
 
 def _agree(evidence: Settled, pool: list[_Part]) -> bool:

@@ -57,7 +57,14 @@ class Examination:
 
 
 def examine(
-    target: Any, q: Any, run: Run, *, seed: int, report_q: bool = False, correcting: bool = True, budget: float | None = None
+    target: Any,
+    q: Any,
+    run: Run,
+    *,
+    seed: int,
+    report_q: bool = False,
+    correcting: bool = True,
+    budget: float | None = None,
 ) -> Examination:
     """Judge q, and correct it.
 
@@ -152,7 +159,9 @@ def _log_weights(target: Any, q: Any, seed: int) -> np.ndarray:
     return np.asarray(target(z)[0] - log_q)
 
 
-def _shifts(target: Any, modes: tuple[mode_search.Mode, ...], mean: np.ndarray, sd: np.ndarray, seed: int) -> np.ndarray:
+def _shifts(
+    target: Any, modes: tuple[mode_search.Mode, ...], mean: np.ndarray, sd: np.ndarray, seed: int
+) -> np.ndarray:
     """How far other modes would move each quantity's mean, in sds (K,)."""
     means = []
     for mode in modes:

@@ -49,7 +49,7 @@ def matrix(model: Any, values: dict[str, np.ndarray], derived: dict[str, np.ndar
     """The judged scalars as columns (n, K)."""
     columns = []
     for variable in _judged(model):
-        array = values.get(variable.name, derived.get(variable.name))
+        array = values[variable.name] if variable.name in values else derived[variable.name]
         columns.append(np.asarray(array, float).reshape(len(array), -1))
     return np.concatenate(columns, axis=1)
 

@@ -49,7 +49,9 @@ def measure(x: np.ndarray, before: Settled | None) -> Settled:
     se = chain_means.std(0, ddof=1) / np.sqrt(x.shape[1]) / unit
     sel = _log_sd_error(x)
     half = len(x) // 2
-    drift_mean, drift_sd = _drift(x[:half].mean((0, 1)), x[:half].std((0, 1)), x[half:].mean((0, 1)), x[half:].std((0, 1)))
+    drift_mean, drift_sd = _drift(
+        x[:half].mean((0, 1)), x[:half].std((0, 1)), x[half:].mean((0, 1)), x[half:].std((0, 1))
+    )
     # Halves have about sqrt(2) larger errors than the whole; the tolerance of two errors is taken off here, once.
     drift_mean, drift_sd = drift_mean - 2 * se, drift_sd - 2 * sel
     if before is not None:

@@ -37,7 +37,10 @@ def fit_from_starts(target: Any, engine: FixedDraws, *, seed: int, **loop: Any) 
             other_q, other_record = run(replace(other, large=False), target, seed=seed, progress=False)
             converged += other_record.status == "converged"
             tried += 1
-            if other_record.status == "interrupted" or not fresh_elbo(target, other_q, seed).value > elbo.value + 2 * elbo.error:
+            if (
+                other_record.status == "interrupted"
+                or not fresh_elbo(target, other_q, seed).value > elbo.value + 2 * elbo.error
+            ):
                 continue
             other_q, other_record = run(replace(engine, start=other_q), target, seed=seed, **loop)
         except JensenError:
@@ -45,7 +48,9 @@ def fit_from_starts(target: Any, engine: FixedDraws, *, seed: int, **loop: Any) 
         other_elbo = fresh_elbo(target, other_q, seed)
         if other_elbo.value > elbo.value:
             q, record, elbo = other_q, other_record, other_elbo
-    return q, replace(record, notes=(*record.notes, f"{tried} starts, {converged} converged; the best ELBO on fresh draws is kept"))
+    return q, replace(
+        record, notes=(*record.notes, f"{tried} starts, {converged} converged; the best ELBO on fresh draws is kept")
+    )
 
 
 def fresh_elbo(target: Any, q: Any, seed: int) -> Elbo:

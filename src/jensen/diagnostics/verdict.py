@@ -101,7 +101,13 @@ def judge_by_weights(names: list[str], log_weights: np.ndarray, modes: tuple[Mod
     if variance >= CONSTANT_WEIGHTS:
         reasons = [f"the log weights of q have variance {variance:.3g}, and no chains were run to look further"]
     reasons += _about_modes(modes)
-    advice = "Use it." if good.all() else "Allow the correction (correct='auto'), or use NUTS." if not modes else _MODES_ADVICE
+    advice = (
+        "Use it."
+        if good.all()
+        else "Allow the correction (correct='auto'), or use NUTS."
+        if not modes
+        else _MODES_ADVICE
+    )
     words = tuple(TRUSTED if ok else DO_NOT_USE for ok in good)
     return Verdict(tuple(names), words, {"mode shift": shifts}, tuple(reasons), advice, log_weights, "q")
 
@@ -189,7 +195,9 @@ def unfinished(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
     return Verdict(tuple(names), (DO_NOT_USE,) * len(names), {}, (why,), advice, log_weights, "q")
 
 
-_MODES_ADVICE = "Several modes: order or constrain the parameters that can swap, or use a sampler that visits all modes."
+_MODES_ADVICE = (
+    "Several modes: order or constrain the parameters that can swap, or use a sampler that visits all modes."
+)
 
 
 def mode_shifts(mean: np.ndarray, sd: np.ndarray, modes: tuple[Mode, ...], mode_means: list[np.ndarray]) -> np.ndarray:
@@ -209,4 +217,6 @@ def _about_modes(modes: tuple[Mode, ...]) -> list[str]:
 
 
 def _words(mean_ok: np.ndarray, both_ok: np.ndarray) -> tuple[str, ...]:
-    return tuple(TRUSTED if both else MEANS_ONLY if mean else DO_NOT_USE for mean, both in zip(mean_ok, both_ok, strict=True))
+    return tuple(
+        TRUSTED if both else MEANS_ONLY if mean else DO_NOT_USE for mean, both in zip(mean_ok, both_ok, strict=True)
+    )

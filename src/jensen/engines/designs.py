@@ -72,8 +72,9 @@ def _radii(dim: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _laguerre(nodes: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss nodes and probabilities of the Gamma(alpha + 1) distribution, by the eigenvalues of its Jacobi matrix
-    (Golub, Welsch 1969), which unlike closed-form weights cannot overflow at large alpha.
+    """Gauss nodes and probabilities of the Gamma(alpha + 1) distribution.
+
+    By the eigenvalues of its Jacobi matrix (Golub, Welsch 1969): unlike closed-form weights they cannot overflow.
     """
     k = np.arange(nodes)
     off = np.sqrt(k[1:] * (k[1:] + alpha))

@@ -166,7 +166,7 @@ class FixedDraws:
         return replace(state, finished=True), Ticks(loss, done=True)
 
     def finish(self, state: _State) -> Any:
-        """q of the state."""
+        """Q of the state."""
         if state.point.factor.ndim == 1:
             return DiagonalGaussian(state.point.mean, np.log(state.point.factor))
         return from_factor(state.point.mean, state.point.factor)
@@ -247,7 +247,7 @@ def _refuse_flat(target: Any, design: Design, point: _Point) -> None:
     norms = np.linalg.norm(gradient, axis=0)
     zero = np.flatnonzero(norms == 0)
     if zero.size:
-        names = [coordinate_site(target.model.sites, i).name for i in zero]
+        names = [coordinate_site(target.model.sites, int(i)).name for i in zero]
     elif target.dim > _DENSE:
         return
     else:
@@ -255,7 +255,9 @@ def _refuse_flat(target: Any, design: Design, point: _Point) -> None:
         if len(singular) < target.dim or singular[-1] > 1e-13 * singular[0]:
             return
         weights = np.abs(right[-1])
-        names = [coordinate_site(target.model.sites, i).name for i in np.flatnonzero(weights > 0.3 * weights.max())]
+        names = [
+            coordinate_site(target.model.sites, int(i)).name for i in np.flatnonzero(weights > 0.3 * weights.max())
+        ]
     names = list(dict.fromkeys(names))
     which = f"site {names[0]}" if len(names) == 1 else f"a combination of the sites {', '.join(names[:4])}"
     raise ImproperError(

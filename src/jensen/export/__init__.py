@@ -1,0 +1,1 @@
+"""Draws and fits on their way out: tables, ArviZ objects, files."""

@@ -57,7 +57,7 @@ class DenseGaussian:
         return self.mean + noise @ self.scale.T, log_q
 
     def log_prob(self, z: Any) -> Any:
-        """log q(z) (n,) at points z (n, D)."""
+        """Log q(z) (n,) at points z (n, D)."""
         xp = self.mean.__array_namespace__()
         noise = xp.linalg.solve(self.scale, (z - self.mean).T).T
         return -0.5 * (noise**2).sum(-1) - self._log_volume()
@@ -90,5 +90,5 @@ class FullRank:
     """Family of Gaussians with a full covariance; D up to a few hundred."""
 
     def start(self, location: np.ndarray, width: float) -> DenseGaussian:
-        """q at `location` (D,) with standard deviation `width` in every direction."""
+        """Q at `location` (D,) with standard deviation `width` in every direction."""
         return DenseGaussian(np.asarray(location, float), width * np.eye(len(location)))

@@ -63,7 +63,7 @@ class DiagonalGaussian:
         return self.mean + noise * self.sd, log_q
 
     def log_prob(self, z: Any) -> Any:
-        """log q(z) (n,) at points z (n, D)."""
+        """Log q(z) (n,) at points z (n, D)."""
         noise = (z - self.mean) / self.sd
         return -0.5 * (noise**2).sum(-1) - self._log_volume()
 
@@ -81,11 +81,12 @@ class DiagonalGaussian:
 
 @dataclass(frozen=True)
 class MeanField:
-    """Family of Gaussians with independent coordinates; any D. Its sds are those of the conditionals: too small where
-    coordinates are correlated, which linear response repairs.
+    """Family of Gaussians with independent coordinates; any D.
+
+    Its sds are those of the conditionals: too small where coordinates are correlated, which linear response repairs.
     """
 
     def start(self, location: np.ndarray, width: float) -> DiagonalGaussian:
-        """q at `location` (D,) with standard deviation `width` in every coordinate."""
+        """Q at `location` (D,) with standard deviation `width` in every coordinate."""
         location = np.asarray(location, float)
         return DiagonalGaussian(location, np.full(len(location), np.log(width)))

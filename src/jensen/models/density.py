@@ -19,7 +19,15 @@ from jensen.core.layout import Site
 from jensen.models.cache import remember
 from jensen.models.model import Factors, Model
 
-SUPPORTS = ("real", "positive", "unit_interval", "simplex", "ordered_vector", "positive_ordered_vector", "corr_cholesky")
+SUPPORTS = (
+    "real",
+    "positive",
+    "unit_interval",
+    "simplex",
+    "ordered_vector",
+    "positive_ordered_vector",
+    "corr_cholesky",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +84,9 @@ def density(
         raise OptionError(f"support names {sorted(unknown)}, but the parameters are {list(init)}.")
     for name, value in (support or {}).items():
         if isinstance(value, str) and value not in SUPPORTS:
-            raise OptionError(f"support of {name} is {value!r}; use one of {', '.join(SUPPORTS)}, a pair, or a constraint.")
+            raise OptionError(
+                f"support of {name} is {value!r}; use one of {', '.join(SUPPORTS)}, a pair, or a constraint."
+            )
     arrays = {}
     for name, value in init.items():
         array = np.asarray(value)
@@ -124,7 +134,9 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
         try:
             free_shape = tuple(transforms[name].inverse_shape(value.shape))
         except Exception as error:
-            raise OptionError(f"init[{name!r}] has shape {value.shape}, which its support cannot have: {error}.") from error
+            raise OptionError(
+                f"init[{name!r}] has shape {value.shape}, which its support cannot have: {error}."
+            ) from error
         dims = described.dims.get(name, ())
         if dims and len(dims) != value.ndim:
             raise OptionError(f"dims of {name} are {dims}, but it has {value.ndim} axes; name each axis once.")

@@ -135,7 +135,9 @@ def _build(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: 
                 "make it a constant."
             )
     if not sites:
-        raise ModelError(f"the model {_name(model)} has no latent site; every numpyro.sample statement has obs=...; remove one.")
+        raise ModelError(
+            f"the model {_name(model)} has no latent site; every numpyro.sample statement has obs=...; remove one."
+        )
     for name, site in trace.items():
         if site["type"] == "plate":
             coords[name] = np.arange(site["args"][0])
@@ -169,7 +171,9 @@ def _is_factor(site: Mapping[str, Any]) -> bool:
     return bool(site["infer"].get("is_auxiliary")) or type(site["fn"]).__name__ == "Unit"
 
 
-def _abstract_trace(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: Mapping[str, Any]) -> dict[str, Any]:
+def _abstract_trace(
+    model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: Mapping[str, Any]
+) -> dict[str, Any]:
     """Run the model once on abstract values; every latent site takes the image of zero."""
     from numpyro import handlers
     from numpyro.distributions.transforms import biject_to
@@ -209,7 +213,9 @@ def _abstract_trace(model: Callable[..., Any], inputs: Mapping[str, np.ndarray],
             ) from error
         if "broadcast" in text or "shape" in text:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in inputs.items())
-            raise DataError(f"shapes do not fit in the model {_name(model)}: {text}; the data have shapes {shapes}.") from error
+            raise DataError(
+                f"shapes do not fit in the model {_name(model)}: {text}; the data have shapes {shapes}."
+            ) from error
         raise
     return found
 

@@ -54,7 +54,9 @@ def checked(model: Model, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """
     unknown = set(data) - set(model.data)
     if unknown:
-        raise DataError(f"the model has no data {sorted(unknown)}; it has {sorted(model.data)}; check the names in data=.")
+        raise DataError(
+            f"the model has no data {sorted(unknown)}; it has {sorted(model.data)}; check the names in data=."
+        )
     arrays = {name: np.asarray(_plain(value)) for name, value in data.items()}
     _refuse_nonfinite(arrays)
     return arrays
@@ -69,7 +71,9 @@ def _front_end(model: Any, data: dict[str, Any], precision: str) -> Model:
 
         model = pymc.current() if model is None else model
         if model is None:
-            raise OptionError("fit() without a model works inside `with pm.Model():`; pass the model as first argument.")
+            raise OptionError(
+                "fit() without a model works inside `with pm.Model():`; pass the model as first argument."
+            )
         return pymc.read(model, data)
     if callable(model):
         from jensen.models import numpyro
