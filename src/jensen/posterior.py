@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jensen import archive
-from jensen.core import keys, precision
+from jensen.core import keys, layout, precision
 from jensen.core.errors import OptionError
 from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.examine import Examination, examine
@@ -138,7 +138,11 @@ class Posterior:
         return pd.DataFrame({**self._moments, "verdict": self._words()}, index=self._names())
 
     def _names(self) -> list[str]:
-        return [name for variable in self.model.sites + self.model.derived for name in _names_of(variable)]
+        return [
+            name
+            for variable in self.model.sites + self.model.derived
+            for name in layout.scalar_names(variable, self.model.coords)
+        ]
 
     def _words(self) -> list[str]:
         """Verdict a row; large deterministics are not judged one by one."""
@@ -334,12 +338,6 @@ def _story(target: Target, record: Run, found: Examination) -> tuple[str, ...]:
     if found.correction is not None:
         lines.append(f"{found.correction.stages} stages of chains, acceptance {found.correction.acceptance:.2f}")
     return tuple(lines)
-
-
-def _names_of(variable: Any) -> list[str]:
-    from jensen.core.layout import scalar_names
-
-    return scalar_names(variable.name, variable.shape)
 
 
 def _weighted_quantiles(x: np.ndarray, weights: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:

@@ -5,6 +5,7 @@ Engines, families and checks see only z. Names, shapes and constraints are met a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -71,11 +72,17 @@ def flatten(sites: tuple[Site, ...], parts: Mapping[str, Any]) -> np.ndarray:
     return np.concatenate([np.asarray(parts[site.name], float).reshape(site.size) for site in sites])
 
 
-def scalar_names(name: str, shape: tuple[int, ...]) -> list[str]:
-    """Names of the scalars of an array: ``x``, or ``x[0]``, ``x[1, 2]``, ..."""
-    if not shape:
-        return [name]
-    return [f"{name}[{', '.join(map(str, index))}]" for index in np.ndindex(*shape)]
+def scalar_names(variable: Site | Derived, coords: Mapping[str, Any]) -> list[str]:
+    """Names of a variable's scalars: ``x``, or ``x[0, 1]``, with coordinate labels where its dims have them."""
+    if not variable.shape:
+        return [variable.name]
+    dims = variable.dims or (None,) * len(variable.shape)
+    axes = [_labels(coords.get(dim) if dim else None, length) for dim, length in zip(dims, variable.shape, strict=True)]
+    return [f"{variable.name}[{', '.join(index)}]" for index in product(*axes)]
+
+
+def _labels(values: Any, length: int) -> list[str]:
+    return list(map(str, range(length) if values is None or len(values) != length else values))
 
 
 def coordinate_site(sites: tuple[Site, ...], coordinate: int) -> Site:

@@ -42,7 +42,7 @@ class Draws:
 
 def names(model: Any) -> list[str]:
     """Names of the judged scalars."""
-    return [name for variable in _judged(model) for name in scalar_names(variable.name, variable.shape)]
+    return [name for variable in _judged(model) for name in scalar_names(variable, model.coords)]
 
 
 def matrix(model: Any, values: dict[str, np.ndarray], derived: dict[str, np.ndarray]) -> np.ndarray:

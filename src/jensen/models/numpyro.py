@@ -273,8 +273,15 @@ def _factors(replay: Callable[..., Any], free: Mapping[str, Any], data: Mapping[
         if site["type"] != "sample":
             continue
         value, intermediates = site["value"], site["intermediates"]
-        fn = site["fn"]
-        log_prob[name] = jnp.asarray(fn.log_prob(value, intermediates) if intermediates else fn.log_prob(value))
+        try:
+            fn = site["fn"]
+            log_prob[name] = jnp.asarray(fn.log_prob(value, intermediates) if intermediates else fn.log_prob(value))
+        except (TypeError, ValueError) as error:
+            text = str(error).split("\n")[0].rstrip(".")
+            raise DataError(
+                f"the value of site {name}, of shape {jnp.shape(value)}, does not fit its distribution, of shape "
+                f"{tuple(site['fn'].shape())}: {text}; check the shapes of the data."
+            ) from error
         if site["scale"] is not None:
             scale[name] = site["scale"]
     return Factors(log_prob, scale, jacobian)
