@@ -30,8 +30,7 @@ def search(weight, apart, seed=0):
     with scope():
         target = Target(read(MIXTURES[dim], {"w": np.array(weight), "apart": np.asarray(apart, float)}))
         q = DenseGaussian(np.zeros(dim), np.eye(dim))
-        log_mass = np.log1p(-weight) + 0.5 * dim * np.log(2 * np.pi)
-        return modes.search(target, q, log_mass, np.random.default_rng(seed))
+        return modes.search(target, q, np.random.default_rng(seed))
 
 
 def along(dim, distance):
@@ -83,7 +82,7 @@ def test_finds_none_where_there_is_one_odd_mode(name):
     with scope():
         target = Target(read(jn.density(SKEWED[name], {"x": np.zeros(2)})))
         q = DenseGaussian(np.zeros(2), np.eye(2))
-        assert modes.search(target, q, 0.0, np.random.default_rng(0)) == ()
+        assert modes.search(target, q, np.random.default_rng(0)) == ()
 
 
 def test_three_modes():
@@ -94,9 +93,7 @@ def test_three_modes():
 
     with scope():
         target = Target(read(jn.density(three, {"x": 0.0})))
-        found = modes.search(
-            target, DenseGaussian(np.zeros(1), np.eye(1)), 0.5 * np.log(2 * np.pi), np.random.default_rng(0)
-        )
+        found = modes.search(target, DenseGaussian(np.zeros(1), np.eye(1)), np.random.default_rng(0))
     assert sorted(round(float(mode.q.mean[0])) for mode in found) == [-15, 10]
     np.testing.assert_allclose([mode.weight for mode in found], 1 / 3, atol=0.05)
 
@@ -105,10 +102,18 @@ def test_non_finite_regions_harm_nobody():
     with scope():
         model = jn.density(lambda p: jnp.where(p["x"] > -4, -0.5 * p["x"] ** 2, jnp.nan), {"x": 0.0})
         q = DenseGaussian(np.zeros(1), np.eye(1))
-        assert modes.search(Target(read(model)), q, 0.9, np.random.default_rng(0)) == ()
+        assert modes.search(Target(read(model)), q, np.random.default_rng(0)) == ()
 
 
 def test_the_search_is_worth_it_in_low_dimension_or_on_good_fits_only():
     assert modes.worth_searching(5, 1e6)
     assert modes.worth_searching(500, 1.0)
     assert not modes.worth_searching(500, 100.0)
+
+
+def test_modes_that_the_chains_visit_are_corners_of_one():
+    near = modes.Mode(DenseGaussian(np.full(2, 1.0), np.eye(2)), 0.3)
+    far = modes.Mode(DenseGaussian(np.full(2, 30.0), np.eye(2)), 0.3)
+    z = np.random.default_rng(0).standard_normal((2000, 2))
+    assert modes.unvisited((near, far), z) == (far,)
+    assert modes.unvisited((near, far), np.concatenate([z, z + 30])) == ()

@@ -58,7 +58,7 @@ def columnwise(rng: np.random.Generator, dim: int, size: int) -> Design:
 def _radii(dim: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     """A radius for every block, and the block's share of the weight."""
     if dim == 1:
-        nodes = blocks
+        nodes = min(blocks, 64)
     else:
         nodes = min(blocks, 2) if blocks < 6 else 3
     squares, shares = _laguerre(nodes, dim / 2 - 1)
