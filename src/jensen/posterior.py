@@ -64,7 +64,8 @@ class Posterior:
     elbo
         ``.value`` and ``.error``, in nats, on fresh draws of q.
     answer
-        ``"corrected"`` when draws and moments are those of the short chains, ``"q"`` when they are q's.
+        ``"corrected"`` when draws and moments are those of the short chains or of a mixture of modes, ``"q"`` when they
+        are q's.
     cost
         Gradients and seconds.
     story
@@ -279,8 +280,7 @@ class Posterior:
 
     def __repr__(self) -> str:
         columns: dict[str, Any] = {**self._moments, "verdict": self._words()}
-        answer = "short chains from q" if self.answer == "corrected" else "q"
-        head = f"Posterior of {self.model.name} ({self.model.language}, {self.model.dim} unconstrained dimensions): {answer}"
+        head = f"Posterior of {self.model.name} ({self.model.language}, {self.model.dim} unconstrained dimensions)"
         lines = [head, "", table.render(self._names(), columns), "", f"verdict: {self.verdict}"]
         lines += [
             f"ELBO {self.elbo.value:.2f} +- {self.elbo.error:.2f}; {self.cost.gradients:,} gradients, "
@@ -302,9 +302,6 @@ def conclude(
         correcting=settings.correct,
         budget=budget,
     )
-    kept, weights = found.draws, np.full(len(found.draws.z), 1 / len(found.draws.z))
-    if found.corrected and found.correction is not None:
-        kept, weights = found.correction.draws, found.correction.weights
     return Posterior(
         model=target.model,
         q=q,
@@ -312,8 +309,8 @@ def conclude(
         verdict=found.verdict,
         elbo=found.elbo,
         answer="corrected" if found.corrected else "q",
-        kept=kept,
-        weights=weights,
+        kept=found.kept,
+        weights=found.weights,
         settings=settings,
         cost=Cost(target.gradients, record.seconds),
         story=_story(target, record, found),
@@ -335,9 +332,7 @@ def load(path: str | Path) -> Posterior:
 
 def _story(target: Target, record: Run, found: Examination) -> tuple[str, ...]:
     lines = [f"{record.steps} steps of the fit: {record.status}", *record.notes, *target.model.notes]
-    if found.correction is not None:
-        lines.append(f"{found.correction.stages} stages of chains, acceptance {found.correction.acceptance:.2f}")
-    return tuple(lines)
+    return (*lines, found.note) if found.note else tuple(lines)
 
 
 def _weighted_quantiles(x: np.ndarray, weights: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:

@@ -3,13 +3,14 @@
     1. log weights of 2,200 draws of q           ELBO with its error, var(log w)
     2. quenches for other modes                  where they tell anything
     3. weights nearly constant, one mode         trusted, and done
-    4. short chains from q                       correct the answer, or judge q by how far they move
+    4. several modes, each nearly Gaussian       their mixture is the answer
+    5. short chains from q                       correct the answer, or judge q by how far they move
 
 All of it runs on the program the fit has compiled.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from jensen.diagnostics import modes as mode_search
 from jensen.diagnostics import quantities, verdict
 from jensen.diagnostics.correct import JUDGING_STAGES, MOST_STAGES, Correction, correct
 from jensen.diagnostics.linear_response import linear_response
+from jensen.diagnostics.mixture import ENOUGH, combine
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
 from jensen.families.meanfield import DiagonalGaussian
@@ -39,21 +41,22 @@ class Examination:
     ----------
     elbo
         On fresh draws.
-    draws
-        Of q with matched moments: means and sds of real sites are exact in them.
-    correction
-        The chains, or None where they were not needed or did not finish.
+    kept, weights
+        The answer: draws and their weights (n,). Those of q have matched moments: means and sds of real sites are exact.
     verdict
-        About the corrected answer when `corrected`, else about q.
+        About the answer.
     corrected
-        Whether the chains' answer is the one to report.
+        Whether the answer is better than q: that of the chains, or of a mixture of modes.
+    note
+        How it came about, or "".
     """
 
     elbo: Elbo
-    draws: Draws
-    correction: Correction | None
+    kept: Draws
+    weights: np.ndarray
     verdict: Verdict
-    corrected: bool
+    corrected: bool = False
+    note: str = ""
 
 
 def examine(
@@ -81,52 +84,87 @@ def examine(
     budget
         Seconds the chains may take.
     """
-    names = quantities.names(target.model)
-    draws = matched_draws(target, q, seed)
-    log_w = _log_weights(target, q, seed)
-    elbo = on_draws(log_w, np.zeros(len(log_w))) if np.isfinite(log_w).all() else Elbo(-np.inf, np.inf)
+    found = _Look(target, q, seed)
     if run.status in ("interrupted", "stuck"):
         why = {"interrupted": "the fit was interrupted", "stuck": "the fit did not converge"}[run.status]
         if report_q or run.status == "interrupted" or not correcting:
-            return Examination(elbo, draws, None, verdict.unfinished(names, why, log_w), False)
+            return found.about_q(verdict.unfinished(found.names, why, found.log_w))
     deadline = None if budget is None else time.perf_counter() + budget
     try:
-        return _look_further(target, q, names, draws, log_w, elbo, seed, report_q, correcting, deadline)
+        if not report_q and correcting:
+            return _answer(found, deadline)
+        return found.about_q(_verdict_on_q(found, correcting, deadline))
     except KeyboardInterrupt:
         why = "the checks were interrupted, so nothing is known about this fit"
-        return Examination(elbo, draws, None, verdict.unfinished(names, why, log_w), False)
+        return found.about_q(verdict.unfinished(found.names, why, found.log_w))
 
 
-def _look_further(
-    target: Any,
-    q: Any,
-    names: list[str],
-    draws: Draws,
-    log_w: np.ndarray,
-    elbo: Elbo,
-    seed: int,
-    report_q: bool,
-    correcting: bool,
-    deadline: float | None,
-) -> Examination:
-    x = quantities.matrix(target.model, draws.values, draws.derived)
-    variance = verdict.spread(log_w)
-    found: tuple[mode_search.Mode, ...] = ()
-    if mode_search.worth_searching(target.dim, variance):
-        found = mode_search.search(target, q, keys.generator(seed, "modes"))
-    if variance < verdict.CONSTANT_WEIGHTS or not correcting:
-        judged = verdict.judge_by_weights(names, log_w, found, _shifts(target, found, x.mean(0), x.std(0), seed))
-        return Examination(elbo, draws, None, judged, False)
-    start = _with_correlations(target, q, seed)
-    stages = JUDGING_STAGES if report_q else MOST_STAGES
-    correction = correct(target, start, seed=seed, stages=stages, deadline=deadline)
-    found = mode_search.unvisited(found, correction.draws.z)
-    shifts = _shifts(target, found, correction.evidence.mean, correction.evidence.sd, seed)
-    if report_q:
-        judged = verdict.judge_fit(names, x.mean(0), x.std(0), correction, log_w, found, shifts)
-    else:
-        judged = verdict.judge_corrected(names, correction, log_w, found, shifts)
-    return Examination(elbo, draws, correction, judged, not report_q)
+class _Look:
+    """What is known about q before any chain runs."""
+
+    def __init__(self, target: Any, q: Any, seed: int):
+        self.target, self.q, self.seed = target, q, seed
+        self.names = quantities.names(target.model)
+        self.draws = matched_draws(target, q, seed)
+        x = quantities.matrix(target.model, self.draws.values, self.draws.derived)
+        self.mean, self.sd = x.mean(0), x.std(0)
+        self.log_w = _log_weights(target, q, seed)
+        self.variance = verdict.spread(self.log_w)
+
+    def modes(self) -> tuple[mode_search.Mode, ...]:
+        """Other modes, where a search tells anything."""
+        if not mode_search.worth_searching(self.target.dim, self.variance):
+            return ()
+        return mode_search.search(self.target, self.q, keys.generator(self.seed, "modes"))
+
+    def about_q(self, judged: Verdict) -> Examination:
+        """The examination that reports q."""
+        finite = np.isfinite(self.log_w).all()
+        elbo = on_draws(self.log_w, np.zeros(len(self.log_w))) if finite else Elbo(-np.inf, np.inf)
+        equal = np.full(len(self.draws.z), 1 / len(self.draws.z))
+        return Examination(elbo, self.draws, equal, judged)
+
+
+def _answer(found: _Look, deadline: float | None) -> Examination:
+    """Of q, a mixture of modes, or the chains, whichever is needed."""
+    modes = found.modes()
+    if not modes and found.variance < verdict.CONSTANT_WEIGHTS:
+        return found.about_q(_judge_by_weights(found, modes))
+    if modes:
+        draws, weights, share = combine(found.target, found.q, modes, found.seed)
+        if share > ENOUGH:
+            judged = verdict.judge_mixture(found.names, modes, share, len(weights), found.log_w)
+            note = f"a mixture of {len(modes) + 1} modes, effective share of its weights {share:.2f}"
+            return replace(found.about_q(judged), kept=draws, weights=weights, corrected=True, note=note)
+        if found.variance < verdict.CONSTANT_WEIGHTS:
+            return found.about_q(_judge_by_weights(found, modes))
+    correction = _chains(found, MOST_STAGES, deadline)
+    modes = mode_search.unvisited(modes, correction.draws.z)
+    shifts = _shifts(found.target, modes, correction.evidence.mean, correction.evidence.sd, found.seed)
+    judged = verdict.judge_corrected(found.names, correction, found.log_w, modes, shifts)
+    note = f"{correction.stages} stages of chains, acceptance {correction.acceptance:.2f}"
+    return replace(found.about_q(judged), kept=correction.draws, weights=correction.weights, corrected=True, note=note)
+
+
+def _verdict_on_q(found: _Look, correcting: bool, deadline: float | None) -> Verdict:
+    """How good q itself is, judged by its weights or by how far chains move from it."""
+    modes = found.modes()
+    if found.variance < verdict.CONSTANT_WEIGHTS or not correcting:
+        return _judge_by_weights(found, modes)
+    correction = _chains(found, JUDGING_STAGES, deadline)
+    modes = mode_search.unvisited(modes, correction.draws.z)
+    shifts = _shifts(found.target, modes, correction.evidence.mean, correction.evidence.sd, found.seed)
+    return verdict.judge_fit(found.names, found.mean, found.sd, correction, found.log_w, modes, shifts)
+
+
+def _judge_by_weights(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verdict:
+    shifts = _shifts(found.target, modes, found.mean, found.sd, found.seed)
+    return verdict.judge_by_weights(found.names, found.log_w, modes, shifts)
+
+
+def _chains(found: _Look, stages: int, deadline: float | None) -> Correction:
+    start = _with_correlations(found.target, found.q, found.seed)
+    return correct(found.target, start, seed=found.seed, stages=stages, deadline=deadline)
 
 
 def _with_correlations(target: Any, q: Any, seed: int) -> Any:

@@ -1,9 +1,10 @@
 """The verdict: evidence -> one of three words per quantity, with reasons and one piece of advice.
 
-Three ways to it, by what is reported:
+Four ways to it, by what is reported:
 
     q itself, weights nearly constant       var(log w) < 0.1 on draws of q: nothing else can be far off
     q itself, against the chains            how far do mean and sd move, standard error added, once the chains have settled
+    the mixture of several modes            importance weights nearly constant
     the corrected answer                    has each quantity settled (settled.py), and nothing blocks it
 
 and in all of them other modes that were found count against the quantities they would move. What no search found is not in
@@ -187,6 +188,20 @@ def judge_corrected(
         reasons += _about_modes(modes)
         advice = _MODES_ADVICE
     return Verdict(tuple(names), words, columns, tuple(reasons), advice, log_weights, "the corrected answer")
+
+
+def judge_mixture(
+    names: list[str], modes: tuple[Mode, ...], share: float, draws: int, log_weights: np.ndarray
+) -> Verdict:
+    """Verdict on the mixture of all modes found, whose importance weights are nearly constant."""
+    shares = ", ".join(f"{100 * mode.weight:.1f}%" for mode in modes)
+    reasons = (
+        f"{len(modes) + 1} modes were found; those beside q hold {shares} of the posterior mass",
+        f"the answer is their mixture of Gaussians, with importance weights worth {100 * share:.0f}% of {draws} draws",
+    )
+    advice = "Use the draws; a mean between modes describes none of them."
+    words = (TRUSTED,) * len(names)
+    return Verdict(tuple(names), words, {}, reasons, advice, log_weights, "the corrected answer")
 
 
 def unfinished(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
