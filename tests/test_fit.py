@@ -294,7 +294,7 @@ def test_a_start_decides_the_mode():
     model = jn.density(lambda p: -0.5 * ((jnp.abs(p["x"]) - 10) ** 2), {"x": 0.0})
     for value in (-10.0, 10.0):
         with pytest.warns(jn.FitWarning, match="another mode"):
-            posterior = jn.fit(model, start={"x": value})
+            posterior = jn.fit(model, "fullrank", start={"x": value})
         assert posterior.mean["x"] == pytest.approx(value, abs=0.1)
 
 
@@ -594,12 +594,22 @@ TWO_MODES = jn.density(
 
 
 @quietly
-@pytest.mark.parametrize("method", ["auto", "fullrank"])
-def test_two_modes_six_sds_apart_are_not_trusted(method):
-    posterior = jn.fit(TWO_MODES, method)
+def test_one_gaussian_for_two_modes_six_sds_apart_is_not_trusted():
+    posterior = jn.fit(TWO_MODES, "fullrank")
     assert posterior.verdict.overall == "do not use"
     assert "another mode" in " ".join(posterior.verdict.reasons)
     assert "modes" in posterior.verdict.advice
+
+
+@quietly
+@pytest.mark.parametrize("seed", range(3))
+def test_two_modes_six_sds_apart_are_not_called_one(seed):
+    posterior = jn.fit(TWO_MODES, seed=seed)
+    assert "mode" in " ".join(posterior.verdict.reasons)
+    honest(posterior, "x", 1.8, np.sqrt(1 + 0.21 * 36))
+    if posterior.verdict.overall == "trusted":
+        assert (posterior.draws(2000)["x"] > 3).mean() == pytest.approx(0.3, abs=0.04)
+        np.testing.assert_allclose(posterior.summary().loc["x", ["5%", "95%"]].astype(float), [-1.46, 6.95], atol=0.25)
 
 
 @quietly
@@ -626,7 +636,7 @@ def test_two_modes_along_the_diagonal_are_not_trusted(dim):
 
 
 @quietly
-def test_labels_that_can_swap_are_not_trusted():
+def test_labels_that_can_swap_are_not_trusted_in_one_mode():
     rng = np.random.default_rng(0)
     y = np.concatenate([rng.normal(-2, 1, 60), rng.normal(2, 1, 40)])
 
@@ -636,9 +646,15 @@ def test_labels_that_can_swap_are_not_trusted():
         one, other = (dist.Normal(mu[k], 1).log_prob(y) for k in range(2))
         numpyro.factor("likelihood", jnp.logaddexp(jnp.log(weight) + one, jnp.log1p(-weight) + other).sum())
 
-    posterior = jn.fit(model, data={"y": y})
-    assert word(posterior, "mu[0]") == word(posterior, "mu[1]") == "do not use"
-    assert "order or constrain" in posterior.verdict.advice
+    one = jn.fit(model, "fullrank", data={"y": y})
+    assert word(one, "mu[0]") == word(one, "mu[1]") == "do not use"
+    assert "order or constrain" in one.verdict.advice
+    both = jn.fit(model, data={"y": y})
+    if "do not use" not in both.verdict.words:
+        # Exchangeable labels: the same distribution for both, two humps about two sds apart from their mean.
+        assert both.mean["mu"][0] == pytest.approx(both.mean["mu"][1], abs=0.3)
+        np.testing.assert_allclose(both.sd["mu"], 2, atol=0.3)
+        assert both.mean["weight"] == pytest.approx(0.5, abs=0.02)
 
 
 @quietly

@@ -23,6 +23,7 @@ from jensen.engines.designs import Design, orthogonal
 from jensen.families.fullrank import DenseGaussian, from_factor
 from jensen.families.meanfield import DiagonalGaussian
 
+LARGEST_DIM = 5000
 _DENSE = 200
 _STEP = 1e-4
 
@@ -48,6 +49,10 @@ def linear_response(target: Any, q: DiagonalGaussian, *, seed: int) -> DenseGaus
     """
     if not isinstance(q, DiagonalGaussian):
         raise OptionError("linear response repairs mean-field fits; this q has a full covariance already.")
+    if q.dim > LARGEST_DIM:
+        raise OptionError(
+            f"linear response forms a {q.dim} x {q.dim} matrix; it is made for up to {LARGEST_DIM} dimensions."
+        )
     mean, sd = np.asarray(q.mean), np.asarray(q.sd)
     design = orthogonal(keys.generator(seed, "linear response"), q.dim, 32 if q.dim <= _DENSE else 8 * q.dim)
     precision = _schur(target, mean, sd, design) if q.dim <= _DENSE else _smoothed(target, mean, sd, design)

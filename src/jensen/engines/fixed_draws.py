@@ -12,7 +12,8 @@ u_n = L' grad log p(x_n), Stein's identity gives gradient *and* curvature, avera
 A step is taken when F falls and every point is finite; otherwise rho falls and damping grows; when nothing helps, the
 radius of q is switched. |a| is the error of the mean in posterior sds, so the stop is in those units. A start at q =
 N(0, 0.1^2) walks to the bulk; a mode search first walks hierarchical models into their funnels instead.
-The mean-field form keeps L diagonal: it takes the same mean step and w = -diag(G) for its widths.
+The mean-field form keeps L diagonal: it takes the same mean step and w = -diag(G) for its widths; above D = 1,500 the mean
+step is matrix-free (matrix_free.py).
 
 Requires: a continuous unconstrained density with gradients. Gaussian posteriors are recovered exactly.
 References: Opper, Archambeau (2009), The variational Gaussian approximation revisited, Neural Computation 21; Khan, Rue
@@ -20,8 +21,9 @@ References: Opper, Archambeau (2009), The variational Gaussian approximation rev
 deterministic objective, JMLR 25 (fixed draws).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from jensen.core.errors import ImproperError, NonFiniteError
 from jensen.core.layout import coordinate_site
 from jensen.engines.designs import Design, block_size, columnwise, orthogonal
 from jensen.engines.engine import Ticks
+from jensen.engines.matrix_free import newton_direction
 from jensen.families.fullrank import DenseGaussian, FullRank, from_factor
 from jensen.families.meanfield import DiagonalGaussian, MeanField
 
@@ -57,15 +60,21 @@ class _Point:
     curvature: np.ndarray
 
     @property
+    def own(self) -> np.ndarray:
+        """Diagonal of the curvature (D,), which is all that is known of it where it is not formed."""
+        return self.curvature if self.curvature.ndim == 1 else np.diagonal(self.curvature)
+
+    @property
     def errors(self) -> tuple[float, float]:
         """Largest |a| and largest |G + I|: distance from the optimum in posterior sds, and in relative curvature."""
-        gap = self.curvature + np.eye(len(self.slope))
+        slope = np.abs(self.slope)
         if self.factor.ndim == 2:
-            return float(np.abs(self.slope).max()), float(np.abs(gap).max())
-        # The sds of q are those of conditionals; the posterior's, to which the error belongs, are 1/sqrt(w) along v.
-        w, v = np.linalg.eigh(-self.curvature)
-        slope = (v.T @ self.slope) / np.sqrt(np.maximum(np.abs(w), _FLOOR))
-        return float(np.abs(slope).max()), float(np.abs(np.diagonal(gap)).max())
+            return float(slope.max()), float(np.abs(self.curvature + np.eye(len(slope))).max())
+        if self.curvature.ndim == 2:
+            # The sds of q are those of conditionals; the posterior's, to which the error belongs, are 1/sqrt(w) along v.
+            w, v = np.linalg.eigh(-self.curvature)
+            slope = np.abs(v.T @ self.slope) / np.sqrt(np.maximum(np.abs(w), _FLOOR))
+        return float(slope.max()), float(np.abs(self.own + 1).max())
 
 
 @dataclass(frozen=True)
@@ -193,8 +202,11 @@ def _evaluate(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray)
         return None
     half_entropy = 0.5 * len(mean) * (1 + np.log(2 * np.pi))
     weighted = u * weights[:, None]
-    curvature = weighted.T @ z
-    curvature = 0.5 * (curvature + curvature.T)
+    if factor.ndim == 1 and len(mean) > _DENSE:
+        curvature = (weighted * z).sum(0)
+    else:
+        curvature = weighted.T @ z
+        curvature = 0.5 * (curvature + curvature.T)
     return _Point(mean, factor, float(-(weights @ log_p) - volume - half_entropy), weighted.sum(0), curvature)
 
 
@@ -205,30 +217,57 @@ def _out(mean: np.ndarray, factor: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 def _step(target: Any, design: Design, point: _Point, damping: float) -> tuple[_Point | None, float]:
     """Try steps from bold to timid; the first one that lowers F is returned with the damping for the next."""
+    propose = _spectral(point) if point.curvature.ndim == 2 else _matrix_free(target, design, point)
+    for rho, extra in _tries(damping):
+        new = _evaluate(target, design, *propose(rho, extra))
+        if new is not None and new.loss <= point.loss + 1e-13 * abs(point.loss):
+            return new, extra / 30 if extra > 1e-2 else 0.0
+    return None, damping
+
+
+_Proposal = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
+"""(rho, damping) -> new mean and factor."""
+
+
+def _spectral(point: _Point) -> _Proposal:
+    """Steps from the eigenvectors of the smoothed curvature."""
     w, v = np.linalg.eigh(-point.curvature)
     slope = v.T @ point.slope
     dense = point.factor.ndim == 2
     size = np.maximum(np.abs(w), _CAP**-2 if dense else _FLOOR)
     cap = _CAP if dense else _CAP / np.sqrt(np.minimum(size, 1.0))
     unit = max(1.0, float(np.median(np.abs(w))))
-    if dense:
-        widths = np.where(w > -1, np.maximum(w, _CAP**-2), 1.0)
-    else:
-        own = -np.diagonal(point.curvature)
-        widths = np.where(own > -1, np.maximum(own, _CAP**-2), 1.0)
-    for rho, extra in _tries(damping):
+
+    def propose(rho: float, extra: float) -> tuple[np.ndarray, np.ndarray]:
         move = rho * slope / (size + extra * unit)
         move = np.where(w < 0.5, np.clip(move, -cap, cap), move)
         if dense:
-            mean = point.mean + point.factor @ (v @ move)
-            factor = point.factor @ ((v * widths ** (-rho / 2)) @ v.T)
-        else:
-            mean = point.mean + point.factor * (v @ move)
-            factor = point.factor * widths ** (-rho / 2)
-        new = _evaluate(target, design, mean, factor)
-        if new is not None and new.loss <= point.loss + 1e-13 * abs(point.loss):
-            return new, extra / 30 if extra > 1e-2 else 0.0
-    return None, damping
+            factor = point.factor @ ((v * _widths(w) ** (-rho / 2)) @ v.T)
+            return point.mean + point.factor @ (v @ move), factor
+        return point.mean + point.factor * (v @ move), point.factor * _widths(-point.own) ** (-rho / 2)
+
+    return propose
+
+
+def _matrix_free(target: Any, design: Design, point: _Point) -> _Proposal:
+    """Steps of a mean-field fit whose curvature is too large to be formed."""
+    diagonal = np.maximum(np.abs(point.own), _FLOOR)
+    cap = _CAP / np.sqrt(np.minimum(diagonal, 1.0))
+
+    @cache
+    def direction(extra: float) -> np.ndarray:
+        found = newton_direction(target, design, point.mean, point.factor, point.slope, diagonal, extra)
+        return np.clip(found, -cap, cap)
+
+    def propose(rho: float, extra: float) -> tuple[np.ndarray, np.ndarray]:
+        return point.mean + rho * point.factor * direction(extra), point.factor * _widths(-point.own) ** (-rho / 2)
+
+    return propose
+
+
+def _widths(w: np.ndarray) -> np.ndarray:
+    """Relative precisions to adopt: strongly non-concave directions keep their width, flat ones grow by the cap at most."""
+    return np.where(w > -1, np.maximum(w, _CAP**-2), 1.0)
 
 
 def _tries(damping: float) -> Iterator[tuple[float, float]]:

@@ -8,6 +8,7 @@ Reference: Phan, Pradhan, Jankowiak (2019), Composable effects for flexible and 
 NumPyro, arXiv:1912.11554.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -228,7 +229,7 @@ def _site(name: str, site: Mapping[str, Any], names: tuple[str, ...]) -> Site:
 
 def _support(constraint: Any) -> str:
     base = getattr(constraint, "base_constraint", constraint)
-    return type(base).__name__.strip("_").lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(base).__name__.strip("_")).lower()
 
 
 def _dims(site: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,12 +1,12 @@
 """The evidence lower bound, ELBO(q) = E_q[log p(z, data)] + entropy(q) <= log p(data).
 
-The entropy is in closed form, and the noise is an argument: stochastic gradients, fixed draws and quasi-Monte-Carlo are one
-objective with different sources of noise.
+On fixed draws, with the entropy in closed form, it is what the engine maximizes (engines/fixed_draws.py); here it is estimated on
+fresh draws, which is how fits are compared: a design can be overfitted.
 
 Reference: Jordan, Ghahramani, Jaakkola, Saul (1999), An introduction to variational methods for graphical models.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,6 @@ class Elbo(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.2f} +- {self.error:.2f}"
-
-
-def on_design(q: Any, log_p: Any, weights: Any) -> Any:
-    """ELBO of q from log densities (M,) at the transported points of a design."""
-    return (weights * log_p).sum() + q.entropy()
 
 
 def on_draws(log_p: np.ndarray, log_q: np.ndarray) -> Elbo:
