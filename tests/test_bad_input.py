@@ -317,7 +317,9 @@ FLAT_SCALES = {
 def test_a_scale_whose_density_stays_flat(name, method):
     log_density = FLAT_SCALES[name]
     model = jn.density(
-        lambda p: log_density(p["spread"]) - 0.5 * p["a"] ** 2, {"a": 0.0, "spread": 1.0}, support={"spread": "positive"}
+        lambda p: log_density(p["spread"]) - 0.5 * p["a"] ** 2,
+        {"a": 0.0, "spread": 1.0},
+        support={"spread": "positive"},
     )
     refused(jn.ImproperError, model, "spread", "improper", "proper prior", method=method)
 

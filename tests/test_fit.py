@@ -495,7 +495,9 @@ def test_plates_with_dims():
     assert posterior.mean["cell"].shape == (4, 3)
     assert posterior.model.dims["cell"] == ("row", "column")
     # Per row: three observations with variance 2 about an effect with variance 1.
-    np.testing.assert_allclose(posterior.mean["row_effect"][:, 0], np.arange(12.0).reshape(4, 3).mean(1) * 0.6, atol=1e-6)
+    np.testing.assert_allclose(
+        posterior.mean["row_effect"][:, 0], np.arange(12.0).reshape(4, 3).mean(1) * 0.6, atol=1e-6
+    )
 
 
 def test_a_scan_in_the_model():
@@ -572,6 +574,31 @@ def test_density_functions_with_defaults_and_partials():
     close(jn.fit(jn.density(partial(log_density, scale=3.0), {"x": 0.0})), "x", 0, 3, 1e-6)
 
 
+@quietly
+def test_mean_field_where_full_rank_would_be_too_large():
+    """D = 450: fitted by mean-field; where that leaves correlations out, the answer is corrected or not trusted."""
+    dim = 450
+    rng = np.random.default_rng(0)
+    direction = rng.standard_normal(dim) / np.sqrt(dim)
+    model = jn.density(
+        lambda p, d: -0.5 * ((p["x"] - 1) ** 2).sum() - 0.5 * d["strength"] * (d["direction"] @ (p["x"] - 1)) ** 2,
+        {"x": np.zeros(dim)},
+        data={"direction": direction, "strength": np.array(0.0)},
+    )
+    posterior = jn.fit(model)
+    assert type(posterior.q).__name__ == "DiagonalGaussian"
+    assert posterior.verdict.overall == "trusted"
+    np.testing.assert_allclose(posterior.mean["x"], 1, atol=1e-3)
+    np.testing.assert_allclose(posterior.sd["x"], 1, atol=1e-3)
+    strength = 200.0
+    posterior = jn.fit(model, data={"strength": np.array(strength)})
+    cov = np.eye(dim) - strength * np.outer(direction, direction) / (1 + strength * direction @ direction)
+    sd = np.sqrt(np.diagonal(cov))
+    trusted = np.array([word == "trusted" for word in posterior.verdict.words])
+    assert (np.abs((posterior.mean["x"] - 1) / sd)[trusted] < 0.3).all()
+    assert (np.abs(np.log(posterior.sd["x"] / sd))[trusted] < np.log(1.25)).all()
+
+
 # Verdicts that must not be wrong
 
 
@@ -623,7 +650,7 @@ def test_two_modes_are_corrected_or_not_trusted(method, weight, apart):
 
 @quietly
 @pytest.mark.parametrize("dim", [5, 10, 30])
-def test_two_modes_along_the_diagonal_are_not_trusted(dim):
+def test_two_modes_along_the_diagonal_are_corrected_or_not_trusted(dim):
     far = 6 / np.sqrt(dim)
     model = jn.density(
         lambda p: jnp.logaddexp(
@@ -631,8 +658,11 @@ def test_two_modes_along_the_diagonal_are_not_trusted(dim):
         ),
         {"x": np.zeros(dim)},
     )
-    # Each mean is off by 0.3 * far / sd: 0.6 sd at D = 5, 0.29 at D = 30.
-    assert jn.fit(model).verdict.overall == "do not use"
+    posterior = jn.fit(model)
+    sd = np.sqrt(1 + 0.21 * far**2)
+    # One mode alone is off by 0.3 * far / sd: 0.7 sd at D = 5, 0.3 at D = 30.
+    error = np.abs(posterior.mean["x"] - 0.3 * far).max() / sd
+    assert posterior.verdict.overall == "do not use" or error < 0.15
 
 
 @quietly
@@ -685,9 +715,7 @@ def test_a_straightened_funnel_is_trusted():
 @quietly
 @pytest.mark.parametrize("method", ["auto", "fullrank"])
 def test_bananas_are_corrected_or_not_trusted(method):
-    model = jn.density(
-        lambda p: -0.5 * p["a"] ** 2 - 0.5 * ((p["b"] - p["a"] ** 2) / 0.3) ** 2, {"a": 0.0, "b": 0.0}
-    )
+    model = jn.density(lambda p: -0.5 * p["a"] ** 2 - 0.5 * ((p["b"] - p["a"] ** 2) / 0.3) ** 2, {"a": 0.0, "b": 0.0})
     posterior = jn.fit(model, method)
     honest(posterior, "a", 0.0, 1.0)
     honest(posterior, "b", 1.0, np.sqrt(2 + 0.09))

@@ -17,6 +17,7 @@ from jensen import archive
 from jensen.core import keys, layout, precision
 from jensen.core.errors import OptionError
 from jensen.core.threads import one_blas_thread
+from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.examine import Examination, examine
 from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.quantities import Draws
@@ -70,6 +71,8 @@ class Posterior:
         Gradients and seconds.
     story
         What happened, in a few sentences.
+    chains
+        The short chains that judged or corrected the fit, where they ran: evidence, draws, number of stages.
     """
 
     model: Model
@@ -84,6 +87,7 @@ class Posterior:
     cost: Cost
     story: tuple[str, ...] = ()
     engine: Any = field(default=None, repr=False)
+    chains: Correction | None = field(default=None, repr=False)
 
     @property
     def history(self) -> dict[str, np.ndarray]:
@@ -244,7 +248,7 @@ class Posterior:
             target = self._target()
             q = linear_response(target, self.q, seed=self.settings.seed)
             settings = replace(self.settings, method="linear response")
-            return conclude(target, q, self.run, engine=self.engine, settings=settings)
+            return conclude(target, q, self.run, engine=self.engine, settings=settings, known=self.chains)
 
     def replace(self, **changes: Any) -> "Posterior":
         """A copy with some attributes changed."""
@@ -290,7 +294,14 @@ class Posterior:
 
 
 def conclude(
-    target: Target, q: Any, record: Run, *, engine: Any, settings: Settings, budget: float | None = None
+    target: Target,
+    q: Any,
+    record: Run,
+    *,
+    engine: Any,
+    settings: Settings,
+    budget: float | None = None,
+    known: Correction | None = None,
 ) -> Posterior:
     """Examine a fitted q and put everything together."""
     found = examine(
@@ -301,6 +312,7 @@ def conclude(
         report_q=settings.method != "auto",
         correcting=settings.correct,
         budget=budget,
+        known=known,
     )
     return Posterior(
         model=target.model,
@@ -315,6 +327,7 @@ def conclude(
         cost=Cost(target.gradients, record.seconds),
         story=_story(target, record, found),
         engine=engine,
+        chains=found.correction,
     )
 
 

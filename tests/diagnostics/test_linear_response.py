@@ -12,7 +12,6 @@ from jensen.families.meanfield import DiagonalGaussian
 from jensen.models.read import read
 from jensen.models.target import Target
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::jensen.core.errors.FitWarning")
 
 

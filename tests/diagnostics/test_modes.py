@@ -80,9 +80,7 @@ def test_finds_none_where_there_is_one_odd_mode(name):
 
 def test_three_modes():
     def three(p):
-        return jnp.logaddexp(
-            jnp.logaddexp(-0.5 * p["x"] ** 2, -0.5 * (p["x"] - 10) ** 2), -0.5 * (p["x"] + 15) ** 2
-        )
+        return jnp.logaddexp(jnp.logaddexp(-0.5 * p["x"] ** 2, -0.5 * (p["x"] - 10) ** 2), -0.5 * (p["x"] + 15) ** 2)
 
     with scope():
         target = Target(read(jn.density(three, {"x": 0.0})))

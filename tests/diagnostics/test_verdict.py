@@ -179,7 +179,7 @@ def test_the_table_has_a_row_a_quantity():
     table = judge_corrected(mean_ok=np.array([True, True, False])).table
     assert list(table.index) == NAMES
     assert list(table["verdict"]) == ["trusted", "trusted", "do not use"]
-    assert (table.drop(columns="verdict").dtypes == float).all()
+    assert {dtype.name for dtype in table.drop(columns="verdict").dtypes} == {"float64"}
 
 
 def test_in_words_it_says_within_the_modes_found():

@@ -64,7 +64,9 @@ def test_samples_have_the_moments_that_q_states(family, dim):
     q = made(family, dim)
     z = q.sample(np.random.default_rng(3), 40_000)
     assert (np.abs(z.mean(0) - q.mean) < 5 * q.sd / np.sqrt(40_000)).all()
-    np.testing.assert_allclose(np.atleast_2d(np.cov(z.T)) / np.outer(q.sd, q.sd), q.cov / np.outer(q.sd, q.sd), atol=0.03)
+    np.testing.assert_allclose(
+        np.atleast_2d(np.cov(z.T)) / np.outer(q.sd, q.sd), q.cov / np.outer(q.sd, q.sd), atol=0.03
+    )
 
 
 @by_family

@@ -20,10 +20,8 @@ def ill_conditioned(dim):
     rng = np.random.default_rng(dim)
     rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
     sds = np.logspace(0, np.log10(CONDITION) / 2, dim)
-    mean = 3 * rng.standard_normal(dim) * np.sqrt((rotation**2 @ sds**2))
-    model = jn.density(
-        _log_density, {"x": np.zeros(dim)}, data={"mean": mean, "whitener": (rotation / sds).T.copy()}
-    )
+    mean = 3 * rng.standard_normal(dim) * np.sqrt(rotation**2 @ sds**2)
+    model = jn.density(_log_density, {"x": np.zeros(dim)}, data={"mean": mean, "whitener": (rotation / sds).T.copy()})
     return model, mean, (rotation * sds**2) @ rotation.T
 
 

@@ -63,7 +63,7 @@ class Correction:
     guard: str
 
 
-def correct(target: Any, q: Any, *, seed: int, stages: int = MOST_STAGES, deadline: float | None = None) -> Correction:
+def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: float | None = None) -> Correction:
     """Run the chains from q.
 
     Parameters
@@ -74,8 +74,8 @@ def correct(target: Any, q: Any, *, seed: int, stages: int = MOST_STAGES, deadli
         Where the chains start, and their first metric.
     seed
         Randomness.
-    stages
-        Most stages: two are enough to judge a fit, more to repair it.
+    judging
+        Only judge q: fewer stages, and no more once everything has settled, however large the sampling error.
     deadline
         `time.perf_counter()` value after which no further stage is begun.
     """
@@ -85,7 +85,7 @@ def correct(target: Any, q: Any, *, seed: int, stages: int = MOST_STAGES, deadli
     z = np.asarray(q.transport(np.clip(noise, -_BULK, _BULK))[0])
     step, leapfrogs = chains.first_step(target.dim), 4
     evidence, pool, was_mapped = None, [], False
-    for number in range(stages):
+    for number in range(JUDGING_STAGES if judging else MOST_STAGES):
         mapped = metric.map is not None
         rng = keys.generator(seed, "chains", number + 1)
         goal = _ACCEPT_MAPPED if mapped else _ACCEPT
@@ -97,7 +97,7 @@ def correct(target: Any, q: Any, *, seed: int, stages: int = MOST_STAGES, deadli
         if (
             number >= 1
             and (mapped or bends is None)
-            and _finished(evidence, stage, len(pool))
+            and _finished(evidence, stage, np.inf if judging else len(pool))
             and _agree(evidence, pool)
         ):
             break
@@ -157,7 +157,7 @@ def _agree(evidence: Settled, pool: list[_Part]) -> bool:
     return bool(means.all() and sds.all())
 
 
-def _finished(evidence: Settled, stage: chains.Stage, pooled: int) -> bool:
+def _finished(evidence: Settled, stage: chains.Stage, pooled: float) -> bool:
     """Whether every quantity has settled and the pooled moments are known well enough."""
     precision = max((evidence.se / _PRECISE).max(), (evidence.sel / _PRECISE_SD).max())
     settled = means_settled(evidence) & sds_settled(evidence)

@@ -19,7 +19,7 @@ from jensen.core import keys
 from jensen.core.errors import ModelError
 from jensen.diagnostics import modes as mode_search
 from jensen.diagnostics import quantities, verdict
-from jensen.diagnostics.correct import JUDGING_STAGES, MOST_STAGES, Correction, correct
+from jensen.diagnostics.correct import Correction, correct
 from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.mixture import ENOUGH, combine
 from jensen.diagnostics.quantities import Draws
@@ -49,6 +49,8 @@ class Examination:
         Whether the answer is better than q: that of the chains, or of a mixture of modes.
     note
         How it came about, or "".
+    correction
+        The chains, where they ran: they can judge another q of the same target.
     """
 
     elbo: Elbo
@@ -57,6 +59,7 @@ class Examination:
     verdict: Verdict
     corrected: bool = False
     note: str = ""
+    correction: Correction | None = None
 
 
 def examine(
@@ -68,6 +71,7 @@ def examine(
     report_q: bool = False,
     correcting: bool = True,
     budget: float | None = None,
+    known: Correction | None = None,
 ) -> Examination:
     """Judge q, and correct it.
 
@@ -83,6 +87,8 @@ def examine(
         Whether chains may be run.
     budget
         Seconds the chains may take.
+    known
+        Chains that ran before for the same target, to judge q by.
     """
     found = _Look(target, q, seed)
     if run.status in ("interrupted", "stuck"):
@@ -93,7 +99,7 @@ def examine(
     try:
         if not report_q and correcting:
             return _answer(found, deadline)
-        return found.about_q(_verdict_on_q(found, correcting, deadline))
+        return _about_q(found, correcting, deadline, known)
     except KeyboardInterrupt:
         why = "the checks were interrupted, so nothing is known about this fit"
         return found.about_q(verdict.unfinished(found.names, why, found.log_w))
@@ -138,7 +144,7 @@ def _answer(found: _Look, deadline: float | None) -> Examination:
             return replace(found.about_q(judged), kept=draws, weights=weights, corrected=True, note=note)
         if found.variance < verdict.CONSTANT_WEIGHTS:
             return found.about_q(_judge_by_weights(found, modes))
-    correction = _chains(found, MOST_STAGES, deadline)
+    correction = _chains(found, False, deadline)
     modes = mode_search.unvisited(modes, correction.draws.z)
     shifts = _shifts(found.target, modes, correction.evidence.mean, correction.evidence.sd, found.seed)
     judged = verdict.judge_corrected(found.names, correction, found.log_w, modes, shifts)
@@ -146,15 +152,16 @@ def _answer(found: _Look, deadline: float | None) -> Examination:
     return replace(found.about_q(judged), kept=correction.draws, weights=correction.weights, corrected=True, note=note)
 
 
-def _verdict_on_q(found: _Look, correcting: bool, deadline: float | None) -> Verdict:
+def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Correction | None) -> Examination:
     """How good q itself is, judged by its weights or by how far chains move from it."""
     modes = found.modes()
     if found.variance < verdict.CONSTANT_WEIGHTS or not correcting:
-        return _judge_by_weights(found, modes)
-    correction = _chains(found, JUDGING_STAGES, deadline)
+        return found.about_q(_judge_by_weights(found, modes))
+    correction = known or _chains(found, True, deadline)
     modes = mode_search.unvisited(modes, correction.draws.z)
     shifts = _shifts(found.target, modes, correction.evidence.mean, correction.evidence.sd, found.seed)
-    return verdict.judge_fit(found.names, found.mean, found.sd, correction, found.log_w, modes, shifts)
+    judged = verdict.judge_fit(found.names, found.mean, found.sd, correction, found.log_w, modes, shifts)
+    return replace(found.about_q(judged), correction=correction)
 
 
 def _judge_by_weights(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verdict:
@@ -162,9 +169,9 @@ def _judge_by_weights(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verd
     return verdict.judge_by_weights(found.names, found.log_w, modes, shifts)
 
 
-def _chains(found: _Look, stages: int, deadline: float | None) -> Correction:
+def _chains(found: _Look, judging: bool, deadline: float | None) -> Correction:
     start = _with_correlations(found.target, found.q, found.seed)
-    return correct(found.target, start, seed=found.seed, stages=stages, deadline=deadline)
+    return correct(found.target, start, seed=found.seed, judging=judging, deadline=deadline)
 
 
 def _with_correlations(target: Any, q: Any, seed: int) -> Any:

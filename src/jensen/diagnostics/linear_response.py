@@ -6,7 +6,7 @@ the log density is tilted gives the covariance that was left out:
     Cov = [H^-1]_mm = s (A - B C^-1 B')^-1 s,      H = Hessian of the fixed-draw objective at (m / s, log s) = [A B; B' C]
 
 H comes from central differences of the fixed-draw gradient, on the fit's own program: no second program. Above D = 200 only
-A, the smoothed curvature, is formed (Stein's identity, 8 D gradients); the coupling of means to widths, zero for Gaussian
+A, the smoothed curvature, is formed (Stein's identity, 4 D gradients); the coupling of means to widths, zero for Gaussian
 posteriors, is left out there.
 
 Requires a converged mean-field q; where H is not positive definite, q is no minimum and there is no answer.
@@ -54,7 +54,7 @@ def linear_response(target: Any, q: DiagonalGaussian, *, seed: int) -> DenseGaus
             f"linear response forms a {q.dim} x {q.dim} matrix; it is made for up to {LARGEST_DIM} dimensions."
         )
     mean, sd = np.asarray(q.mean), np.asarray(q.sd)
-    design = orthogonal(keys.generator(seed, "linear response"), q.dim, 32 if q.dim <= _DENSE else 8 * q.dim)
+    design = orthogonal(keys.generator(seed, "linear response"), q.dim, 32 if q.dim <= _DENSE else 4 * q.dim)
     precision = _schur(target, mean, sd, design) if q.dim <= _DENSE else _smoothed(target, mean, sd, design)
     w, v = np.linalg.eigh(0.5 * (precision + precision.T))
     if not np.isfinite(w).all() or w[0] <= 0:
