@@ -120,7 +120,6 @@ def test_the_family_decides_what_comes_out_not_the_start(normal, family, start):
     assert type(q) is type(family.start(np.zeros(2), 1.0))
 
 
-@pytest.mark.slow
 def test_mean_field_beyond_the_dense_limit():
     """D = 1,600: designs of fewer points than dimensions; means and sds of independent coordinates stay exact."""
     dim = 1600

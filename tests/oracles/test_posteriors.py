@@ -1,6 +1,6 @@
 """Real posteriors with published references: one setting for all, seed 0.
 
-The quick ones run always; the rest, the pure fits and the PyMC twins are marked slow.
+The two large ones and the pure fits are marked slow.
 """
 
 import warnings
@@ -12,18 +12,7 @@ import jensen as jn
 from posteriors.load import load, names
 from posteriors.score import score
 
-QUICK = (
-    "arK",
-    "earn_height",
-    "eight_schools_centered",
-    "garch11",
-    "hmm_example",
-    "kidscore_momiq",
-    "logearn_interaction_z",
-    "nes1972",
-    "wells_interaction_c",
-)
-SLOW = tuple(name for name in names() if name not in QUICK)
+LARGE = ("irt_2pl", "radon_mn_slope_noncentered")
 TWINS = ("arK", "eight_schools_centered", "gp_regr", "kidscore_momiq", "low_dim_gauss_mix", "nes1972", "rats")
 MEANS, SDS = 0.10, (0.90, 1.10)
 FALSE_MEANS, FALSE_SDS = 0.30, (0.80, 1.25)
@@ -63,14 +52,8 @@ def check(name):
     assert np.isfinite(posterior.elbo.value)
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in names()])
 def test_default_fit(name):
-    check(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
-def test_default_fit_slow(name):
     check(name)
 
 
@@ -132,7 +115,6 @@ def test_pure_full_rank_fits():
     assert good >= 9
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_the_pymc_twin_gives_the_same_answer(name):
     pytest.importorskip("pymc")

@@ -75,7 +75,7 @@ def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: 
     seed
         Randomness.
     judging
-        Only judge q: fewer stages, and no more once everything has settled, however large the sampling error.
+        Only judge q: fewer stages, and no more once the chains mix.
     deadline
         `time.perf_counter()` value after which no further stage is begun.
     """
@@ -94,10 +94,12 @@ def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: 
         before, evidence = evidence, measure(part.x.reshape(*stage.log_p.shape, -1), evidence)
         pool = [*pool, part] if before is not None and mapped == was_mapped and _steady(evidence) else [part]
         bends = straighten.learn(stage.z) if number >= 1 else None
+        if number >= 1 and judging and evidence.between.max() < LIMITS["between"]:
+            break
         if (
             number >= 1
             and (mapped or bends is None)
-            and _finished(evidence, stage, np.inf if judging else len(pool))
+            and _finished(evidence, stage, len(pool))
             and _agree(evidence, pool)
         ):
             break
@@ -157,7 +159,7 @@ def _agree(evidence: Settled, pool: list[_Part]) -> bool:
     return bool(means.all() and sds.all())
 
 
-def _finished(evidence: Settled, stage: chains.Stage, pooled: float) -> bool:
+def _finished(evidence: Settled, stage: chains.Stage, pooled: int) -> bool:
     """Whether every quantity has settled and the pooled moments are known well enough."""
     precision = max((evidence.se / _PRECISE).max(), (evidence.sel / _PRECISE_SD).max())
     settled = means_settled(evidence) & sds_settled(evidence)
