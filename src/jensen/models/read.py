@@ -38,7 +38,7 @@ def read(model: Any = None, data: Mapping[str, Any] | None = None, precision: st
         raise OptionError(f"data must be a dict, name -> array; got {type(data).__name__}.")
     if isinstance(model, Model):
         return model
-    data = {name: _plain(value) for name, value in (data or {}).items()}
+    data = {name: _plain(name, value) for name, value in (data or {}).items()}
     record = _front_end(model, data, precision)
     _refuse_nonfinite(record.data)
     return record
@@ -57,7 +57,7 @@ def checked(model: Model, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
         raise DataError(
             f"the model has no data {sorted(unknown)}; it has {sorted(model.data)}; check the names in data=."
         )
-    arrays = {name: np.asarray(_plain(value)) for name, value in data.items()}
+    arrays = {name: np.asarray(_plain(name, value)) for name, value in data.items()}
     _refuse_nonfinite(arrays)
     return arrays
 
@@ -91,9 +91,14 @@ def _written_in(model: Any, package: str, name: str) -> bool:
     return module is not None and isinstance(model, getattr(module, name, ()))
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
     """Frames, series and array-likes as NumPy arrays; everything else as it is."""
-    return np.asarray(value) if hasattr(value, "__array__") and not isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
+        raise DataError(
+            f"data {name!r} is a masked array with {int(np.ma.getmaskarray(value).sum())} masked values, and the mask would "
+            "be lost; drop or impute these rows before fitting."
+        )
+    return np.asarray(value) if hasattr(value, "__array__") and type(value) is not np.ndarray else value
 
 
 def _refuse_nonfinite(data: Mapping[str, np.ndarray]) -> None:
