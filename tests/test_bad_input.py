@@ -3,6 +3,7 @@
 import os
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -627,7 +628,6 @@ PLACES = {
     "second start": ("jensen.diagnostics.starts", "fresh_elbo", 4),
     "log weights": ("jensen.diagnostics.examine", "_log_weights", 1),
     "search for modes": ("jensen.diagnostics.modes", "search", 5),
-    "fit at another mode": ("jensen.diagnostics.modes", "_fit_there", 3),
     "chains": ("jensen.diagnostics.chains", "stage", 30),
 }
 
@@ -641,6 +641,25 @@ def test_ctrl_c_after_the_fit(schools, monkeypatch, place):
     posterior, calls = press_in(monkeypatch, (import_module(module), name), call, schools)
     assert posterior.answer == "q"
     assert calls <= call + 200  # the draws that are returned, no further search, start or stage
+
+
+def test_ctrl_c_in_the_fit_at_another_mode_ends_the_whole_fit(monkeypatch):
+    """The fit there has a loop of its own, which must not swallow it."""
+    from jensen.diagnostics import modes
+
+    def density(p):
+        return jnp.logaddexp(jnp.log(0.7) - 0.5 * p["x"] ** 2, jnp.log(0.3) - 0.5 * (p["x"] - 8) ** 2)
+
+    def pressed(engine, target, **options):
+        q, record = run(engine, target, **options)
+        return q, replace(record, status="interrupted")
+
+    run, called = modes.run, []
+    monkeypatch.setattr(modes, "run", lambda *given, **options: called.append(1) or pressed(*given, **options))
+    with pytest.warns(jn.FitWarning):
+        posterior = jn.fit(jn.density(density, {"x": 0.0}))
+    assert len(called) == 1
+    assert posterior.verdict.words == ("do not use",)
 
 
 @pytest.mark.filterwarnings("ignore::jensen.core.errors.FitWarning")

@@ -89,6 +89,7 @@ def fit(
     begun = time.perf_counter()
     if correct not in ("auto", True, False):
         raise OptionError(f"correct must be 'auto', True or False; got {correct!r}.")
+    _check_stops(budget, callbacks)
     settings = Settings(_named(method, family, engine), keys.check_seed(seed), precision, bool(correct))
     record = read(model, data, precision)
     with scope(precision), one_blas_thread():
@@ -112,11 +113,22 @@ def _named(method: str, family: Any, engine: Any) -> str:
         raise OptionError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
     if method != "auto" and (family is not None or engine is not None):
         raise OptionError(f"method={method!r} already says family and engine; leave one of them out.")
+    if family is not None and engine is not None:
+        raise OptionError(f"engine= has a family already, and family={family!r} was given too; say it in the engine.")
     for value, kinds, word in ((family, (FullRank, MeanField), "family"), (engine, (FixedDraws,), "engine")):
         if value is not None and not isinstance(value, kinds):
             names = " or ".join(f"jn.{kind.__name__}()" for kind in kinds)
             raise OptionError(f"{word} must be {names}; got {value!r}.")
     return method
+
+
+def _check_stops(budget: Any, callbacks: Any) -> None:
+    number = isinstance(budget, float | int | np.number) and not isinstance(budget, bool)
+    if budget is not None and not (number and budget > 0):
+        raise OptionError(f"budget must be a positive number of seconds; got {budget!r}; leave it out for no limit.")
+    functions = callbacks if isinstance(callbacks, Sequence) else [None]
+    if not all(map(callable, functions)):
+        raise OptionError(f"callbacks must be a list of functions of a Snapshot; got {callbacks!r}; write [function].")
 
 
 def _family(method: str, dim: int) -> FullRank | MeanField:
@@ -127,6 +139,8 @@ def _family(method: str, dim: int) -> FullRank | MeanField:
 
 def _location(model: Any, start: Mapping[str, Any]) -> np.ndarray:
     """Flat unconstrained vector of start values; sites that are not named start at zero."""
+    if not isinstance(start, Mapping):
+        raise OptionError(f"start must be a dict, site -> value; got {type(start).__name__}.")
     unknown = set(start) - {site.name for site in model.sites}
     if unknown:
         names = ", ".join(site.name for site in model.sites)
@@ -137,7 +151,14 @@ def _location(model: Any, start: Mapping[str, Any]) -> np.ndarray:
     middle, _ = model.constrain(zero, data)
     values = {}
     for site in model.sites:
-        value = np.asarray(start.get(site.name, middle[site.name]), float)
+        try:
+            value = np.asarray(start.get(site.name, middle[site.name]), float)
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                f"start[{site.name!r}] is {start[site.name]!r}, which is no array of numbers of shape {site.shape}."
+            ) from error
+        if not np.isfinite(value).all():
+            raise OptionError(f"start[{site.name!r}] has NaN or infinite values; start at finite ones.")
         if value.shape != site.shape:
             raise OptionError(f"start[{site.name!r}] has shape {value.shape}; the site has shape {site.shape}.")
         values[site.name] = value

@@ -8,6 +8,7 @@ which for q have matched moments (sites on the real line are exact) and for the 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from jensen import archive
 from jensen.core import keys, layout, precision
-from jensen.core.errors import OptionError
+from jensen.core.errors import DataError, OptionError
 from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.examine import Examination, examine
@@ -23,6 +24,7 @@ from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
 from jensen.export import table
+from jensen.models.misfit import first_line, shapes
 from jensen.models.model import Model
 from jensen.models.read import checked
 from jensen.models.target import Target
@@ -89,6 +91,13 @@ class Posterior:
     engine: Any = field(default=None, repr=False)
     chains: Correction | None = field(default=None, repr=False)
 
+    def __post_init__(self):
+        # What is stored is handed out as it is: writing into it would change the posterior.
+        stored = [*self.q.params.values(), *self.run.history.values(), self.weights, self.kept.z, self.kept.log_p]
+        for array in (*stored, *self.kept.values.values(), *self.kept.derived.values()):
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
+
     @property
     def history(self) -> dict[str, np.ndarray]:
         """Name -> array, one entry a step: ``"elbo"`` and ``"loss"`` on the fixed design."""
@@ -115,7 +124,7 @@ class Posterior:
         found, start = {}, 0
         for name, shape in self._variables.items():
             size = int(np.prod(shape))
-            found[name] = flat[start : start + size].reshape(shape)
+            found[name] = flat[start : start + size].reshape(shape).copy()
             start += size
         return found
 
@@ -155,15 +164,15 @@ class Posterior:
         return [judged.get(name, "not judged") for name in self._names()]
 
     def draws(self, n: int = 1000) -> dict[str, np.ndarray]:
-        """Independent draws by site and deterministic, draws first: each (n, *shape)."""
+        """Draws by site and deterministic, in random order, draws first: each (n, *shape)."""
         draws = self._draws(n)
         return {**draws.values, **draws.derived}
 
     def _draws(self, n: int) -> Draws:
-        if n < 1:
-            raise OptionError(f"the number of draws must be at least 1; got {n}.")
+        if not isinstance(n, Integral) or n < 1:
+            raise OptionError(f"the number of draws must be at least 1; got {n!r}; give a whole number.")
         rng = keys.generator(self.settings.seed, "draws")
-        if self.answer == "q" and self._has_code:
+        if n > len(self.weights) and self.answer == "q" and self._has_code:
             with precision.scope(self.settings.precision):
                 target = self._target()
                 z = np.asarray(self.q.sample(rng, n))
@@ -203,6 +212,7 @@ class Posterior:
         return self._log_likelihood(self._draws(n))
 
     def _log_likelihood(self, draws: Draws) -> dict[str, np.ndarray]:
+        self._refuse_without_code()
         if not self.model.likelihoods:
             raise OptionError(
                 f"{self.model.name} has no observed variable, so it has no pointwise log-likelihood; observe the data "
@@ -222,13 +232,21 @@ class Posterior:
         draws
             Number of draws; each is simulated once.
         """
+        self._refuse_without_code()
         if self.model.predict is None:
             raise OptionError(
                 f"a {self.model.language} cannot be simulated from; use posterior.draws() and your own simulation."
             )
-        data = {**self.model.data, **checked(self.model, data or {})}
-        with precision.scope(self.settings.precision):
-            return self.model.predict(self._draws(draws).values, data, self.settings.seed)
+        data = {**self.model.data, **checked(self.model, {} if data is None else data)}
+        values = self._draws(draws).values
+        try:
+            with precision.scope(self.settings.precision):
+                return self.model.predict(values, data, self.settings.seed)
+        except (TypeError, ValueError, IndexError, AssertionError) as error:
+            raise DataError(
+                f"{self.model.name} cannot be simulated with these data: {first_line(error)}; they have shapes "
+                f"{shapes(data)}."
+            ) from error
 
     def refine(self, steps: int | None = None, *, progress: bool | None = None) -> "Posterior":
         """Go on from this q: the same engine, started here; checks and correction are made anew."""
@@ -236,7 +254,10 @@ class Posterior:
             raise OptionError("this fit has no engine to go on with (it was loaded from a file); fit the model again.")
         with precision.scope(self.settings.precision), one_blas_thread():
             target = self._target()
-            engine = replace(self.engine, start=self.q)
+            start = self.engine.family.start(self.q.mean, self.q.sd)
+            if type(self.q) is type(start):  # else linear response has left the family
+                start = self.q
+            engine = replace(self.engine, start=start)
             q, record = run(engine, target, seed=self.settings.seed, steps=steps, progress=progress)
             history = {name: np.concatenate([self.history[name], record.history[name]]) for name in record.history}
             record = replace(record, history=history, steps=self.run.steps + record.steps)
@@ -275,11 +296,14 @@ class Posterior:
     def _has_code(self) -> bool:
         return self.model.source is not None
 
-    def _target(self) -> Target:
+    def _refuse_without_code(self) -> None:
         if not self._has_code:
             raise OptionError(
                 "this fit was loaded from a file, without the model's code; fit the model again for this."
             )
+
+    def _target(self) -> Target:
+        self._refuse_without_code()
         return Target(self.model, self.settings.precision)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ history, progress, callbacks, time budget, Ctrl-C. Whatever stops it, the last g
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,8 +84,10 @@ def run(
     -------
     q, Run
     """
-    if steps is not None and steps < 1:
-        raise OptionError(f"steps must be at least 1; got {steps}; leave it out to let the engine decide.")
+    if steps is not None and (not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1):
+        raise OptionError(
+            f"steps must be at least 1; got {steps!r}; give a whole number, or leave it out to let the engine decide."
+        )
     start = time.perf_counter()
     losses: list[np.ndarray] = []
     notes: list[str] = []

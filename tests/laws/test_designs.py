@@ -60,6 +60,9 @@ def test_three_radii_make_the_sixth_radial_moment_exact(blocks, dim, seed):
 def test_in_one_dimension_it_is_gauss_hermite(nodes):
     points, weights = orthogonal(np.random.default_rng(0), 1, nodes)
     nodes_, shares = np.polynomial.hermite_e.hermegauss(nodes)
+    # Nodes that count for nothing are left out: where a density is not finite they could only do harm.
+    counts = shares / shares.sum() > 1e-15
+    nodes_, shares = nodes_[counts], shares[counts]
     order = np.argsort(points[:, 0])
     np.testing.assert_allclose(points[order, 0], nodes_, atol=1e-10)
     np.testing.assert_allclose(weights[order], shares / shares.sum(), atol=1e-12)

@@ -1,6 +1,6 @@
 """From a fitted q to evidence and a verdict: log weights, other modes, chains where they are needed.
 
-    1. log weights of 2,200 draws of q           ELBO with its error, var(log w)
+    1. log weights of 2,200 draws of q           ELBO with its error, var(log w); wider draws, if that is small
     2. quenches for other modes                  where they tell anything
     3. weights nearly constant, one mode         trusted, and done
     4. several modes, each nearly Gaussian       their mixture is the answer
@@ -19,6 +19,7 @@ from jensen.core import keys
 from jensen.core.errors import ModelError
 from jensen.diagnostics import modes as mode_search
 from jensen.diagnostics import quantities, verdict
+from jensen.diagnostics.beyond import FAR, beyond
 from jensen.diagnostics.correct import Correction, correct
 from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.mixture import ENOUGH, combine
@@ -91,18 +92,19 @@ def examine(
         Chains that ran before for the same target, to judge q by.
     """
     found = _Look(target, q, seed)
-    if run.status in ("interrupted", "stuck"):
-        why = {"interrupted": "the fit was interrupted", "stuck": "the fit did not converge"}[run.status]
-        if report_q or run.status == "interrupted" or not correcting:
-            return found.about_q(verdict.unfinished(found.names, why, found.log_w))
     deadline = None if budget is None else time.perf_counter() + budget
     try:
+        if run.status == "interrupted":
+            raise KeyboardInterrupt
+        found.weigh()
+        if run.status == "stuck" and (report_q or not correcting):
+            return found.about_q(verdict.unfinished(found.names, "the fit did not converge", found.log_w))
         if not report_q and correcting:
             return _answer(found, deadline)
         return _about_q(found, correcting, deadline, known)
     except KeyboardInterrupt:
-        why = "the checks were interrupted, so nothing is known about this fit"
-        return found.about_q(verdict.unfinished(found.names, why, found.log_w))
+        why = "the fit was interrupted" if run.status == "interrupted" else "the checks were interrupted"
+        return found.about_q(verdict.unfinished(found.names, f"{why}, so nothing is known about it", found.log_w))
 
 
 class _Look:
@@ -114,12 +116,22 @@ class _Look:
         self.draws = matched_draws(target, q, seed)
         x = quantities.matrix(target.model, self.draws.values, self.draws.derived)
         self.mean, self.sd = x.mean(0), x.std(0)
-        self.log_w = _log_weights(target, q, seed)
-        self.variance = verdict.spread(self.log_w)
+        self.log_w = np.full(1, np.nan)
+
+    def weigh(self) -> None:
+        """Log weights on q's own draws, and whether draws wider than q see mass that those cannot."""
+        self.log_w = _log_weights(self.target, self.q, self.seed)
+        self.constant = verdict.spread(self.log_w) < verdict.CONSTANT_WEIGHTS
+        self.beyond = beyond(self.target, self.q, self.seed) if self.constant else np.zeros(len(self.names))
+
+    @property
+    def enough(self) -> bool:
+        """Whether the weights say that q is the posterior, as far as draws of q and wider ones can tell."""
+        return self.constant and bool((self.beyond < FAR).all())
 
     def modes(self) -> tuple[mode_search.Mode, ...]:
         """Other modes, where a search tells anything."""
-        if not mode_search.worth_searching(self.target.dim, self.variance):
+        if not mode_search.worth_searching(self.target.dim, verdict.spread(self.log_w)):
             return ()
         return mode_search.search(self.target, self.q, keys.generator(self.seed, "modes"))
 
@@ -134,7 +146,7 @@ class _Look:
 def _answer(found: _Look, deadline: float | None) -> Examination:
     """Of q, a mixture of modes, or the chains, whichever is needed."""
     modes = found.modes()
-    if not modes and found.variance < verdict.CONSTANT_WEIGHTS:
+    if not modes and found.enough:
         return found.about_q(_judge_by_weights(found, modes))
     if modes:
         draws, weights, share = combine(found.target, found.q, modes, found.seed)
@@ -142,7 +154,7 @@ def _answer(found: _Look, deadline: float | None) -> Examination:
             judged = verdict.judge_mixture(found.names, modes, share, len(weights), found.log_w)
             note = f"a mixture of {len(modes) + 1} modes, effective share of its weights {share:.2f}"
             return replace(found.about_q(judged), kept=draws, weights=weights, corrected=True, note=note)
-        if found.variance < verdict.CONSTANT_WEIGHTS:
+        if found.enough:
             return found.about_q(_judge_by_weights(found, modes))
     correction = _chains(found, False, deadline)
     modes = mode_search.unvisited(modes, correction.draws.z)
@@ -155,7 +167,7 @@ def _answer(found: _Look, deadline: float | None) -> Examination:
 def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Correction | None) -> Examination:
     """How good q itself is, judged by its weights or by how far chains move from it."""
     modes = found.modes()
-    if found.variance < verdict.CONSTANT_WEIGHTS or not correcting:
+    if found.enough or not correcting:
         return found.about_q(_judge_by_weights(found, modes))
     correction = known or _chains(found, True, deadline)
     modes = mode_search.unvisited(modes, correction.draws.z)
@@ -166,7 +178,7 @@ def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Corr
 
 def _judge_by_weights(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verdict:
     shifts = _shifts(found.target, modes, found.mean, found.sd, found.seed)
-    return verdict.judge_by_weights(found.names, found.log_w, modes, shifts)
+    return verdict.judge_by_weights(found.names, found.log_w, modes, shifts, found.beyond)
 
 
 def _chains(found: _Look, judging: bool, deadline: float | None) -> Correction:

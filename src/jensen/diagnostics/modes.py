@@ -17,7 +17,7 @@ import numpy as np
 from jensen.core.errors import JensenError
 from jensen.diagnostics.chains import Metric, finite
 from jensen.engines.fixed_draws import FixedDraws
-from jensen.families.fullrank import FullRank
+from jensen.families.fullrank import FullRank, from_factor
 from jensen.run import run
 
 _RADII = (3.0, 6.0, 12.0, 24.0)
@@ -28,6 +28,7 @@ _WEIGHT_DRAWS = 512
 _MOST_MODES, _MOST_MODES_LARGE = 6, 2
 _LARGEST_DIM = 60
 _NEGLIGIBLE = 0.003
+_APART = 2.0
 _REACHED = 0.2
 """Share of a mode's weight that chains must have spent there to have reached it."""
 
@@ -67,9 +68,12 @@ def search(target: Any, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
     candidates = _distinct(target, np.asarray(q.mean), ends)
     found = [q]
     for end in candidates[: _MOST_MODES if q.dim <= _LARGEST_DIM else _MOST_MODES_LARGE]:
-        other = _fit_there(target, end, metric)
-        if other is not None and not any(_same(other, known) for known in found):
-            found.append(other)
+        # A fit that fails or runs home does not undo the dip that was seen: then the peak's own curvature has to do.
+        for describe in (_fit_there, _peak):
+            other = describe(target, end, metric)
+            if other is not None and not any(_same(other, known) for known in found):
+                found.append(other)
+                break
     if len(found) == 1:
         return ()
     weights = _weights(target, found, rng)
@@ -141,19 +145,40 @@ def _distinct(target: Any, center: np.ndarray, ends: np.ndarray) -> list[np.ndar
 
 def _fit_there(target: Any, end: np.ndarray, metric: Metric) -> Any:
     """Gaussian at an end point, from a third of the fit's typical width; None when it does not converge."""
-    width = 0.3 * float(np.median(np.sqrt((metric.factor**2).sum(1))))
-    engine = FixedDraws(start=FullRank().start(end, width), steps=30, large=False)
+    engine = FixedDraws(start=FullRank().start(end, _width(metric)), steps=30, large=False)
     try:
         q, record = run(engine, target, seed=0, progress=False)
     except JensenError:
         return None
+    if record.status == "interrupted":
+        raise KeyboardInterrupt
     return q if record.status == "converged" else None
 
 
+def _peak(target: Any, end: np.ndarray, metric: Metric) -> Any:
+    """Gaussian with the curvature, smoothed over a third of the fit's typical width, at an end point; None if it is no peak."""
+    try:
+        point = FixedDraws(start=FullRank().start(end, _width(metric)), large=False).init(target, 0).point
+    except JensenError:
+        return None
+    w, v = np.linalg.eigh(-point.curvature)
+    if w[0] <= 0:
+        return None
+    return from_factor(end, point.factor @ (v / np.sqrt(w)))
+
+
+def _width(metric: Metric) -> float:
+    return 0.3 * float(np.median(np.sqrt((metric.factor**2).sum(1))))
+
+
 def _same(one: Any, other: Any) -> bool:
-    """Whether two Gaussians describe one mode: their means are within two sds of each other."""
-    apart = np.abs(one.mean - other.mean) / np.maximum(one.sd, other.sd)
-    return bool((apart < 2.0).all())
+    """Whether two Gaussians describe one mode: two sds apart, or less, along the line that joins them."""
+    apart = one.mean - other.mean
+    return min(_distance(apart, one), _distance(apart, other)) < _APART
+
+
+def _distance(apart: np.ndarray, q: Any) -> float:
+    return float(np.linalg.norm(np.linalg.solve(np.asarray(q.scale), apart)))
 
 
 def _weights(target: Any, components: list[Any], rng: np.random.Generator) -> list[float]:

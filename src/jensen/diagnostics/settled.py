@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 GROUPS = 16
+_ROUNDING = 1e-12
 _VISITORS = 6
 """Chains that must have visited a tail for it to be one."""
 
@@ -43,6 +44,8 @@ def measure(x: np.ndarray, before: Settled | None) -> Settled:
     """Evidence of quantities x (T, C, K), against the stage before where there was one."""
     x = winsorize(x)
     mean, sd = x.mean((0, 1)), x.std((0, 1))
+    constant = is_constant(mean, sd)
+    sd = np.where(constant, 0.0, sd)
     unit = np.where(sd > 0, sd, 1.0)
     chain_means = x.mean(0)
     between = chain_means.var(0) / unit**2
@@ -58,7 +61,13 @@ def measure(x: np.ndarray, before: Settled | None) -> Settled:
         to_mean, to_sd = _drift(before.mean, before.sd, mean, sd)
         drift_mean = np.maximum(drift_mean, to_mean - 2 * se)
         drift_sd = np.maximum(drift_sd, to_sd - 2 * sel)
-    return Settled(mean, sd, between, se, sel, drift_mean, drift_sd)
+    known = (np.where(constant, 0.0, value) for value in (between, se, sel, drift_mean, drift_sd))
+    return Settled(mean, sd, *known)
+
+
+def is_constant(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Quantities that are constant but for their last digits, such as a correlation of a variable with itself."""
+    return sd <= _ROUNDING * np.abs(mean)
 
 
 def winsorize(x: np.ndarray) -> np.ndarray:
@@ -104,6 +113,7 @@ def against(evidence: Settled, x: np.ndarray, weights: np.ndarray) -> tuple[np.n
     """
     mean = weights @ x
     sd = np.sqrt(weights @ (x - mean) ** 2)
+    sd = np.where(is_constant(mean, sd), 0.0, sd)
     drift_mean, drift_sd = _drift(mean, sd, evidence.mean, evidence.sd)
     return (
         drift_mean < LIMITS["drift"] + 2 * evidence.se,
@@ -137,7 +147,7 @@ def coupled(x: np.ndarray, unsettled: np.ndarray) -> np.ndarray:
 def _drift(
     first_mean: np.ndarray, first_sd: np.ndarray, second_mean: np.ndarray, second_sd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    unit = np.where(second_sd > 0, second_sd, 1.0)
+    unit = np.where(second_sd > 0, second_sd, np.maximum(np.abs(second_mean), 1.0))
     ratio = np.where((first_sd > 0) & (second_sd > 0), first_sd / unit, 1.0)
     return np.abs(first_mean - second_mean) / unit, np.abs(np.log(ratio))
 

@@ -26,6 +26,15 @@ def fit_from_starts(target: Any, engine: FixedDraws, *, seed: int, **loop: Any) 
     q, record = run(engine, target, seed=seed, **loop)
     if engine.start is not None or record.status in ("interrupted", "budget", "stopped"):
         return q, record
+    try:
+        return _compared(target, engine, q, record, seed, loop)
+    except KeyboardInterrupt:
+        return q, replace(
+            record, status="interrupted", notes=(*record.notes, "interrupted while other starts were tried")
+        )
+
+
+def _compared(target: Any, engine: FixedDraws, q: Any, record: Run, seed: int, loop: dict[str, Any]) -> tuple[Any, Run]:
     elbo = fresh_elbo(target, q, seed)
     converged, tried = int(record.status == "converged"), 1
     for number, (spread, width) in enumerate(_SPREADS):
@@ -34,23 +43,27 @@ def fit_from_starts(target: Any, engine: FixedDraws, *, seed: int, **loop: Any) 
         location = keys.generator(seed, "start", number).uniform(-1, 1, target.dim) * spread
         other = replace(engine, start=engine.family.start(location, width))
         try:
-            other_q, other_record = run(replace(other, large=False), target, seed=seed, progress=False)
+            other_q, other_record = _completed(replace(other, large=False), target, seed, {"progress": False})
             converged += other_record.status == "converged"
             tried += 1
-            if (
-                other_record.status == "interrupted"
-                or not fresh_elbo(target, other_q, seed).value > elbo.value + 2 * elbo.error
-            ):
+            if fresh_elbo(target, other_q, seed).value <= elbo.value + 2 * elbo.error:
                 continue
-            other_q, other_record = run(replace(engine, start=other_q), target, seed=seed, **loop)
+            other_q, other_record = _completed(replace(engine, start=other_q), target, seed, loop)
         except JensenError:
             continue
         other_elbo = fresh_elbo(target, other_q, seed)
         if other_elbo.value > elbo.value:
             q, record, elbo = other_q, other_record, other_elbo
-    return q, replace(
-        record, notes=(*record.notes, f"{tried} starts, {converged} converged; the best ELBO on fresh draws is kept")
-    )
+    note = f"{tried} starts, {converged} converged; the best ELBO on fresh draws is kept"
+    return q, replace(record, notes=(*record.notes, note))
+
+
+def _completed(engine: FixedDraws, target: Any, seed: int, loop: dict[str, Any]) -> tuple[Any, Run]:
+    """A run whose Ctrl-C ends the whole fit, not this start."""
+    q, record = run(engine, target, seed=seed, **loop)
+    if record.status == "interrupted":
+        raise KeyboardInterrupt
+    return q, record
 
 
 def fresh_elbo(target: Any, q: Any, seed: int) -> Elbo:

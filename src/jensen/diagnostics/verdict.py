@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from jensen.diagnostics.beyond import FAR
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.modes import Mode
-from jensen.diagnostics.settled import LIMITS
+from jensen.diagnostics.settled import LIMITS, is_constant
 
 TRUSTED, MEANS_ONLY, DO_NOT_USE = "trusted", "means only", "do not use"
 CONSTANT_WEIGHTS = 0.1
@@ -94,23 +95,28 @@ def spread(log_weights: np.ndarray) -> float:
     return float(np.var(log_weights)) if np.isfinite(log_weights).all() else float("inf")
 
 
-def judge_by_weights(names: list[str], log_weights: np.ndarray, modes: tuple[Mode, ...], shifts: np.ndarray) -> Verdict:
-    """Verdict on q from its log weights alone; `shifts` is what other modes do to each quantity (K,)."""
-    variance = spread(log_weights)
-    good = (shifts < _MODE_SHIFT) & (variance < CONSTANT_WEIGHTS)
+def judge_by_weights(
+    names: list[str],
+    log_weights: np.ndarray,
+    modes: tuple[Mode, ...],
+    shifts: np.ndarray,
+    beyond: np.ndarray | float = 0.0,
+) -> Verdict:
+    """Verdict on q from weights alone; other modes move quantities by `shifts`, wider draws by `beyond` (K,)."""
+    variance, beyond = spread(log_weights), np.broadcast_to(beyond, len(names))
+    good = (shifts < _MODE_SHIFT) & (beyond < FAR) & (variance < CONSTANT_WEIGHTS)
     reasons = [f"q and the posterior agree up to a variance of {variance:.3g} in the log weights"]
     if variance >= CONSTANT_WEIGHTS:
         reasons = [f"the log weights of q have variance {variance:.3g}, and no chains were run to look further"]
+    elif (beyond >= FAR).any():
+        reasons.append(f"draws wider than q's see mass that q leaves out: it would move {names[int(beyond.argmax())]}")
     reasons += _about_modes(modes)
-    advice = (
-        "Use it."
-        if good.all()
-        else "Allow the correction (correct='auto'), or use NUTS."
-        if not modes
-        else _MODES_ADVICE
-    )
+    advice = "Use it."
+    if not good.all():
+        advice = _MODES_ADVICE if modes else "Allow the correction (correct='auto'), or use NUTS."
     words = tuple(TRUSTED if ok else DO_NOT_USE for ok in good)
-    return Verdict(tuple(names), words, {"mode shift": shifts}, tuple(reasons), advice, log_weights, "q")
+    columns = {"mode shift": shifts, "wider draws": beyond}
+    return Verdict(tuple(names), words, columns, tuple(reasons), advice, log_weights, "q")
 
 
 def judge_fit(
@@ -124,9 +130,10 @@ def judge_fit(
 ) -> Verdict:
     """Verdict on q: how far the chains moved from it, for quantities whose chains have settled."""
     evidence = correction.evidence
+    constant = is_constant(q_mean, q_sd) & is_constant(evidence.mean, evidence.sd)
     unit = np.where(evidence.sd > 0, evidence.sd, 1.0)
-    moved = np.abs(evidence.mean - q_mean) / unit
-    widened = np.abs(np.log(np.maximum(q_sd, 1e-300) / unit))
+    moved = np.where(constant, 0.0, np.abs(evidence.mean - q_mean) / unit)
+    widened = np.where(constant, 0.0, np.abs(np.log(np.maximum(q_sd, 1e-300) / unit)))
     lost = bool(((evidence.between > 0.6) & ((moved > 0.5) | (widened > 0.7))).any())
     known = (evidence.between < LIMITS["between"]) & (correction.acceptance > LIMITS["acceptance"]) & (not lost)
     mean_ok = known & (moved + evidence.se < _OFF) & (shifts < _MODE_SHIFT)

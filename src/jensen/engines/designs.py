@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_NEGLIGIBLE = 1e-15
+
 
 class Design(NamedTuple):
     """Points (M, D) and weights (M,) that sum to one."""
@@ -62,6 +64,8 @@ def _radii(dim: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     else:
         nodes = min(blocks, 2) if blocks < 6 else 3
     squares, shares = _laguerre(nodes, dim / 2 - 1)
+    if dim == 1:
+        return np.sqrt(2 * squares), shares
     # Blocks go to the radii in proportion to the weight, at least one each: equal weights a point lose least precision.
     counts = np.maximum(1, np.floor(shares * blocks)).astype(int)
     while counts.sum() > blocks:
@@ -79,7 +83,10 @@ def _laguerre(nodes: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     k = np.arange(nodes)
     off = np.sqrt(k[1:] * (k[1:] + alpha))
     values, vectors = np.linalg.eigh(np.diag(2 * k + 1 + alpha) + np.diag(off, 1) + np.diag(off, -1))
-    return values, vectors[0] ** 2
+    shares = vectors[0] ** 2
+    # Nodes far out that count for nothing could only do harm, where a density is not finite.
+    kept = shares > 2 * _NEGLIGIBLE
+    return values[kept], shares[kept] / shares[kept].sum()
 
 
 def _haar(rng: np.random.Generator, dim: int) -> np.ndarray:

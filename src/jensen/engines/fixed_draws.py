@@ -46,6 +46,8 @@ _LARGEST_DESIGN = 4096
 _DENSE = 1500
 """Mean-field: largest D for which the smoothed curvature is formed as a matrix."""
 _RUNAWAY = 1e15
+_FLAT, _WIDE = 0.05, 10.0
+"""Relative curvature that counts as none, and the width from which on its absence means an improper posterior."""
 _SWITCHES = (10.0, 0.01, 100.0)
 
 
@@ -86,7 +88,7 @@ class _State:
     switches: int = 0
     quiet: int = 0
     steps: int = 0
-    finished: bool = False
+    halfway: _Point | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,10 @@ class FixedDraws:
         """Evaluate the start; shrink it until every point is finite."""
         designs = self._designs(target.dim, seed)
         q = self.start or self.family.start(np.zeros(target.dim), 0.1)
-        mean, factor = np.asarray(q.mean, float), np.asarray(q.scale if isinstance(q, DenseGaussian) else q.sd, float)
+        mean, factor = (
+            np.asarray(q.mean, float),
+            np.asarray(q.scale if isinstance(self.family, FullRank) else q.sd, float),
+        )
         for attempt in range(24):
             point = _evaluate(target, designs[0], mean, factor * 4.0**-attempt)
             if point is not None:
@@ -152,6 +157,10 @@ class FixedDraws:
         state = replace(state, point=point, damping=damping, quiet=quiet)
         if (was_close and _within(point, tolerance)) or quiet >= 2:
             return self._next_stage(state, target)
+        if state.halfway is None and state.steps >= self.steps // 2:
+            state = replace(state, halfway=point)
+        if state.steps >= self.steps and not self.converged(state):
+            _refuse_drift(target, state)
         return state, Ticks(np.array([point.loss]), done=state.steps >= self.steps)
 
     def _stalled(self, state: _State, target: Any) -> tuple[_State, Ticks]:
@@ -164,7 +173,8 @@ class FixedDraws:
             point = _evaluate(target, state.designs[state.stage], state.point.mean, factor)
             if point is not None:
                 return replace(state, point=point, damping=0.0), Ticks(np.array([point.loss]))
-        return replace(state, finished=True), Ticks(loss, done=True, note="no step lowers the objective any more")
+        _refuse_drift(target, state)
+        return state, Ticks(loss, done=True, note="no step lowers the objective any more")
 
     def _next_stage(self, state: _State, target: Any) -> tuple[_State, Ticks]:
         loss = np.array([state.point.loss])
@@ -172,7 +182,7 @@ class FixedDraws:
             point = _evaluate(target, state.designs[state.stage + 1], state.point.mean, state.point.factor)
             if point is not None:
                 return replace(state, stage=state.stage + 1, point=point, damping=0.0, quiet=0), Ticks(loss)
-        return replace(state, finished=True), Ticks(loss, done=True)
+        return state, Ticks(loss, done=True)
 
     def finish(self, state: _State) -> Any:
         """Q of the state."""
@@ -194,11 +204,14 @@ def _evaluate(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray)
     """The point at (mean, factor), or None when the density is not finite somewhere on the design."""
     z, weights = design
     log_p, gradient = target(_out(mean, factor, z))
-    if factor.ndim == 2:
-        u, volume = gradient @ factor, np.linalg.slogdet(factor)[1]
-    else:
-        u, volume = gradient * factor, np.log(factor).sum()
-    if not (np.isfinite(log_p).all() and np.isfinite(u).all() and np.isfinite(volume)):
+    if not (np.isfinite(log_p).all() and np.isfinite(gradient).all()):
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if factor.ndim == 2:
+            u, volume = gradient @ factor, np.linalg.slogdet(factor)[1]
+        else:
+            u, volume = gradient * factor, np.log(factor).sum()
+    if not (np.isfinite(u).all() and np.isfinite(volume)):
         return None
     half_entropy = 0.5 * len(mean) * (1 + np.log(2 * np.pi))
     weighted = u * weights[:, None]
@@ -306,10 +319,41 @@ def _refuse_flat(target: Any, design: Design, point: _Point) -> None:
 
 
 def _refuse_runaway(target: Any, point: _Point) -> None:
-    widths = np.sqrt((point.factor**2).sum(1)) if point.factor.ndim == 2 else point.factor
-    worst = int(np.maximum(widths, np.abs(point.mean)).argmax())
-    if max(widths[worst], abs(point.mean[worst])) > _RUNAWAY:
-        raise ImproperError(
-            f"the posterior looks improper: q grew beyond {_RUNAWAY:.0e} at site "
-            f"{coordinate_site(target.model.sites, worst).name} without meeting curvature; give it a proper prior."
-        )
+    if max(_widths_of(point).max(), np.abs(point.mean).max()) > _RUNAWAY:
+        _refuse_improper(target, int(np.maximum(_widths_of(point), np.abs(point.mean)).argmax()))
+
+
+def _refuse_drift(target: Any, state: _State) -> None:
+    """Refuse when no optimum was found and a direction has no curvature, or q still grows and moves away along one."""
+    point, before = state.point, state.halfway
+    widths = _widths_of(point)
+    if point.factor.ndim == 2:
+        w, v = np.linalg.eigh(-point.curvature)
+        flattest = int(np.abs(w).argmin())
+        along = np.abs(point.factor @ v[:, flattest])
+        coordinate, flat = int(along.argmax()), abs(w[flattest]) < _FLAT
+    else:
+        coordinate = int(np.abs(point.own).argmin())
+        flat = abs(point.own[coordinate]) < _FLAT
+    if flat and widths[coordinate] > _WIDE:
+        _refuse_improper(target, coordinate)
+    pushed = int(np.abs(point.slope).argmax())
+    if abs(point.slope[pushed]) > 1 and widths[pushed] > _WIDE and np.abs(point.mean[pushed]) > _WIDE:
+        _refuse_improper(target, pushed)
+    if before is not None and before.mean.shape == point.mean.shape:
+        growth = widths / _widths_of(before)
+        drift = (growth > 1.3) & (np.abs(point.mean - before.mean) > 0.5 * widths) & (widths > _WIDE)
+        if drift.any():
+            _refuse_improper(target, int(np.where(drift, growth, 0.0).argmax()))
+
+
+def _widths_of(point: _Point) -> np.ndarray:
+    return np.sqrt((point.factor**2).sum(1)) if point.factor.ndim == 2 else point.factor
+
+
+def _refuse_improper(target: Any, coordinate: int) -> None:
+    site = coordinate_site(target.model.sites, coordinate).name
+    raise ImproperError(
+        f"the posterior looks improper: q grew without end at site {site} and met no curvature there; give it a proper prior "
+        "that rules out what the data do not."
+    )

@@ -89,6 +89,6 @@ def from_factor(mean: np.ndarray, factor: np.ndarray) -> DenseGaussian:
 class FullRank:
     """Family of Gaussians with a full covariance; D up to a few hundred."""
 
-    def start(self, location: np.ndarray, width: float) -> DenseGaussian:
-        """Q at `location` (D,) with standard deviation `width` in every direction."""
+    def start(self, location: np.ndarray, width: float | np.ndarray) -> DenseGaussian:
+        """Q at `location` (D,) with standard deviation `width`, one or (D,), and without correlations."""
         return DenseGaussian(np.asarray(location, float), width * np.eye(len(location)))

@@ -86,7 +86,7 @@ class MeanField:
     Its sds are those of the conditionals: too small where coordinates are correlated, which linear response repairs.
     """
 
-    def start(self, location: np.ndarray, width: float) -> DiagonalGaussian:
-        """Q at `location` (D,) with standard deviation `width` in every coordinate."""
+    def start(self, location: np.ndarray, width: float | np.ndarray) -> DiagonalGaussian:
+        """Q at `location` (D,) with standard deviation `width`, one or (D,)."""
         location = np.asarray(location, float)
         return DiagonalGaussian(location, np.full(len(location), np.log(width)))

@@ -17,6 +17,7 @@ import numpy as np
 from jensen.core.errors import DataError, ModelError, OptionError
 from jensen.core.layout import Site
 from jensen.models.cache import remember
+from jensen.models.misfit import CONCRETIZATION, first_line, is_about_shapes, shapes
 from jensen.models.model import Factors, Model
 
 SUPPORTS = (
@@ -37,7 +38,7 @@ class Density:
     log_density: Callable[..., Any]
     init: dict[str, np.ndarray]
     support: dict[str, Any]
-    data: dict[str, np.ndarray] | None
+    data: dict[str, Any] | None
     dims: dict[str, tuple[str, ...]] = field(default_factory=dict)
     coords: dict[str, Any] = field(default_factory=dict)
 
@@ -97,7 +98,7 @@ def density(
         log_density,
         arrays,
         dict(support or {}),
-        None if data is None else {name: np.asarray(value) for name, value in data.items()},
+        None if data is None else dict(data),
         {name: tuple(value) for name, value in (dims or {}).items()},
         dict(coords or {}),
     )
@@ -148,6 +149,10 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
     def factors(free: Any, data: Any) -> Factors:
         values, _ = constrain(free, data)
         log_prob = described.log_density(values, data) if with_data else described.log_density(values)
+        if not isinstance(log_prob, float | int | np.generic | np.ndarray | jax.Array):
+            raise ModelError(
+                f"log_density must return a scalar; it returned {type(log_prob).__name__}; return the sum of its terms."
+            )
         jacobian = {
             name: jnp.asarray(transform.log_abs_det_jacobian(free[name], values[name]))
             for name, transform in transforms.items()
@@ -159,7 +164,7 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
         return {name: transform.inv(jnp.asarray(values[name])) for name, transform in transforms.items()}
 
     free = {site.name: jax.ShapeDtypeStruct(site.free_shape, float) for site in sites}
-    shape = jax.eval_shape(factors, free, arrays).log_prob["log_density"].shape
+    shape = _traced(factors, free, arrays).log_prob["log_density"].shape
     if shape != ():
         raise ModelError(f"log_density must return a scalar; it returned shape {shape}; sum over the rows.")
     return Model(
@@ -175,6 +180,29 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
         constants=tuple(arrays),
         source=described,
     )
+
+
+def _traced(factors: Callable[..., Factors], free: dict[str, Any], arrays: dict[str, np.ndarray]) -> Factors:
+    """The factors as shapes; what goes wrong is told in the words of the density's arguments."""
+    try:
+        return jax.eval_shape(factors, free, arrays)
+    except CONCRETIZATION as error:
+        raise ModelError(
+            f"log_density needs concrete values where JAX has tracers ({type(error).__name__}); use jax.numpy and "
+            "jnp.where instead of NumPy and Python branches."
+        ) from error
+    except KeyError as error:
+        raise DataError(
+            f"log_density looks up {error}, but the parameters are {list(free)} and the data {list(arrays)}; "
+            "add what is missing to data= or init."
+        ) from error
+    except (TypeError, ValueError, IndexError) as error:
+        if not is_about_shapes(error):
+            raise
+        raise DataError(
+            f"shapes do not fit in log_density: {first_line(error)}; the parameters have shapes {shapes(free)} (as in init, "
+            f"before their transforms) and the data {shapes(arrays)}; change one of them."
+        ) from error
 
 
 def _transform(support: Any) -> Any:

@@ -22,15 +22,8 @@ from jensen.core.errors import DataError, ModelError, UnsupportedError
 from jensen.core.keys import key
 from jensen.core.layout import Derived, Site
 from jensen.models.cache import remember
+from jensen.models.misfit import CONCRETIZATION, first_line, is_about_shapes, shapes
 from jensen.models.model import Factors, Model
-
-_CONCRETIZATION = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerBoolConversionError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
 
 
 def read(model: Callable[..., Any], data: Mapping[str, Any] | None = None) -> Model:
@@ -60,14 +53,14 @@ def read(model: Callable[..., Any], data: Mapping[str, Any] | None = None) -> Mo
     )
     try:
         blueprint = remember(model, shape, partial(_build, model, inputs, static))
-    except _CONCRETIZATION as error:
+    except CONCRETIZATION as error:
         # The model computes shapes or branches from values: make the integers constants first, then everything.
         integers = {name: value for name, value in inputs.items() if not np.issubdtype(value.dtype, np.floating)}
         for constants in (integers, inputs):
             rest = {name: value for name, value in inputs.items() if name not in constants}
             try:
                 blueprint = _build(model, rest, static | constants)
-            except _CONCRETIZATION:
+            except CONCRETIZATION:
                 continue
             inputs = rest
             note = f"{', '.join(constants)}: constants of the program, because the model computes with their values in Python"
@@ -130,11 +123,6 @@ def _build(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: 
         elif site["type"] == "sample":
             sites.append(_site(name, site, names))
             dims[name] = sites[-1].dims
-        elif site["type"] in ("param", "mutable"):
-            raise UnsupportedError(
-                f"site {name} is a numpyro.{site['type']}, which has no posterior; give it a prior with numpyro.sample or "
-                "make it a constant."
-            )
     if not sites:
         raise ModelError(
             f"the model {_name(model)} has no latent site; every numpyro.sample statement has obs=...; remove one."
@@ -180,6 +168,7 @@ def _abstract_trace(
     from numpyro.distributions.transforms import biject_to
 
     def substitute(site: Mapping[str, Any]) -> Any:
+        _refuse(site)
         if site["type"] != "sample" or site["is_observed"] or _is_factor(site):
             return None
         name, fn = site["name"], site["fn"]
@@ -188,7 +177,13 @@ def _abstract_trace(
                 f"site {name} is discrete ({type(fn).__name__}), and gradients need continuous sites; sum it out by hand "
                 "(numpyro.factor with logsumexp), or use a mixture distribution such as MixtureSameFamily."
             )
-        transform = biject_to(fn.support)
+        try:
+            transform = biject_to(fn.support)
+        except NotImplementedError as error:
+            raise UnsupportedError(
+                f"site {name} has the support {_support(fn.support)} ({type(fn).__name__}), for which there is no transform "
+                "from the real line; write it as a function of sites on the real line, with numpyro.deterministic."
+            ) from error
         free_shapes[name] = tuple(transform.inverse_shape(fn.shape()))
         return transform(jnp.zeros(free_shapes[name]))
 
@@ -204,21 +199,37 @@ def _abstract_trace(
 
     try:
         jax.eval_shape(run, dict(inputs))
-    except _CONCRETIZATION:
+    except CONCRETIZATION:
         raise
-    except (TypeError, ValueError) as error:
-        text = str(error).split("\n")[0]
-        if "argument" in text:
+    except (TypeError, ValueError, IndexError, AssertionError) as error:
+        if isinstance(error, TypeError) and "argument" in first_line(error):
             raise DataError(
-                f"the arguments do not fit the model {_name(model)}: {text}; data= must name the model's arguments."
+                f"the arguments do not fit the model {_name(model)}: {first_line(error)}; data= must name the model's "
+                "arguments."
             ) from error
-        if "broadcast" in text or "shape" in text:
-            shapes = ", ".join(f"{name} {value.shape}" for name, value in inputs.items())
-            raise DataError(
-                f"shapes do not fit in the model {_name(model)}: {text}; the data have shapes {shapes}."
-            ) from error
-        raise
+        if not is_about_shapes(error) or not (inputs or static):
+            raise
+        raise DataError(
+            f"shapes do not fit in the model {_name(model)}: {first_line(error)}; the data have shapes "
+            f"{shapes({**inputs, **static})}."
+        ) from error
     return found
+
+
+def _refuse(site: Mapping[str, Any]) -> None:
+    """Statements that have no posterior, or would give that of a part of the data."""
+    if site["type"] in ("param", "mutable"):
+        raise UnsupportedError(
+            f"site {site['name']} is a numpyro.{site['type']}, which has no posterior; give it a prior with numpyro.sample "
+            "or make it a constant."
+        )
+    if site["type"] == "plate":
+        size, subsample_size = site["args"]
+        if subsample_size not in (None, size):
+            raise UnsupportedError(
+                f"plate {site['name']} has subsample_size {subsample_size} of {size}, and a fit would see those rows only; "
+                "leave subsample_size out."
+            )
 
 
 def _site(name: str, site: Mapping[str, Any], names: tuple[str, ...]) -> Site:

@@ -30,15 +30,17 @@ def read(model: Any = None, data: Mapping[str, Any] | None = None, precision: st
     OptionError
         When the object is no model.
     DataError
-        When an array holds NaN or infinite values, or a name or shape does not fit.
+        When an array holds NaN, infinite values or no real numbers, or a name or shape does not fit.
     ModelError
         When the model cannot be fitted as written.
     """
-    if data is not None and not isinstance(data, Mapping):
-        raise OptionError(f"data must be a dict, name -> array; got {type(data).__name__}.")
+    _refuse_no_dict(data)
     if isinstance(model, Model):
         return model
     data = {name: _plain(name, value) for name, value in (data or {}).items()}
+    if isinstance(model, Density):
+        for name, value in (model.data or {}).items():
+            _plain(name, value)
     record = _front_end(model, data, precision)
     _refuse_nonfinite(record.data)
     return record
@@ -49,9 +51,12 @@ def checked(model: Model, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Raises
     ------
+    OptionError
+        When it is no dict.
     DataError
         For an unknown name, or NaN and infinite values.
     """
+    _refuse_no_dict(data)
     unknown = set(data) - set(model.data)
     if unknown:
         raise DataError(
@@ -91,6 +96,11 @@ def _written_in(model: Any, package: str, name: str) -> bool:
     return module is not None and isinstance(model, getattr(module, name, ()))
 
 
+def _refuse_no_dict(data: Any) -> None:
+    if data is not None and not isinstance(data, Mapping):
+        raise OptionError(f"data must be a dict, name -> array; got {type(data).__name__}.")
+
+
 def _plain(name: str, value: Any) -> Any:
     """Frames, series and array-likes as NumPy arrays; everything else as it is."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
@@ -98,7 +108,18 @@ def _plain(name: str, value: Any) -> Any:
             f"data {name!r} is a masked array with {int(np.ma.getmaskarray(value).sum())} masked values, and the mask would "
             "be lost; drop or impute these rows before fitting."
         )
-    return np.asarray(value) if hasattr(value, "__array__") and type(value) is not np.ndarray else value
+    if hasattr(value, "__array__"):
+        value = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # a list of lists of unlike lengths
+        return value
+    if array.dtype.kind == "c" or (array.ndim and array.dtype.kind not in "fiub"):
+        raise DataError(
+            f"data {name!r} are no real numbers, but of dtype {array.dtype}; encode words and dates as numbers, missing "
+            "values as rows left out, and complex numbers as two arrays."
+        )
+    return value
 
 
 def _refuse_nonfinite(data: Mapping[str, np.ndarray]) -> None:

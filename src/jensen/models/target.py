@@ -58,10 +58,15 @@ def _factors_program(factors: Any, sites: tuple[Site, ...]) -> Program:
 
 @lru_cache(maxsize=64)
 def _factor_gradients_program(factors: Any, sites: tuple[Site, ...]) -> Program:
-    def sums(z: jax.Array, data: Any) -> dict[str, jax.Array]:
-        return {name: value.sum() for name, value in factors(unflatten(sites, z), data).log_prob.items()}
+    def summed(z: jax.Array, data: Any, name: str) -> jax.Array:
+        return factors(unflatten(sites, z), data).log_prob[name].sum()
 
-    return Program(jax.vmap(jax.jacrev(sums), in_axes=(0, None)))
+    def gradients(z: jax.Array, data: Any) -> dict[str, jax.Array]:
+        # One gradient each: the Jacobian of all sums would multiply the infinite ones by zero, and taint every factor.
+        names = jax.eval_shape(factors, unflatten(sites, z), data).log_prob
+        return {name: jax.grad(summed)(z, data, name) for name in names}
+
+    return Program(jax.vmap(gradients, in_axes=(0, None)))
 
 
 class Target:
