@@ -182,7 +182,14 @@ class Posterior:
         places = (np.arange(n) + rng.uniform()) / n
         order = rng.permutation(len(self.weights))
         rows = order[np.searchsorted(np.cumsum(self.weights[order]), places * (1 - 1e-12))]
-        return self.kept.take(rng.permutation(rows))
+        return self._with_density(self.kept.take(rng.permutation(rows)))
+
+    def _with_density(self, draws: Draws) -> Draws:
+        """Fill in log p where the fit did not need it."""
+        if not np.isnan(draws.log_p).any() or not self._has_code:
+            return draws
+        with precision.scope(self.settings.precision):
+            return replace(draws, log_p=self._target()(draws.z)[0])
 
     def sample(self, n: int = 1000, *, log_likelihood: bool = False) -> Any:
         """Draws as an ArviZ object (one chain), with dims, coords, deterministics and observed data.
@@ -290,7 +297,7 @@ class Posterior:
         FileError
             When it cannot be written; nothing half-written is left behind.
         """
-        archive.save(self, self._draws(draws), path)
+        archive.save(replace(self, kept=self._with_density(self.kept)), self._draws(draws), path)
 
     @property
     def _has_code(self) -> bool:

@@ -15,22 +15,24 @@ from jensen.core import keys
 from jensen.diagnostics import quantities
 
 _WIDTHS = (1.0, 3.0, 10.0)
-_COUNTS = (1100, 550, 550)
+_SHARES = (0.5, 0.25, 0.25)
+_DRAWS = 2200
 FAR = 0.15
 """Move of a mean, in sds, or of log sd, from which the wider draws have seen something."""
 
 
 def beyond(target: Any, q: Any, seed: int) -> np.ndarray:
     """How far each quantity's mean (in sds) or log sd, whichever is more, moves when wider draws are let in (K,)."""
-    noise = q.noise(keys.generator(seed, "beyond"), sum(_COUNTS))
-    noise = noise * np.repeat(_WIDTHS, _COUNTS)[:, None]
+    counts = [int(share * target.affordable(_DRAWS, 400)) for share in _SHARES]
+    noise = q.noise(keys.generator(seed, "beyond"), sum(counts))
+    noise = noise * np.repeat(_WIDTHS, counts)[:, None]
     z, log_q = q.transport(noise)
     z, log_q = np.asarray(z), np.asarray(log_q)
     squared = (noise**2).sum(1)
     # Density of the mixture over that of q, from the squared radius alone.
     ratios = [
         np.log(count / len(z)) - q.dim * np.log(width) + 0.5 * squared * (1 - width**-2)
-        for width, count in zip(_WIDTHS, _COUNTS, strict=True)
+        for width, count in zip(_WIDTHS, counts, strict=True)
     ]
     log_mixture = log_q + np.logaddexp.reduce(ratios, axis=0)
     log_p, _ = target(z)

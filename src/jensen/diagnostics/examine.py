@@ -172,7 +172,7 @@ def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Corr
     correction = known or _chains(found, True, deadline)
     modes = mode_search.unvisited(modes, correction.draws.z)
     shifts = _shifts(found.target, modes, correction.evidence.mean, correction.evidence.sd, found.seed)
-    judged = verdict.judge_fit(found.names, found.mean, found.sd, correction, found.log_w, modes, shifts)
+    judged = verdict.judge_fit(found.names, found.mean, found.sd, correction, found.log_w, modes, shifts, found.beyond)
     return replace(found.about_q(judged), correction=correction)
 
 
@@ -206,13 +206,13 @@ def matched_draws(target: Any, q: Any, seed: int) -> Draws:
     else:
         noise = noise / np.sqrt((noise**2).mean(0))
     z, _ = q.transport(noise)
-    log_p, _ = target(z)
     values, derived = target.constrain(z)
-    return Draws(z, log_p, values, derived)
+    # Their log densities are only for export, and evaluated there.
+    return Draws(z, np.full(len(z), np.nan), values, derived)
 
 
 def _log_weights(target: Any, q: Any, seed: int) -> np.ndarray:
-    z, log_q = q.transport(q.noise(keys.generator(seed, "weights"), _WEIGHT_DRAWS))
+    z, log_q = q.transport(q.noise(keys.generator(seed, "weights"), target.affordable(_WEIGHT_DRAWS, 256)))
     return np.asarray(target(z)[0] - log_q)
 
 

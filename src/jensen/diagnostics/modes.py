@@ -21,8 +21,7 @@ from jensen.families.fullrank import FullRank, from_factor
 from jensen.run import run
 
 _RADII = (3.0, 6.0, 12.0, 24.0)
-_WIDE, _UNIFORM = 112, 16
-_STEPS = 30
+_STARTS, _STEPS = 128, 30
 _DIP = 2.0
 _WEIGHT_DRAWS = 512
 _MOST_MODES, _MOST_MODES_LARGE = 6, 2
@@ -64,7 +63,7 @@ def search(target: Any, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
         With weights above 0.003, relative to all modes found.
     """
     metric = Metric(np.asarray(q.mean), np.asarray(q.scale))
-    ends = _quench(target, _starts(q, metric, rng), metric)
+    ends = _quench(target, _starts(q, metric, rng, target.affordable(_STARTS, 32)), metric)
     candidates = _distinct(target, np.asarray(q.mean), ends)
     found = [q]
     for end in candidates[: _MOST_MODES if q.dim <= _LARGEST_DIM else _MOST_MODES_LARGE]:
@@ -91,11 +90,12 @@ def _share_inside(q: Any, z: np.ndarray) -> float:
     return float((squared < q.dim + 3 * np.sqrt(2 * q.dim)).mean())
 
 
-def _starts(q: Any, metric: Metric, rng: np.random.Generator) -> np.ndarray:
-    radii = np.repeat(_RADII, _WIDE // len(_RADII))[:, None]
-    directions = rng.standard_normal((_WIDE, q.dim))
-    wide = metric.out(radii * directions)
-    return np.concatenate([wide, rng.uniform(-2, 2, (_UNIFORM, q.dim))])
+def _starts(q: Any, metric: Metric, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Points z (count, D): an eighth of them near zero, the others on shells around q."""
+    near = count // 8
+    radii = np.resize(_RADII, count - near)[:, None]
+    wide = metric.out(radii * rng.standard_normal((count - near, q.dim)))
+    return np.concatenate([wide, rng.uniform(-2, 2, (near, q.dim))])
 
 
 def _quench(target: Any, z: np.ndarray, metric: Metric) -> np.ndarray:

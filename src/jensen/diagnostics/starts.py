@@ -68,7 +68,7 @@ def _completed(engine: FixedDraws, target: Any, seed: int, loop: dict[str, Any])
 
 def fresh_elbo(target: Any, q: Any, seed: int) -> Elbo:
     """ELBO on fresh draws, the same noise for every q."""
-    z, log_q = q.transport(q.noise(keys.generator(seed, "fresh"), _FRESH))
+    z, log_q = q.transport(q.noise(keys.generator(seed, "fresh"), target.affordable(_FRESH, 256)))
     log_p, _ = target(z)
     if not np.isfinite(log_p).all():
         return Elbo(-np.inf, 0.0)

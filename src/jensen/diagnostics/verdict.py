@@ -127,8 +127,9 @@ def judge_fit(
     log_weights: np.ndarray,
     modes: tuple[Mode, ...],
     shifts: np.ndarray,
+    beyond: np.ndarray | float = 0.0,
 ) -> Verdict:
-    """Verdict on q: how far the chains moved from it, for quantities whose chains have settled."""
+    """Verdict on q: how far the chains, or draws wider than q's, move it, for quantities whose chains have settled."""
     evidence = correction.evidence
     constant = is_constant(q_mean, q_sd) & is_constant(evidence.mean, evidence.sd)
     unit = np.where(evidence.sd > 0, evidence.sd, 1.0)
@@ -137,7 +138,7 @@ def judge_fit(
     lost = bool(((evidence.between > 0.6) & ((moved > 0.5) | (widened > 0.7))).any())
     known = (evidence.between < LIMITS["between"]) & (correction.acceptance > LIMITS["acceptance"]) & (not lost)
     mean_ok = known & (moved + evidence.se < _OFF) & (shifts < _MODE_SHIFT)
-    sd_ok = mean_ok & (widened + evidence.sel < _OFF)
+    sd_ok = mean_ok & (widened + evidence.sel < _OFF) & (beyond < FAR)
     words = _words(mean_ok, sd_ok)
     columns = {
         "moved (sds)": moved,

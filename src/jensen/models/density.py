@@ -164,7 +164,7 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
         return {name: transform.inv(jnp.asarray(values[name])) for name, transform in transforms.items()}
 
     free = {site.name: jax.ShapeDtypeStruct(site.free_shape, float) for site in sites}
-    shape = _traced(factors, free, arrays).log_prob["log_density"].shape
+    shape = _traced(factors, free, described.init, arrays).log_prob["log_density"].shape
     if shape != ():
         raise ModelError(f"log_density must return a scalar; it returned shape {shape}; sum over the rows.")
     return Model(
@@ -182,7 +182,9 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
     )
 
 
-def _traced(factors: Callable[..., Factors], free: dict[str, Any], arrays: dict[str, np.ndarray]) -> Factors:
+def _traced(
+    factors: Callable[..., Factors], free: dict[str, Any], init: dict[str, np.ndarray], arrays: dict[str, np.ndarray]
+) -> Factors:
     """The factors as shapes; what goes wrong is told in the words of the density's arguments."""
     try:
         return jax.eval_shape(factors, free, arrays)
@@ -193,15 +195,15 @@ def _traced(factors: Callable[..., Factors], free: dict[str, Any], arrays: dict[
         ) from error
     except KeyError as error:
         raise DataError(
-            f"log_density looks up {error}, but the parameters are {list(free)} and the data {list(arrays)}; "
+            f"log_density looks up {error}, but the parameters are {list(init)} and the data {list(arrays)}; "
             "add what is missing to data= or init."
         ) from error
     except (TypeError, ValueError, IndexError) as error:
         if not is_about_shapes(error):
             raise
         raise DataError(
-            f"shapes do not fit in log_density: {first_line(error)}; the parameters have shapes {shapes(free)} (as in init, "
-            f"before their transforms) and the data {shapes(arrays)}; change one of them."
+            f"shapes do not fit in log_density: {first_line(error)}; the parameters have shapes {shapes(init)} and the "
+            f"data {shapes(arrays)}; change one of them."
         ) from error
 
 

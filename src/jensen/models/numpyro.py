@@ -51,8 +51,11 @@ def read(model: Callable[..., Any], data: Mapping[str, Any] | None = None) -> Mo
         tuple((name, value.shape, value.dtype.str) for name, value in inputs.items()),
         tuple((name, repr(value)) for name, value in static.items()),
     )
+    build = partial(_build, model, inputs, static)
+    # Lists of arrays, dicts and objects are constants too, but their repr does not tell them apart: build anew.
+    simple = all(isinstance(value, bool | str | int | type(None)) for value in static.values())
     try:
-        blueprint = remember(model, shape, partial(_build, model, inputs, static))
+        blueprint = remember(model, shape, build) if simple else build()
     except CONCRETIZATION as error:
         # The model computes shapes or branches from values: make the integers constants first, then everything.
         integers = {name: value for name, value in inputs.items() if not np.issubdtype(value.dtype, np.floating)}

@@ -98,6 +98,10 @@ class Target:
         self._program = _density_program(model.factors, model.sites)
         self.batch = _batch(model, self._data, self._dtype)
 
+    def affordable(self, wanted: int, least: int) -> int:
+        """Number of points for a check that wants `wanted`: fewer, in whole proportion, where many rows make each one dear."""
+        return max(least, wanted * self.batch // BATCH)
+
     def _cast(self, array: Any) -> np.ndarray:
         array = np.asarray(array)
         return array.astype(self._dtype) if np.issubdtype(array.dtype, np.floating) else array
