@@ -623,9 +623,10 @@ TWO_MODES = jn.density(
 @quietly
 def test_one_gaussian_for_two_modes_six_sds_apart_is_not_trusted():
     posterior = jn.fit(TWO_MODES, "fullrank")
+    # Either the search names the other mode, or the chains hop there and say how far q is off.
     assert posterior.verdict.overall == "do not use"
-    assert "another mode" in " ".join(posterior.verdict.reasons)
-    assert "modes" in posterior.verdict.advice
+    reasons = " ".join(posterior.verdict.reasons)
+    assert "another mode" in reasons or "chains started from q move its mean" in reasons
 
 
 @quietly
