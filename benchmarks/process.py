@@ -19,10 +19,12 @@ class Measured(NamedTuple):
     result: Any
 
 
-def measure(module: str, *arguments: str) -> Measured:
-    """Run ``python -m module arguments`` in a fresh process, without any compilation cache."""
+def measure(module: str, *arguments: str, pytensor: str | None = None) -> Measured:
+    """Run ``python -m module arguments`` in a fresh process, without JAX's cache, and PyTensor's in the folder given."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
     environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+    if pytensor is not None:
+        environment["PYTENSOR_FLAGS"] = f"base_compiledir={pytensor}"
     before, start = os.times(), time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", module, *arguments],
