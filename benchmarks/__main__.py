@@ -1,9 +1,9 @@
-"""Run benchmarks by name: ``python -m benchmarks [posteriors] [cold_start] [dimension]``; all of them without a name."""
+"""Run benchmarks by name: ``python -m benchmarks NAME ...``; all of them without a name."""
 
 import sys
 from importlib import import_module
 
-NAMES = ("posteriors", "cold_start", "dimension")
+NAMES = ("posteriors", "record", "cold_start", "dimension")
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or NAMES
