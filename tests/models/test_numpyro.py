@@ -282,3 +282,16 @@ def test_predictions_of_counts_are_integers():
     simulated = posterior.predict(draws=50)["y"]
     assert simulated.dtype.kind == "i"
     assert (simulated >= 0).all()
+
+
+def test_new_values_in_a_list_of_arrays_are_new_data():
+    """Such data are no plain input; they must not be mistaken for those of an earlier fit."""
+
+    def model(parts):
+        mu = numpyro.sample("mu", dist.Normal(0, 10))
+        for number, part in enumerate(parts):
+            numpyro.sample(f"y{number}", dist.Normal(mu, 1), obs=part)
+
+    for level in (0.0, 4.5):
+        posterior = jn.fit(model, data={"parts": [np.full(3, level), np.full(1200, level)]})
+        assert posterior.mean["mu"] == pytest.approx(level, abs=1e-2)

@@ -167,10 +167,13 @@ def _finished(evidence: Settled, stage: chains.Stage, pooled: int) -> bool:
 
 
 def _least_force(stage: chains.Stage) -> float:
-    """Smallest eigenvalue of the gradients' second moment, whitened by the draws; by coordinate where D is large."""
+    """Smallest eigenvalue of the gradients' second moment, whitened by the draws; by coordinate where draws are too few.
+
+    With n draws the smallest of D sample eigenvalues falls towards (1 - sqrt(D / n))^2, whatever the true one.
+    """
     dim = stage.z.shape[-1]
     z, gradient = stage.z.reshape(-1, dim), stage.gradient.reshape(-1, dim)
-    if 2 * dim > len(z):
+    if 10 * dim > len(z):
         return float((gradient.std(0) * z.std(0)).min())
     u = gradient @ np.linalg.cholesky(np.cov(z.T).reshape(dim, dim) + 1e-300 * np.eye(dim))
     return float(np.linalg.eigvalsh(u.T @ u / len(u)).min())

@@ -161,7 +161,8 @@ def _answer(found: _Look, deadline: float | None) -> Examination:
     shifts = _shifts(found.target, modes, correction.evidence.mean, correction.evidence.sd, found.seed)
     judged = verdict.judge_corrected(found.names, correction, found.log_w, modes, shifts)
     note = f"{correction.stages} stages of chains, acceptance {correction.acceptance:.2f}"
-    return replace(found.about_q(judged), kept=correction.draws, weights=correction.weights, corrected=True, note=note)
+    answer = {"kept": correction.draws, "weights": correction.weights, "correction": correction}
+    return replace(found.about_q(judged), **answer, corrected=True, note=note)
 
 
 def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Correction | None) -> Examination:
