@@ -19,6 +19,7 @@ import numpy as np
 
 from jensen.core import layout
 from jensen.core.layout import Derived, Site
+from jensen.models.graph import Graph
 
 Arrays = Mapping[str, Any]
 
@@ -78,6 +79,12 @@ class Model:
         The user's own object.
     notes
         Sentences worth telling (an argument that had to be static, for example).
+    discrete
+        Names of the discrete latent variables, in the order of the model. They have no place in the flat vector; `factors`
+        and `constrain` take their integers in `free` as they are, and zeros where they are not given.
+    graph
+        Makes the `Graph` of the model when called, the same one each time, in the precision in which the model was read;
+        None where the front end has none.
     """
 
     name: str
@@ -96,6 +103,8 @@ class Model:
     predict: Callable[[dict[str, np.ndarray], dict[str, np.ndarray], int], dict[str, np.ndarray]] | None = None
     source: Any = None
     notes: tuple[str, ...] = ()
+    discrete: tuple[str, ...] = ()
+    graph: Callable[[], Graph] | None = None
 
     @property
     def dim(self) -> int:

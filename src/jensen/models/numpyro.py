@@ -8,22 +8,23 @@ Reference: Phan, Pradhan, Jankowiak (2019), Composable effects for flexible and 
 NumPyro, arXiv:1912.11554.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.core.errors import DataError, ModelError, UnsupportedError
+from jensen.core.errors import ModelError
 from jensen.core.keys import key
 from jensen.core.layout import Derived, Site
 from jensen.models.cache import remember
-from jensen.models.misfit import CONCRETIZATION, first_line, is_about_shapes, shapes
+from jensen.models.graph import Graph
+from jensen.models.misfit import CONCRETIZATION
 from jensen.models.model import Factors, Model
+from jensen.models.numpyro_trace import abstract_trace, is_factor, log_densities, name_of, replay
 
 
 def read(model: Callable[..., Any], data: Mapping[str, Any] | None = None) -> Model:
@@ -42,7 +43,7 @@ def read(model: Callable[..., Any], data: Mapping[str, Any] | None = None) -> Mo
     DataError
         When the arguments do not fit the function.
     UnsupportedError
-        For discrete latent sites, or an unsupported support.
+        For discrete latent sites with infinitely many values, or an unsupported support.
     """
     data = dict(data or {})
     inputs = {name: _as_input(value) for name, value in data.items() if _is_input(value)}
@@ -71,7 +72,7 @@ def read(model: Callable[..., Any], data: Mapping[str, Any] | None = None) -> Mo
             break
         else:
             raise ModelError(
-                f"the model {_name(model)} needs concrete values where JAX has tracers ({type(error).__name__}); "
+                f"the model {name_of(model)} needs concrete values where JAX has tracers ({type(error).__name__}); "
                 "use jax.lax.cond or jnp.where instead of Python branches on sampled values."
             ) from error
     return replace(blueprint, data=inputs, observed=_observed(blueprint, inputs))
@@ -100,13 +101,9 @@ def _as_static(value: Any) -> Any:
     return value.item() if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0 else value
 
 
-def _name(model: Callable[..., Any]) -> str:
-    return getattr(model, "__name__", None) or type(model).__name__
-
-
 def _build(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: Mapping[str, Any]) -> Model:
-    trace = _abstract_trace(model, inputs, static)
-    sites, derived, likelihoods, dims, observed = [], [], [], {}, {}
+    trace = abstract_trace(model, inputs, static)
+    sites, discrete, derived, likelihoods, dims, observed = [], [], [], [], {}, {}
     coords: dict[str, Any] = {}
     for name, site in trace.items():
         if site["type"] == "plate":
@@ -116,36 +113,40 @@ def _build(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: 
             shape = jnp.shape(site["value"])
             derived.append(Derived(name, shape, names if len(names) == len(shape) else ()))
             dims[name] = derived[-1].dims
-        elif site["type"] == "sample" and _is_factor(site):
+        elif site["type"] == "sample" and is_factor(site):
             continue
         elif site["type"] == "sample" and site["is_observed"]:
             likelihoods.append(name)
             shape = jnp.shape(site["value"])
             dims[name] = names if len(names) == len(shape) else ()
             observed[name] = site["value"]
+        elif site["type"] == "sample" and site["support"] == "discrete":
+            discrete.append(name)
+            dims[name] = names if len(names) == jnp.ndim(site["value"]) else ()
         elif site["type"] == "sample":
             sites.append(_site(name, site, names))
             dims[name] = sites[-1].dims
-    if not sites:
+    if not sites and not discrete:
         raise ModelError(
-            f"the model {_name(model)} has no latent site; every numpyro.sample statement has obs=...; remove one."
+            f"the model {name_of(model)} has no latent site; every numpyro.sample statement has obs=...; remove one."
         )
     for name, site in trace.items():
         if site["type"] == "plate":
             coords[name] = np.arange(site["args"][0])
-    if not likelihoods and not any(_is_factor(site) for site in trace.values() if site["type"] == "sample"):
+    if not likelihoods and not any(is_factor(site) for site in trace.values() if site["type"] == "sample"):
         notes = ("nothing is observed, so this is the prior; pass the observed values in data=",)
     else:
         notes = ()
-    replay = partial(_replay, model, dict(static))
+    run = partial(replay, model, dict(static))
+    structs = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in inputs.items()}
     return Model(
-        name=_name(model),
+        name=name_of(model),
         language="NumPyro",
         sites=tuple(sites),
         data={},
-        factors=partial(_factors, replay),
-        constrain=partial(_constrain, replay, tuple(site.name for site in sites), tuple(d.name for d in derived)),
-        unconstrain=partial(_unconstrain, replay, tuple(site.name for site in sites)),
+        factors=partial(_factors, run),
+        constrain=partial(_constrain, run, tuple(site.name for site in sites), tuple(d.name for d in derived)),
+        unconstrain=partial(_unconstrain, run, tuple(site.name for site in sites)),
         likelihoods=tuple(likelihoods),
         derived=tuple(derived),
         coords={name: value for name, value in coords.items() if any(name in names for names in dims.values())},
@@ -155,95 +156,21 @@ def _build(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: 
         predict=partial(_predict, model, dict(static), tuple(likelihoods)),
         source=model,
         notes=notes,
+        discrete=tuple(discrete),
+        # Kept, so that programs compiled for a graph's functions are found again.
+        graph=lru_cache(maxsize=1)(partial(_graph, model, structs, dict(static))),
     )
 
 
-def _is_factor(site: Mapping[str, Any]) -> bool:
-    """`numpyro.factor` statements are sample sites with an auxiliary distribution and an empty value."""
-    return bool(site["infer"].get("is_auxiliary")) or type(site["fn"]).__name__ == "Unit"
+def _graph(model: Callable[..., Any], inputs: Mapping[str, Any], static: Mapping[str, Any]) -> Graph:
+    from jensen.models.numpyro_graph import graph
 
-
-def _abstract_trace(
-    model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Run the model once on abstract values; every latent site takes the image of zero."""
-    from numpyro import handlers
-    from numpyro.distributions.transforms import biject_to
-
-    def substitute(site: Mapping[str, Any]) -> Any:
-        _refuse(site)
-        if site["type"] != "sample" or site["is_observed"] or _is_factor(site):
-            return None
-        name, fn = site["name"], site["fn"]
-        if fn.support is not None and fn.support.is_discrete:
-            raise UnsupportedError(
-                f"site {name} is discrete ({type(fn).__name__}), and gradients need continuous sites; sum it out by hand "
-                "(numpyro.factor with logsumexp), or use a mixture distribution such as MixtureSameFamily."
-            )
-        try:
-            transform = biject_to(fn.support)
-        except NotImplementedError as error:
-            raise UnsupportedError(
-                f"site {name} has the support {_support(fn.support)} ({type(fn).__name__}), for which there is no transform "
-                "from the real line; write it as a function of sites on the real line, with numpyro.deterministic."
-            ) from error
-        free_shapes[name] = tuple(transform.inverse_shape(fn.shape()))
-        return transform(jnp.zeros(free_shapes[name]))
-
-    found: dict[str, Any] = {}
-    free_shapes: dict[str, tuple[int, ...]] = {}
-
-    def run(inputs: Mapping[str, Any]) -> None:
-        # Shapes are taken here: a support may depend on values, which are gone once the abstract trace has ended.
-        seeded = handlers.seed(handlers.substitute(model, substitute_fn=substitute), jax.random.key(0))
-        found.update(handlers.trace(seeded).get_trace(**inputs, **static))
-        for name, shape in free_shapes.items():
-            found[name]["free_shape"] = shape
-
-    try:
-        jax.eval_shape(run, dict(inputs))
-    except CONCRETIZATION:
-        raise
-    except (TypeError, ValueError, IndexError, AssertionError) as error:
-        if isinstance(error, TypeError) and "argument" in first_line(error):
-            raise DataError(
-                f"the arguments do not fit the model {_name(model)}: {first_line(error)}; data= must name the model's "
-                "arguments."
-            ) from error
-        if not is_about_shapes(error) or not (inputs or static):
-            raise
-        raise DataError(
-            f"shapes do not fit in the model {_name(model)}: {first_line(error)}; the data have shapes "
-            f"{shapes({**inputs, **static})}."
-        ) from error
-    return found
-
-
-def _refuse(site: Mapping[str, Any]) -> None:
-    """Statements that have no posterior, or would give that of a part of the data."""
-    if site["type"] in ("param", "mutable"):
-        raise UnsupportedError(
-            f"site {site['name']} is a numpyro.{site['type']}, which has no posterior; give it a prior with numpyro.sample "
-            "or make it a constant."
-        )
-    if site["type"] == "plate":
-        size, subsample_size = site["args"]
-        if subsample_size not in (None, size):
-            raise UnsupportedError(
-                f"plate {site['name']} has subsample_size {subsample_size} of {size}, and a fit would see those rows only; "
-                "leave subsample_size out."
-            )
+    return graph(model, inputs, static)
 
 
 def _site(name: str, site: Mapping[str, Any], names: tuple[str, ...]) -> Site:
-    shape = tuple(site["fn"].shape())
-    support = _support(site["fn"].support)
-    return Site(name, shape, site["free_shape"], support, names if len(names) == len(shape) else ())
-
-
-def _support(constraint: Any) -> str:
-    base = getattr(constraint, "base_constraint", constraint)
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(base).__name__.strip("_")).lower()
+    shape = tuple(jnp.shape(site["value"]))
+    return Site(name, shape, site["free_shape"], site["support"], names if len(names) == len(shape) else ())
 
 
 def _dims(site: Mapping[str, Any]) -> tuple[str, ...]:
@@ -255,65 +182,24 @@ def _dims(site: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(frame.name for frame in frames) + tuple(site["infer"].get("event_dims", ()))
 
 
-def _replay(
-    model: Callable[..., Any], static: Mapping[str, Any], values: Any, data: Mapping[str, Any], free: bool = True
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run the model with given site values (unconstrained if `free`); return its trace and the log Jacobians."""
-    from numpyro import handlers
-    from numpyro.distributions.transforms import biject_to
-
-    jacobian = {}
-
-    def substitute(site: Mapping[str, Any]) -> Any:
-        if site["type"] != "sample" or site["name"] not in values:
-            return None
-        if not free:
-            return values[site["name"]]
-        transform = biject_to(site["fn"].support)
-        z = values[site["name"]]
-        x = transform(z)
-        if site["fn"].support.event_dim or type(transform).__name__ != "IdentityTransform":
-            jacobian[site["name"]] = jnp.asarray(transform.log_abs_det_jacobian(z, x))
-        return x
-
-    seeded = handlers.seed(handlers.substitute(model, substitute_fn=substitute), jax.random.key(0))
-    trace = handlers.trace(seeded).get_trace(**data, **static)
-    return trace, jacobian
-
-
-def _factors(replay: Callable[..., Any], free: Mapping[str, Any], data: Mapping[str, Any]) -> Factors:
-    trace, jacobian = replay(free, data)
-    log_prob, scale = {}, {}
-    for name, site in trace.items():
-        if site["type"] != "sample":
-            continue
-        value, intermediates = site["value"], site["intermediates"]
-        try:
-            fn = site["fn"]
-            log_prob[name] = jnp.asarray(fn.log_prob(value, intermediates) if intermediates else fn.log_prob(value))
-        except (TypeError, ValueError) as error:
-            text = str(error).split("\n")[0].rstrip(".")
-            raise DataError(
-                f"the value of site {name}, of shape {jnp.shape(value)}, does not fit its distribution, of shape "
-                f"{tuple(site['fn'].shape())}: {text}; check the shapes of the data."
-            ) from error
-        if site["scale"] is not None:
-            scale[name] = site["scale"]
+def _factors(run: Callable[..., Any], free: Mapping[str, Any], data: Mapping[str, Any]) -> Factors:
+    trace, jacobian = run(free, data)
+    log_prob, scale = log_densities(trace)
     return Factors(log_prob, scale, jacobian)
 
 
 def _constrain(
-    replay: Callable[..., Any], sites: tuple[str, ...], derived: tuple[str, ...], free: Any, data: Any
+    run: Callable[..., Any], sites: tuple[str, ...], derived: tuple[str, ...], free: Any, data: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    trace, _ = replay(free, data)
+    trace, _ = run(free, data)
     return {name: trace[name]["value"] for name in sites}, {name: jnp.asarray(trace[name]["value"]) for name in derived}
 
 
-def _unconstrain(replay: Callable[..., Any], sites: tuple[str, ...], values: Any, data: Any) -> dict[str, Any]:
+def _unconstrain(run: Callable[..., Any], sites: tuple[str, ...], values: Any, data: Any) -> dict[str, Any]:
     from numpyro.distributions.transforms import biject_to
 
     values = {name: jnp.asarray(value) for name, value in values.items()}
-    trace, _ = replay(values, {name: jnp.asarray(value) for name, value in data.items()}, free=False)
+    trace, _ = run(values, {name: jnp.asarray(value) for name, value in data.items()}, free=False)
     return {name: biject_to(trace[name]["fn"].support).inv(values[name]) for name in sites}
 
 

@@ -22,6 +22,7 @@ from jensen.core.errors import DataError, ModelError, UnsupportedError
 from jensen.core.layout import Derived, Site
 from jensen.core.precision import scope
 from jensen.models.cache import remember
+from jensen.models.graph import Graph
 from jensen.models.model import Arrays, Factors, Model
 
 _SUPPORT = {
@@ -60,7 +61,11 @@ def read(model: Any, data: Mapping[str, Any] | None = None) -> Model:
     DataError
         For a name that is no container, or an array whose number of dimensions, type or length does not fit.
     UnsupportedError
-        For discrete latent variables and for operations without JAX form.
+        For discrete latent variables other than Categorical and Bernoulli, and for operations without JAX form.
+
+    Notes
+    -----
+    Categorical and Bernoulli latent variables are no sites, but named in the record's `discrete`.
     """
     from jensen.models import pymc_graph, pymc_predict, pymc_roots
 
@@ -111,6 +116,8 @@ def read(model: Any, data: Mapping[str, Any] | None = None) -> Model:
         predict=None if found.minibatch else partial(pymc_predict.predict, model, found, arrays, lengths),
         source=source,
         notes=_notes(found),
+        graph=blueprint.graph,
+        discrete=tuple(rv.name for rv in model.free_RVs if not _is_float(rv)),
     )
 
 
@@ -123,13 +130,19 @@ def _pymc_model(model: Any) -> Any:
     return model.backend.model
 
 
+def _is_float(variable: Any) -> bool:
+    return variable.type.dtype.startswith("float")
+
+
 def _refuse_discrete(model: Any) -> None:
+    from jensen.models import pymc_kinds
+
     if not model.free_RVs:
         raise ModelError(
             f"{model.name or 'the model'} has no latent variable; every variable is observed; remove one observed=."
         )
     for rv in model.free_RVs:
-        if not rv.type.dtype.startswith("float"):
+        if not _is_float(rv) and pymc_kinds.levels(rv) is None:
             kind = getattr(rv.owner.op, "_print_name", (type(rv.owner.op).__name__,))[0]
             advice = (
                 "these are missing values of the data, drop their rows"
@@ -174,6 +187,7 @@ class _Blueprint:
     factors: Callable[[Arrays, Arrays], Factors]
     constrain: Callable[[Arrays, Arrays], tuple[dict[str, Any], dict[str, Any]]]
     unconstrain: Callable[[Arrays, Arrays], dict[str, Any]]
+    graph: Callable[[], Graph]
 
 
 def _build(model: Any, found: Any, arrays: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> _Blueprint:
@@ -195,19 +209,22 @@ def _build(model: Any, found: Any, arrays: Mapping[str, np.ndarray], lengths: Ma
 
 
 def _assemble(frozen: Any) -> _Blueprint:
-    from jensen.models import pymc_graph
+    from jensen.models import pymc_graph, pymc_nodes
     from jensen.models.pymc_jax import to_jax
 
-    sites = tuple(_site(frozen, rv) for rv in frozen.model.free_RVs)
-    site_names = [site.name for site in sites]
+    latent = {rv.name: rv for rv in frozen.model.free_RVs}
+    latent_names = list(latent)
+    sites = tuple(_site(frozen, rv) for rv in latent.values() if _is_float(rv))
     derived_names = [variable.name for variable in frozen.model.deterministics]
     free_inputs = [frozen.values[rv] for rv in frozen.free]
 
     def translate(values: list[Any], outputs: list[Any], names: list[str]) -> Callable[[Arrays, Arrays], list[Any]]:
         call = to_jax([*values, *frozen.inputs.values()], outputs, names)
+        shapes = {name: value.type.shape for name, value in zip(latent, values, strict=True) if not _is_float(value)}
 
         def function(free: Arrays, data: Arrays) -> list[Any]:
-            first = [jnp.asarray(free[name], float) for name in site_names]
+            free = {**{name: np.zeros(shape, int) for name, shape in shapes.items()}, **free}
+            first = [_as_input(free[name], rv) for name, rv in latent.items()]
             return call(*first, *(_as_input(data[name], variable) for name, variable in frozen.inputs.items()))
 
         return function
@@ -223,25 +240,31 @@ def _assemble(frozen: Any) -> _Blueprint:
     @cache
     def constraint() -> Callable[[Arrays, Arrays], list[Any]]:
         derived = [frozen.new[variable] for variable in frozen.model.deterministics]
-        return translate(free_inputs, pymc_graph.to_values(frozen, frozen.free + derived), site_names + derived_names)
+        return translate(free_inputs, pymc_graph.to_values(frozen, frozen.free + derived), latent_names + derived_names)
 
     def constrain(free: Arrays, data: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
         results = constraint()(free, data)
-        values = dict(zip(site_names, results, strict=False))
-        return values, dict(zip(derived_names, results[len(sites) :], strict=True))
+        values = dict(zip(latent_names, results, strict=False))
+        values = {site.name: values[site.name] for site in sites}
+        return values, dict(zip(derived_names, results[len(latent) :], strict=True))
 
     @cache
     def inverse() -> Callable[[Arrays, Arrays], list[Any]]:
-        return translate(*pymc_graph.inverse_graph(frozen), site_names)
+        return translate(*pymc_graph.inverse_graph(frozen), latent_names)
 
     def unconstrain(values: Arrays, data: Arrays) -> dict[str, Any]:
-        return dict(zip(site_names, inverse()(values, data), strict=True))
+        free = dict(zip(latent_names, inverse()(values, data), strict=True))
+        return {site.name: free[site.name] for site in sites}
 
-    return _Blueprint(sites, _derived(frozen, sites, constrain), factors, constrain, unconstrain)
+    @cache
+    def graph() -> Graph:
+        return pymc_nodes.graph(frozen, {site.name: site.support for site in sites})
+
+    return _Blueprint(sites, _derived(frozen, sites, constrain), factors, constrain, unconstrain, graph)
 
 
 def _as_input(value: Any, variable: Any) -> jax.Array:
-    return jnp.asarray(value, float) if variable.type.dtype.startswith("float") else jnp.asarray(value)
+    return jnp.asarray(value, float) if _is_float(variable) else jnp.asarray(value)
 
 
 def _site(frozen: Any, rv: Any) -> Site:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jensen.core.errors import ModelError, UnsupportedError
 from jensen.core.layout import Site, unflatten
 from jensen.models.model import Model, total
 
@@ -84,12 +85,18 @@ class Target:
     gradients
         Number of points evaluated so far (padding not counted).
 
+    Raises
+    ------
+    UnsupportedError
+        For a model with discrete latent sites.
+
     Notes
     -----
     Use it inside ``jensen.core.precision.scope(precision)``.
     """
 
     def __init__(self, model: Model, precision: str = "float64"):
+        _refuse_discrete(model)
         self.model = model
         self.dim = model.dim
         self.gradients = 0
@@ -144,6 +151,21 @@ class Target:
             chunks.append(program(chunk, self._data))
         n = len(z)
         return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[:n], *chunks)
+
+
+def _refuse_discrete(model: Model) -> None:
+    if not model.discrete:
+        return
+    name = model.discrete[0]
+    try:
+        nodes = model.graph().nodes if model.graph else ()
+    except ModelError:  # a model without a graph: the distribution stays unnamed
+        nodes = ()
+    named = "".join(f" ({node.distribution})" for node in nodes if node.name == name)
+    raise UnsupportedError(
+        f"site {name} is discrete{named}, and gradients need continuous sites; sum it out by hand (a potential or factor with "
+        "logsumexp), or use a mixture distribution."
+    )
 
 
 def _batch(model: Model, data: dict[str, Any], dtype: np.dtype) -> int:

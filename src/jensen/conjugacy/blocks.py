@@ -1,0 +1,94 @@
+"""Blocks of q: from a plan to families, from the values of sites to a block's statistics, and back.
+
+A block of Gaussian sites is one flat vector; every other block is one site in its own shape. Markov chains have their batch of
+sequences in front, while the site has time first.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jensen.conjugacy.plan import GAUSSIAN, Plan
+from jensen.families.discrete import Categorical
+from jensen.families.exponential import Beta, Dirichlet, Gamma, InverseGamma
+from jensen.families.gaussian import Gaussian
+from jensen.families.markov import MarkovChain
+from jensen.families.wishart import InverseWishart, Wishart
+from jensen.models.graph import Node
+
+Families = dict[str, Any]
+
+
+def nodes(plan: Plan) -> dict[str, Node]:
+    """Latent nodes by name."""
+    return {node.name: node for node in plan.graph.nodes if node.latent}
+
+
+def flat(plan: Plan, block: str, values: Mapping[str, Any]) -> Any:
+    """A block's own variable from the values of its sites."""
+    names = plan.blocks[block]
+    roles = plan.layout.role  # type: ignore[union-attr]
+    if roles[names[0]] in GAUSSIAN:
+        parts = [jnp.log(values[n]) if roles[n] == "log gaussian" else jnp.asarray(values[n]) for n in names]
+        return jnp.concatenate([part.reshape(-1) for part in parts])
+    value = jnp.asarray(values[names[0]])
+    return jnp.moveaxis(value, 0, -1) if roles[names[0]] == "chain" else value
+
+
+def unflat(plan: Plan, block: str, x: Any) -> dict[str, Any]:
+    """Values of a block's sites from its own variable (..., *shape), any leading axes."""
+    names, known = plan.blocks[block], nodes(plan)
+    roles = plan.layout.role  # type: ignore[union-attr]
+    if roles[names[0]] not in GAUSSIAN:
+        rank = len(known[names[0]].shape)
+        return {names[0]: jnp.moveaxis(x, -1, jnp.ndim(x) - rank) if roles[names[0]] == "chain" else x}
+    found, start = {}, 0
+    for name in names:
+        size = int(np.prod(known[name].shape))
+        part = x[..., start : start + size].reshape(*x.shape[:-1], *known[name].shape)
+        found[name] = jnp.exp(part) if roles[name] == "log gaussian" else part
+        start += size
+    return found
+
+
+def statistics(plan: Plan, families: Families, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Moments of the point mass at the values of all sites."""
+    return {block: families[block].statistics(flat(plan, block, values)) for block in plan.blocks}
+
+
+def start(plan: Plan, rng: np.random.Generator) -> Families:
+    """Families to start from: centered and wide enough to be told by the data, with random levels and small random means."""
+    known, families = nodes(plan), {}
+    layout = plan.layout
+    assert layout is not None
+    for block, names in plan.blocks.items():
+        role, shape = layout.role[names[0]], known[names[0]].shape
+        if role in GAUSSIAN:
+            pattern = layout.pattern[block]
+            # Products of two sites have a stationary point at zero: random means leave it.
+            families[block] = Gaussian.point(
+                pattern, 0.1 * rng.standard_normal(pattern.n), 0.1 if role != "gaussian" else 1.0
+            )
+        elif role in ("gamma", "inverse gamma"):
+            family = Gamma if role == "gamma" else InverseGamma
+            spread = 1.0 + 0.2 * rng.uniform(-1, 1, shape)
+            families[block] = family(2.0 * spread, 2.0 * np.ones(shape))
+        elif role == "beta":
+            families[block] = Beta(np.ones(shape), np.ones(shape))
+        elif role == "dirichlet":
+            families[block] = Dirichlet(rng.gamma(100.0, 0.01, shape) * 10)
+        elif role in ("wishart", "inverse wishart"):
+            dim = shape[-1]
+            scale = np.array(np.broadcast_to(np.eye(dim), shape))
+            df = np.full(shape[:-2], dim + 2.0)
+            families[block] = Wishart(df, scale * (dim + 2.0)) if role == "wishart" else InverseWishart(df, scale)
+        elif role == "categorical":
+            levels = known[names[0]].levels or 2
+            families[block] = Categorical(np.log(rng.dirichlet(np.ones(levels), shape)))
+        else:
+            levels, shape = known[names[0]].levels or 2, (*shape[1:], shape[0])
+            unary = np.log(rng.dirichlet(np.ones(levels), shape))
+            families[block] = MarkovChain(unary, np.zeros((*shape[:-1], shape[-1] - 1, levels, levels)))
+    return families

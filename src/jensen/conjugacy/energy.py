@@ -1,0 +1,266 @@
+"""The energy E_q[log p] as a function of mean parameters, node by node, and what turns a model's factors into it.
+
+    energy(mu) = sum over nodes of  sums  +  sum_n sum_k phi_nk e_nk   (tables, under discrete sites)  +  constants
+
+It is affine in the mean parameters of every conjugate block, so that one gradient is the block's coordinate ascent update.
+Tables of hoisted rows enter as <phi' T, psi>: compiled code computes the statistics phi' T once for all blocks that share them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jensen.conjugacy.cells import arrange, sums, table
+from jensen.conjugacy.layout import Layout
+from jensen.conjugacy.pieces import static
+from jensen.conjugacy.slots import fit
+from jensen.conjugacy.special import Prior, poisson_sum, predictor, products
+from jensen.conjugacy.terms import Factor, NotConjugate, Predicted, Quadratic, Sampled
+from jensen.models.graph import Graph, Node
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A table that depends on data only: (1 or n, C)."""
+
+    values: Any
+
+    hoisted = False
+
+    def table(self, moments: Any, levels: int) -> Any:
+        """The table itself."""
+        return self.values
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """All tables of one node under the same discrete sites.
+
+    Attributes
+    ----------
+    parts
+        `Rows` and `Constant`, to be added.
+    sites
+        Discrete sites in the order of the levels (last fastest).
+    levels
+        Their numbers of levels.
+    chain
+        The last site is a Markov chain and this is its own distribution: levels end with (before, now).
+    """
+
+    parts: tuple[Any, ...]
+    sites: tuple[str, ...] = static()
+    levels: tuple[int, ...] = static()
+    chain: bool = static(default=False)
+
+    @property
+    def count(self) -> int:
+        """Number of combinations of levels."""
+        return int(np.prod(self.levels))
+
+    def __call__(self, moments: Any, probs: Mapping[str, Any]) -> Any:
+        """Expectation over the discrete sites too; `probs` has (n, K) for every site."""
+        if self.chain:
+            return self._chain(moments, probs)
+        weight = joint([probs[name] for name in self.sites])
+        total = jnp.zeros(())
+        for part in self.parts:
+            if part.hoisted:
+                stat, psi = part.flat(moments, self.count)
+                total = total + ((weight.T @ jnp.broadcast_to(stat, (len(weight), stat.shape[1]))) * psi).sum()
+            else:
+                total = total + (weight * part.table(moments, self.count)).sum()
+        return total
+
+    def _chain(self, moments: Any, probs: Mapping[str, Any]) -> Any:
+        own = self.sites[-1]
+        values = sum(part.table(moments, self.count) for part in self.parts)
+        k = self.levels[-1]
+        own_probs, pairs = probs[own], moments[own]["pairs"]
+        values = jnp.broadcast_to(values, (len(own_probs), self.count)).reshape(len(own_probs), -1, k, k)
+        if len(self.sites) > 2:
+            others = joint([probs[name] for name in self.sites[:-2]])
+            values = (values * jnp.broadcast_to(others, (len(own_probs), others.shape[1]))[:, :, None, None]).sum(1)
+        else:
+            values = values[:, 0]
+        batch = pairs.shape[:-3]
+        sequences = int(np.prod(batch))
+        values = values.reshape(-1, sequences, k, k)  # time first: the site's axes are (time, *batch)
+        first = own_probs.reshape(-1, sequences, k)[0]
+        later = jnp.moveaxis(pairs.reshape(sequences, -1, k, k), 0, 1)
+        return (first * values[0, :, 0]).sum() + (later * values[1:]).sum()
+
+
+def joint(probs: Sequence[Any]) -> Any:
+    """Product of independent probabilities (n or 1, K_i): (n, prod K_i), last fastest."""
+
+    def two(a: Any, b: Any) -> Any:
+        return (a[:, :, None] * b[:, None]).reshape(max(len(a), len(b)), -1)
+
+    return reduce(two, probs)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Energy:
+    """E_q[log p] of a model.
+
+    Attributes
+    ----------
+    sums
+        Node -> pieces without discrete parents.
+    tables
+        Node -> `Tables`.
+    constant
+        Node -> number.
+    chains
+        Discrete sites that are Markov chains (their probabilities come with the batch in front).
+    logarithms
+        Blocks that are Gaussian on the logarithm of their site.
+    """
+
+    sums: dict[str, tuple[Any, ...]]
+    tables: dict[str, Tables]
+    constant: dict[str, Any]
+    discrete: tuple[str, ...] = static()
+    chains: tuple[str, ...] = static()
+    logarithms: tuple[str, ...] = static()
+
+    def nodes(self, moments: Mapping[str, Any]) -> dict[str, Any]:
+        """Expected log density of every node."""
+        probs = {name: self._probs(moments, name) for name in self.discrete}
+        found = {}
+        for name, constant in self.constant.items():
+            total = jnp.asarray(constant, float)
+            for piece in self.sums.get(name, ()):
+                total = total + piece(moments)
+            if name in self.tables:
+                total = total + self.tables[name](moments, probs)
+            found[name] = total
+        return found
+
+    def __call__(self, moments: Mapping[str, Any]) -> Any:
+        """Their sum."""
+        return reduce(jnp.add, self.nodes(moments).values())
+
+    def _probs(self, moments: Mapping[str, Any], name: str) -> Any:
+        probs = moments[name]["probs"]
+        if name in self.chains:  # (*batch, time, K) -> (time, *batch, K), the order of the site's own axes
+            probs = jnp.moveaxis(probs, -2, 0)
+        return probs.reshape(-1, probs.shape[-1])
+
+
+def assemble(
+    factors: Sequence[Factor], graph: Graph, data: Mapping[str, Any], layout: Layout, points: Mapping[str, Any]
+) -> Energy:
+    """The energy of a model from its factors.
+
+    Parameters
+    ----------
+    factors
+        One a node.
+    graph, data
+        For priors of other kinds, which are evaluated themselves.
+    layout
+        Where the sites are.
+    points
+        Latent node -> any value, for the latents that such a prior does not depend on.
+    """
+    latents = {node.name: node for node in graph.nodes if node.latent}
+    plain: dict[str, tuple[Any, ...]] = {}
+    tables: dict[str, Tables] = {}
+    constant: dict[str, Any] = {}
+    for factor in factors:
+        name = factor.node.name
+        try:
+            if factor.levels or factor.own:
+                tables[name], constant[name] = _tabled(factor, latents, layout)
+            else:
+                plain[name] = _summed(factor, graph, data, layout, points)
+                shape = factor.node.shape
+                constant[name] = np.broadcast_to(fit(factor.constant, len(shape)), (1, *shape)).sum()
+        except MemoryError as error:
+            raise NotConjugate(
+                frozenset(), f"the sufficient statistics of {name} would take {error} numbers and more"
+            ) from error
+    discrete = tuple(name for name, node in latents.items() if node.levels is not None)
+    chains = tuple(name for name in discrete if layout.role[name] == "chain")
+    logarithms = tuple(name for name, role in layout.role.items() if role == "log gaussian")
+    return Energy(plain, tables, constant, discrete, chains, logarithms)
+
+
+def _summed(factor: Factor, graph: Graph, data: Any, layout: Layout, points: Any) -> tuple[Any, ...]:
+    node, pieces = factor.node, []
+    for term in factor.terms:
+        if isinstance(term, Sampled):
+            pieces.append(_prior(node, graph, data, layout, points))
+        elif isinstance(term, Predicted) and term.rule == "poisson sum":
+            pieces.append(poisson_sum(term.data["y"], term.data["pairs"], node.shape, layout))  # type: ignore[arg-type]
+        elif isinstance(term, Predicted):
+            pieces.append(predictor(term, node.shape, layout))
+        else:
+            pieces.append(sums(term, node.shape, layout))
+            if isinstance(term, Quadratic) and term.pairs:
+                pieces.append(products(term, node.shape, layout))
+    return tuple(pieces)
+
+
+def _prior(node: Node, graph: Graph, data: Any, layout: Layout, points: Any) -> Prior:
+    role, offset = layout.role[node.name], layout.offset[node.name]
+    size = int(np.prod(node.shape))
+
+    def log_prob(value: Any) -> Any:
+        return graph.densities({**points, node.name: value}, data)[node.name]
+
+    index = offset + np.arange(size)
+    return Prior(index, log_prob, node.shape, layout.block[node.name], role == "log gaussian")
+
+
+def _tabled(factor: Factor, latents: Mapping[str, Node], layout: Layout) -> tuple[Tables, Any]:
+    node = factor.node
+    sites = (*factor.levels, node.name) if factor.own else factor.levels
+    counts = tuple(latents[name].levels or 1 for name in sites)
+    shapes = [latents[name].shape for name in sites]
+    largest = max(shapes, key=lambda shape: int(np.prod(shape)))
+    for shape in shapes:
+        if int(np.prod(shape)) not in (1, int(np.prod(largest))):
+            raise NotConjugate(set(sites), f"{node.name} reads discrete sites of different shapes")
+    axes = _axes(node, largest, factor.own)
+    parts: list[Any] = []
+    parents = int(np.prod(counts[:-1])) if factor.own else 0
+    for term in factor.terms:
+        if isinstance(term, Sampled | Predicted) or (isinstance(term, Quadratic) and term.pairs):
+            raise NotConjugate(
+                set(sites), f"{node.name} has no exact expectation under the discrete sites {', '.join(sites)}"
+            )
+        parts.append(table(term, node.shape, counts[-1] if factor.own else 0, parents, axes, layout))
+    rows = (*node.shape, counts[-1]) if factor.own else node.shape
+    constant = fit(np.asarray(factor.constant, float), len(rows))
+    fixed = 0.0
+    if len(constant) > 1 or not parts or (factor.own and np.ptp(constant, -1).max() > 0):
+        constant = np.broadcast_to(constant, (len(constant), *rows))
+        parts.append(Constant(arrange(constant, rows, parents, axes).sum(-1).T))
+    else:
+        values = constant[..., 0] if factor.own else constant
+        fixed = np.broadcast_to(values, (1, *node.shape)).sum()
+    chain = factor.own and layout.role[node.name] == "chain"
+    return Tables(tuple(parts), sites, counts, chain), fixed
+
+
+def _axes(node: Node, shape: tuple[int, ...], own: bool) -> list[int]:
+    """Axes of a node's rows along which a discrete parent of a shape varies."""
+    batch = len(node.shape) if own else len(node.shape) - node.event_dim
+    padded = (1,) * (batch - len(shape)) + shape
+    if len(padded) > batch:
+        raise NotConjugate(frozenset(), f"{node.name} has fewer axes than its discrete parent")
+    axes = [axis for axis, length in enumerate(padded) if length > 1]
+    if not own and any(node.shape[axis] != padded[axis] for axis in axes):
+        raise NotConjugate(frozenset(), f"the rows of {node.name} do not line up with its discrete parent")
+    return axes

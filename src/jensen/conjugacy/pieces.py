@@ -1,0 +1,176 @@
+"""Pieces: a term with its data summed up, ready for compiled code.
+
+The rows of a term with the same reads (the same elements of the same sites) differ only in their stats, and only the sum of those
+matters: sufficient statistics, found by comparing indices. A *cell* is one such set of rows. After that a term is
+
+    sum over cells and columns of   stat[cell, column] * psi(mean parameters)[cell, column],
+
+whose cost does not depend on the number of rows: a regression is one cell (the Gram matrix), group effects a cell a group. Under a
+discrete site z the same product is a *table*, row n and level k: e_nk = sum_j stat_nj psi_kj when the reads are the same in all
+rows (mixtures: two matrix products a sweep), and row by row otherwise.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def static(**kwargs: Any) -> Any:
+    """A field that is part of the program."""
+    return field(metadata={"static": True}, **kwargs)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Read:
+    """One read of a positive site by every cell: element and power."""
+
+    index: Any
+    power: Any
+    block: str = static()
+    role: str = static()
+
+    def log(self, moments: Any) -> Any:
+        """Power * E[log s]."""
+        own = moments[self.block]
+        if self.role == "log gaussian":
+            return self.power * own["mean"][self.index]
+        key = "log1m" if self.role == "complement" else "log"
+        return self.power * own[key].reshape(-1)[self.index]
+
+    def mean(self, moments: Any) -> Any:
+        """E[s^power]."""
+        own = moments[self.block]
+        if self.role == "log gaussian":
+            mean, variance = own["mean"][self.index], own["cov"][self.index]
+            return jnp.exp(self.power * mean + 0.5 * self.power**2 * variance)
+        key = "inverse" if self.role == "inverse gamma" else "value"
+        return jnp.where(self.power == 0, 1.0, own[key].reshape(-1)[self.index])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Moments2:
+    """E[u_i u_j] for u = (1, reads of Gaussian sites), the pairs i <= j as columns: within blocks first, then across.
+
+    Attributes
+    ----------
+    index
+        For each block its elements (..., q_b).
+    position
+        For each block where its covariances are, (..., pairs within it).
+    blocks
+        Their names.
+    first, second
+        The columns' i and j, all blocks within, then across.
+    """
+
+    index: tuple[Any, ...]
+    position: tuple[Any, ...]
+    blocks: tuple[str, ...] = static()
+    first: tuple[int, ...] = static()
+    second: tuple[int, ...] = static()
+
+    def __call__(self, moments: Any) -> Any:
+        """(..., J)."""
+        lead = np.broadcast_shapes((1,), *(index.shape[:-1] for index in self.index))
+        parts = [jnp.ones((*lead, 1))]
+        parts += [_spread(moments[b]["mean"][i], lead) for b, i in zip(self.blocks, self.index, strict=True)]
+        u = jnp.concatenate(parts, -1)
+        product = u[..., np.array(self.first)] * u[..., np.array(self.second)]
+        cov = [_spread(moments[b]["cov"][p], lead) for b, p in zip(self.blocks, self.position, strict=True)]
+        inside = sum(part.shape[-1] for part in cov)
+        if not cov:
+            return product
+        return jnp.concatenate([product[..., :inside] + jnp.concatenate(cov, -1), product[..., inside:]], -1)
+
+
+def _spread(array: Any, lead: tuple[int, ...]) -> Any:
+    return jnp.broadcast_to(array, (*lead, array.shape[-1]))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Psi:
+    """Expected natural parameters of every cell, (..., J), from the mean parameters of all blocks.
+
+    ``kind`` is "log" (sum of reads), "mean" (their product), "quadratic" (product times second moments), "value" or "logdet" (entries
+    of a matrix site, in `index`), or "matrix" (entries times second moments).
+    """
+
+    kind: str = static()
+    reads: tuple[Read, ...] = ()
+    second: Moments2 | None = None
+    index: Any = None
+    block: str = static(default="")
+    columns: tuple[int, ...] = static(default=())
+
+    def __call__(self, moments: Any) -> Any:
+        """(..., J)."""
+        if self.kind == "log":
+            total = self.reads[0].log(moments)
+            for read in self.reads[1:]:
+                total = total + read.log(moments)
+            return total[..., None]
+        if self.kind in ("value", "logdet"):
+            own = moments[self.block]
+            key = self.kind if self.kind in own else "inverse"
+            return own[key].reshape(-1)[self.index][..., None]
+        if self.kind == "matrix":
+            own = moments[self.block]
+            entries = own["value" if "value" in own else "inverse"].reshape(-1)[self.index]
+            return entries * self.second(moments)[..., np.array(self.columns)]  # type: ignore[misc]
+        weight: Any = 1.0
+        for read in self.reads:
+            weight = weight * read.mean(moments)
+        if self.kind == "mean":
+            return jnp.asarray(weight)[..., None]
+        return jnp.asarray(weight)[..., None] * self.second(moments)  # type: ignore[misc]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A term without discrete parents: stat (M, J) and psi."""
+
+    stat: Any
+    psi: Psi
+
+    def __call__(self, moments: Any) -> Any:
+        """The expectation, a scalar."""
+        return (self.stat * self.psi(moments)).sum()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A term under discrete sites: stat (1 or C, 1 or n, E, J), psi with the same leading axes."""
+
+    stat: Any
+    psi: Psi
+
+    @property
+    def hoisted(self) -> bool:
+        """Reads do not depend on the row, nor stats on the level: the table is one matrix product."""
+        index = [leaf for leaf in jax.tree.leaves(self.psi) if jnp.ndim(leaf) >= 3]
+        return self.stat.shape[0] == 1 and all(leaf.shape[1] == 1 for leaf in index)
+
+    def flat(self, moments: Any, levels: int) -> tuple[Any, Any]:
+        """Stats (n, J') and psi (C, J') whose product is the table."""
+        psi = self.psi(moments)
+        shape = np.broadcast_shapes(psi.shape[2:], self.stat.shape[2:])
+        psi = jnp.broadcast_to(psi, (levels, 1, *shape)).reshape(levels, -1)
+        return jnp.broadcast_to(self.stat, (*self.stat.shape[:2], *shape))[0].reshape(self.stat.shape[1], -1), psi
+
+    def table(self, moments: Any, levels: int) -> Any:
+        """Expected log density of every row (1 or n) under every level: (n, C)."""
+        if self.hoisted:
+            stat, psi = self.flat(moments, levels)
+            return stat @ psi.T
+        return jnp.broadcast_to((self.stat * self.psi(moments)).sum((2, 3)), (levels, self._rows(moments))).T
+
+    def _rows(self, moments: Any) -> int:
+        return max(self.stat.shape[1], jax.eval_shape(self.psi, moments).shape[1])

@@ -1,0 +1,368 @@
+"""The plan: which sites get exact updates, in which blocks, and why others do not.
+
+Every continuous site starts with the role its own prior suggests. Each node's density is then taken apart into terms; where that
+fails, the sites to blame lose their role: a positive site becomes Gaussian on its logarithm ("free", with closed
+expectations of its powers), a site with no such way out leaves the model outside of coordinate ascent. Gaussian sites that
+share rows form joint blocks unless the user says otherwise.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from jensen.conjugacy.energy import Energy, assemble
+from jensen.conjugacy.layout import Layout
+from jensen.conjugacy.probe import Probe, base, probe
+from jensen.conjugacy.rules import factor
+from jensen.conjugacy.slots import Slot
+from jensen.conjugacy.special import EXACT
+from jensen.conjugacy.terms import (
+    ONE_MINUS,
+    Factor,
+    MatrixQuadratic,
+    Mean,
+    NotConjugate,
+    Predicted,
+    Quadratic,
+    Reader,
+    Sampled,
+)
+from jensen.core.errors import OptionError, UnsupportedError
+from jensen.families.patterns import find_pattern
+from jensen.models.graph import Graph, Node
+
+_ROLES = {
+    "Normal": "gaussian",
+    "MultivariateNormal": "gaussian",
+    "Gamma": "gamma",
+    "InverseGamma": "inverse gamma",
+    "Beta": "beta",
+    "Dirichlet": "dirichlet",
+    "Wishart": "wishart",
+    "InverseWishart": "inverse wishart",
+    "Categorical": "categorical",
+    "Bernoulli": "categorical",
+}
+GAUSSIAN = ("gaussian", "log gaussian")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found about a site.
+
+    Attributes
+    ----------
+    site
+        Its name.
+    update
+        "exact", "natural gradient" (Gaussian, stepwise) or "free" (Gaussian on the logarithm, or no update at all).
+    family
+        Of its q, in words.
+    reason
+        Why it is not exact, and what could be changed; empty for exact ones, or the auxiliary variables they need.
+    """
+
+    site: str
+    update: str
+    family: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything coordinate ascent needs to know about a model.
+
+    Attributes
+    ----------
+    graph
+        Of the model.
+    findings
+        One a site.
+    blocks
+        Block -> its sites, in the order of the model.
+    layout
+        Where the sites are; None when a site has no update.
+    energy
+        E_q[log p]; None when a site has no update.
+    refusal
+        Why coordinate ascent cannot run; empty when it can.
+    """
+
+    graph: Graph
+    findings: tuple[Finding, ...]
+    blocks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    layout: Layout | None = None
+    energy: Energy | None = None
+    refusal: str = ""
+
+    @property
+    def damped(self) -> tuple[str, ...]:
+        """Blocks that are not updated exactly."""
+        inexact = {finding.site for finding in self.findings if finding.update in ("free", "natural gradient")}
+        return tuple(block for block, sites in self.blocks.items() if inexact & set(sites))
+
+
+def make_plan(
+    graph: Graph, data: Mapping[str, Any], blocks: Sequence[Sequence[str]] | None = None, seed: int = 0
+) -> Plan:
+    """Find out how coordinate ascent can run on a model.
+
+    Parameters
+    ----------
+    graph, data
+        The model and its arrays. Use float64.
+    blocks
+        Groups of Gaussian sites that are one block; every other site is alone. None: as the model's rows suggest.
+    seed
+        Of the probe's random points.
+    """
+    latents = {node.name: node for node in graph.nodes if node.latent}
+    found = probe(graph, data, seed)
+    reader = Reader(found, latents)
+    roles, reasons = _first_roles(latents, found)
+    _check_blocks(blocks, latents)
+    factors, lost = _factors(graph, reader, roles, reasons)
+    findings = tuple(_finding(node, roles, reasons, factors, lost) for node in latents.values())
+    if lost:
+        name, reason = next(iter(lost.items()))
+        return Plan(graph, findings, refusal=f"{name} has no coordinate update: {reason}")
+    grouping, layout = _layout(latents, roles, factors, blocks)
+    points = {name: base(node) if node.levels is None else np.zeros(node.shape, int) for name, node in latents.items()}
+    try:
+        energy = assemble(factors, graph, data, layout, points)
+    except NotConjugate as error:
+        return Plan(graph, findings, refusal=error.reason)
+    return Plan(graph, findings, grouping, layout, energy)
+
+
+def _first_roles(latents: Mapping[str, Node], found: Probe) -> tuple[dict[str, str], dict[str, str]]:
+    roles, reasons = {}, {}
+    for name, node in latents.items():
+        if name in found.spread:
+            roles[name] = "chain"
+        elif node.kind in _ROLES and (node.levels is not None or name in found.coordinate):
+            roles[name] = _ROLES[node.kind]
+        elif found.coordinate.get(name) == "real":
+            roles[name] = "gaussian"
+            reasons[name] = f"its prior is {node.distribution}, not Normal"
+        elif found.coordinate.get(name) == "log" and node.support == "positive":
+            roles[name] = "log gaussian"
+            reasons[name] = (
+                f"its prior is {node.distribution}; a Gamma prior on the precision (or rate) would be conjugate"
+            )
+        else:
+            roles[name] = "none"
+    return roles, reasons
+
+
+def _factors(
+    graph: Graph, reader: Reader, roles: dict[str, str], reasons: dict[str, str]
+) -> tuple[list[Factor], dict[str, str]]:
+    """Factors of all nodes that have one; sites that are lost, with the reason. Changes roles and reasons."""
+    factors, lost = [], {name: "its support has no conjugate family" for name, role in roles.items() if role == "none"}
+    for node in graph.nodes:
+        try:
+            one = factor(node, reader)
+            _check_roles(one, roles, reasons)
+            factors.append(one)
+        except NotConjugate as error:
+            blamed = error.blame or {next(iter(roles))}
+            lost |= {name: error.reason for name in blamed if name not in lost}
+    return factors, lost
+
+
+def _check_roles(one: Factor, roles: dict[str, str], reasons: dict[str, str]) -> None:
+    """Powers that the sites' families have no expectation for: positive sites change role, others are to blame."""
+    for term in one.terms:
+        if not isinstance(term, Mean | Quadratic):
+            continue
+        for slot in term.reads:
+            name, role = slot.site, roles.get(slot.site, "")
+            power = {"gamma": 1.0, "inverse gamma": -1.0}.get(role)
+            if role == "log gaussian" or (power is not None and np.isin(slot.weight, (0.0, power)).all()):
+                continue
+            where = f"{one.node.name} ({one.node.distribution}) needs E[{name}^{_power(slot)}]"
+            if power is None:
+                raise NotConjugate(
+                    {name.removeprefix(ONE_MINUS)}, f"{where}, which is no statistic of its {role} family"
+                )
+            roles[name] = "log gaussian"
+            word = "Gamma" if role == "gamma" else "InverseGamma"
+            reasons[name] = f"{where}, and a {word} has E[{name}{'' if role == 'gamma' else '^-1'}]; {_ADVICE[role]}"
+
+
+_ADVICE = {
+    "gamma": "put the Gamma prior on the precision, with sd = precision^-0.5",
+    "inverse gamma": "put the InverseGamma prior on the variance, with sd = variance^0.5",
+}
+
+
+def _power(slot: Slot) -> str:
+    powers = np.unique(slot.weight[slot.weight != 0])
+    return f"{powers[0]:g}" if len(powers) == 1 else "..."
+
+
+_WORDS = {
+    "gaussian": "Gaussian",
+    "log gaussian": "log-normal",
+    "gamma": "Gamma",
+    "inverse gamma": "inverse Gamma",
+    "beta": "Beta",
+    "dirichlet": "Dirichlet",
+    "wishart": "Wishart",
+    "inverse wishart": "inverse Wishart",
+    "categorical": "Categorical",
+    "chain": "Markov chain",
+    "none": "-",
+}
+
+
+def _finding(
+    node: Node, roles: Mapping[str, str], reasons: Mapping[str, str], factors: Sequence[Factor], lost: Mapping[str, str]
+) -> Finding:
+    name, role = node.name, roles[node.name]
+    if name in lost:
+        return Finding(name, "free", "-", lost[name])
+    if role == "log gaussian":
+        return Finding(name, "free", _WORDS[role], reasons.get(name, ""))
+    auxiliary = ""
+    for one in factors:
+        for term in one.terms:
+            if isinstance(term, Sampled) and term.site == name:
+                return Finding(name, "natural gradient", _WORDS[role], reasons[name])
+            if not isinstance(term, Predicted):
+                continue
+            if term.rule == "poisson sum":
+                sites = {slot.site for pair in term.data["pairs"] for slot in (pair.x, pair.y)}  # type: ignore[union-attr]
+                auxiliary = f"with auxiliary counts for {one.node.name}" if name in sites else auxiliary
+            elif name in term.predictor.sites and term.rule in EXACT:
+                auxiliary = f"with auxiliary Gaussians for {one.node.name}"
+            elif name in term.predictor.sites:
+                reason = f"{one.node.name} ({one.node.distribution}) is not quadratic in it"
+                return Finding(name, "natural gradient", _WORDS[role], reason)
+    return Finding(name, "exact", _WORDS[role], auxiliary)
+
+
+def _check_blocks(blocks: Any, latents: Mapping[str, Node]) -> None:
+    seen: set[str] = set()
+    for group in blocks or ():
+        for name in group:
+            if name not in latents:
+                raise OptionError(
+                    f"jn.Blocks names {name}, which is no site of the model; its sites are {', '.join(latents)}."
+                )
+            if name in seen:
+                raise OptionError(f"jn.Blocks names {name} twice; a site is in one block.")
+            seen.add(name)
+
+
+# -- blocks of Gaussian sites ------------------------------------------------------------------------------------------------
+
+
+def _layout(
+    latents: Mapping[str, Node],
+    roles: Mapping[str, str],
+    factors: Sequence[Factor],
+    blocks: Sequence[Sequence[str]] | None,
+) -> tuple[dict[str, tuple[str, ...]], Layout]:
+    sizes = {name: int(np.prod(node.shape)) for name, node in latents.items()}
+    reads = _shared_reads(factors)
+    if blocks is None:
+        groups = _joined(latents, roles, reads, factors)
+    else:
+        groups = [tuple(name for name in latents if name in group) for group in blocks]
+        for group in groups:
+            wrong = [name for name in group if roles[name] != "gaussian"]
+            if wrong and len(group) > 1:
+                raise OptionError(
+                    f"jn.Blocks joins {wrong[0]} with other sites, and only Gaussian sites share a block."
+                )
+    try:
+        return _placed(latents, roles, sizes, reads, groups)
+    except UnsupportedError:
+        if blocks is not None:
+            raise
+        return _placed(latents, roles, sizes, reads, [])
+
+
+def _placed(
+    latents: Mapping[str, Node],
+    roles: Mapping[str, str],
+    sizes: Mapping[str, int],
+    reads: Any,
+    groups: Sequence[tuple[str, ...]],
+) -> tuple[dict[str, tuple[str, ...]], Layout]:
+    block = {name: name for name in latents}
+    for group in groups:
+        block |= dict.fromkeys(group, " + ".join(group))
+    members: dict[str, list[str]] = {}
+    for name in latents:
+        members.setdefault(block[name], []).append(name)
+    offset, pattern = {}, {}
+    for word, names in members.items():
+        if roles[names[0]] not in GAUSSIAN:
+            continue
+        start = 0
+        for name in names:
+            offset[name], start = start, start + sizes[name]
+        pairs = [np.zeros((0, 2), int)]
+        for slots in reads:
+            inside = [slot.index + offset[slot.site] for slot in slots if slot.site in names]
+            pairs += [_pairs(i, j, start) for i, j in combinations(inside, 2)]
+        pattern[word] = find_pattern(start, np.concatenate(pairs))
+    return {word: tuple(names) for word, names in members.items()}, Layout(dict(roles), block, offset, pattern)
+
+
+def _pairs(i: np.ndarray, j: np.ndarray, n: int) -> np.ndarray:
+    i, j = np.broadcast_arrays(i, j)
+    code = np.unique((i.astype(np.int64) * n + j).reshape(-1))
+    return np.stack([code // n, code % n], 1)
+
+
+def _shared_reads(factors: Sequence[Factor]) -> list[tuple[Slot, ...]]:
+    """Slots of Gaussian sites that meet in the rows of one residual or predictor."""
+    found = []
+    for one in factors:
+        for term in one.terms:
+            if isinstance(term, Quadratic):
+                found.append(term.residual.slots)
+                found.append(tuple(pair.x for pair in term.pairs))
+                found.append(tuple(pair.y for pair in term.pairs))
+            elif isinstance(term, MatrixQuadratic):
+                dim = term.index.shape[-1]
+                slots = []
+                for slot in term.residual.slots:
+                    index = np.broadcast_to(slot.index, (*slot.index.shape[:-1], dim))
+                    slots += [Slot(slot.site, index[..., a], slot.weight) for a in range(dim)]
+                found.append(tuple(slots))
+            elif isinstance(term, Predicted):
+                found.append(term.predictor.slots)
+    return [slots for slots in found if len(slots) > 1]
+
+
+def _joined(
+    latents: Mapping[str, Node], roles: Mapping[str, str], reads: Sequence[tuple[Slot, ...]], factors: Sequence[Factor]
+) -> list[tuple[str, ...]]:
+    """Groups of Gaussian sites that meet in some row; sites that are multiplied with each other stay alone."""
+    alone = {
+        slot.site
+        for one in factors
+        for term in one.terms
+        if isinstance(term, Quadratic)
+        for pair in term.pairs
+        for slot in pair
+    }
+    root = {name: name for name, role in roles.items() if role == "gaussian" and name not in alone}
+    for slots in reads:
+        names = sorted({slot.site for slot in slots if slot.site in root})
+        for name in names[1:]:
+            old, new = root[name], root[names[0]]
+            root = {key: new if value == old else value for key, value in root.items()}
+    groups: dict[str, list[str]] = {}
+    for name in latents:
+        if name in root:
+            groups.setdefault(root[name], []).append(name)
+    return [tuple(names) for names in groups.values() if len(names) > 1]

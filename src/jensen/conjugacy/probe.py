@@ -1,0 +1,348 @@
+"""The probe: how every leaf of a model's graph reads the model's sites.
+
+A leaf (the scale of a Normal, the probabilities of a Categorical, ...) is looked at in the coordinates in which a conjugate
+model makes it affine: real and matrix sites as they are, positive sites and simplexes through their logarithm, positive leaves
+through theirs. Discrete sites are enumerated, one leading axis for all combinations of their levels. One compiled program
+gives values and tangents of the cheap class partitions; a second one is made only for sites that must be read element by
+element. Products of two sites (factor models) need no program of their own: the tangents of one are affine in the other.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jensen.conjugacy.dependence import dependence
+from jensen.conjugacy.slots import LARGE, Affine, Pair, Slot, compact, decode, decode_pairs, partitions, tangents
+from jensen.core import keys
+from jensen.models.graph import Graph, Node
+
+TRANSFORMS: dict[str, Callable[[Any], Any]] = {
+    "id": lambda x: x,
+    "log": jnp.log,
+    "logit": lambda x: jnp.log(x) - jnp.log1p(-x),
+    "probit": jax.scipy.special.ndtri,
+}
+FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""For programs that run a handful of times: compiling them is all they cost."""
+_CLOSE = 1e-7
+
+
+class View(NamedTuple):
+    """A leaf of a node through a transform."""
+
+    node: str
+    leaf: str
+    transform: str
+
+
+class Reading(NamedTuple):
+    """What the probe found about a view.
+
+    Attributes
+    ----------
+    parents
+        Names of all latent nodes the leaf depends on, by the structure of the program.
+    levels
+        The discrete ones among them, in the order of the leading axis of combinations (last fastest).
+    affine
+        Constant and slots, with the leading axis of combinations; None when the view is not affine.
+    pairs
+        Products of two sites beside the affine part (or, of positive sites, alone: a sum of products).
+    held
+        Where the view is not affine: whether it is affine in the real sites when the others are held.
+    shape
+        Of the view, with the leading axis; the arrays of `affine` are compact.
+    """
+
+    parents: frozenset[str]
+    levels: tuple[str, ...]
+    affine: Affine | None
+    pairs: tuple[Pair, ...] = ()
+    held: bool = False
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """All readings of a graph.
+
+    Attributes
+    ----------
+    coordinate
+        Site -> ``"real"``, ``"log"``, ``"unit"``, ``"matrix"``; other continuous sites are not probed.
+    parents
+        Node -> leaf -> names of the latent nodes it depends on.
+    spread
+        Discrete sites enumerated at full shape (they depend on themselves: chains).
+    readings
+        View -> what was found.
+    """
+
+    coordinate: dict[str, str]
+    parents: dict[str, dict[str, frozenset[str]]]
+    spread: frozenset[str]
+    readings: dict[View, Reading]
+
+
+def coordinate(node: Node) -> str | None:
+    """In which coordinates a continuous latent node is probed; None when in none."""
+    if node.kind in ("Wishart", "InverseWishart"):
+        return "matrix"
+    if node.support.startswith("real"):
+        return "real"
+    return {"positive": "log", "simplex": "log", "unit interval": "unit"}.get(node.support)
+
+
+def base(node: Node) -> np.ndarray:
+    """The point at which a continuous site's coordinates are zero; one half for sites without coordinates."""
+    where = coordinate(node)
+    if where == "matrix":
+        return np.array(np.broadcast_to(np.eye(node.shape[-1]), node.shape))
+    return np.full(node.shape, {"real": 0.0, "log": 1.0}.get(where or "", 0.5))
+
+
+def value(where: str, x: Any, shape: tuple[int, ...]) -> Any:
+    """A site's value from its flat coordinates."""
+    x = jnp.reshape(x, shape)
+    if where == "matrix":
+        return jnp.eye(shape[-1]) + x
+    return {"real": lambda: x, "log": lambda: jnp.exp(x), "unit": lambda: 0.5 + x}[where]()
+
+
+def rank(node: Node, leaf: str) -> int:
+    """Number of axes a leaf is padded to, so that its rows line up with the node's shape."""
+    axes = len(node.shape)
+    if node.kind == "Categorical" and leaf in ("probs", "logits"):
+        return axes + 1
+    if node.kind == "MultivariateNormal" and leaf not in ("loc", "value"):
+        return axes + 1
+    return axes
+
+
+def probe(graph: Graph, data: Mapping[str, Any], seed: int = 0) -> Probe:
+    """Read all leaves of a graph.
+
+    Parameters
+    ----------
+    graph
+        From a front end.
+    data
+        Name -> array, the inputs of its functions.
+    seed
+        Of the random directions and points.
+
+    Notes
+    -----
+    Use it in float64: non-conjugate models differ from conjugate ones by as little as 1e-4 relative.
+    """
+    latents = {node.name: node for node in graph.nodes if node.latent}
+    sites = {name: word for name, node in latents.items() if node.levels is None and (word := coordinate(node))}
+    points = {name: base(node) if node.levels is None else np.zeros(node.shape, int) for name, node in latents.items()}
+    parents = dependence(graph.leaves, points, dict(data))
+    discrete = [name for name, node in latents.items() if node.levels is not None]
+    spread = frozenset(
+        name for name in discrete if any(name in reads for leaf, reads in parents[name].items() if leaf != "value")
+    )
+    jobs = {
+        view: parents[node.name][view.leaf]
+        for node in graph.nodes
+        for view in _views(node, parents[node.name], sites, latents)
+    }
+    tangled = _Tangents(graph, dict(data), latents, sites, points, spread, jobs, keys.generator(seed, "probe"))
+    readings = tangled.read()
+    for name, word in sites.items():
+        readings[View(name, "value", "log" if word == "log" else "id")] = Reading(
+            frozenset({name}), (), _own(latents[name])
+        )
+    return Probe(sites, parents, spread, readings)
+
+
+def _own(node: Node) -> Affine:
+    """A site's value as an affine function of its own coordinates."""
+    index = np.arange(prod(node.shape)).reshape(1, *node.shape)
+    zero = base(node)[None] if coordinate(node) in ("matrix", "unit") else np.zeros((1,) * index.ndim)
+    return Affine(zero, (Slot(node.name, index, np.ones((1,) * index.ndim)),))
+
+
+def _views(
+    node: Node, leaves: Mapping[str, frozenset[str]], sites: Mapping[str, str], latents: Mapping[str, Node]
+) -> list[View]:
+    """The views of a node worth probing."""
+    found = []
+    for leaf, names in leaves.items():
+        words = {sites.get(name, "other") for name in names if latents[name].levels is None}
+        if leaf == "log_prob" or (leaf == "value" and node.latent):
+            continue
+        if leaf == "probs":
+            transforms = ["log"] * ("log" in words) + ["logit", "probit"] * ("real" in words)
+            transforms += ["id"] * ("unit" in words or not words)
+        elif leaf in ("scale", "rate") and node.kind not in ("Wishart", "InverseWishart"):
+            transforms = ["log", "id"] if node.kind == "Poisson" and words == {"log"} else ["log"]
+        else:
+            transforms = ["id"]
+        found += [View(node.name, leaf, transform) for transform in transforms]
+    return found
+
+
+class _Tangents:
+    """Runs the probing programs of one graph."""
+
+    def __init__(self, graph, data, latents, sites, points, spread, jobs, rng):
+        self.graph, self.data, self.latents, self.sites = graph, data, latents, sites
+        self.nodes = {node.name: node for node in graph.nodes}
+        self.points, self.spread, self.jobs, self.rng = points, spread, jobs, rng
+        self.levels = {
+            view: tuple(n for n, node in latents.items() if node.levels is not None and n in names)
+            for view, names in jobs.items()
+        }
+        self.reads = {view: tuple(name for name in sites if name in names) for view, names in jobs.items()}
+        self.zero = {name: np.zeros(prod(latents[name].shape)) for name in sites}
+        self.random = {name: rng.uniform(-0.4, 0.4, len(zero)) for name, zero in self.zero.items()}
+
+    def read(self) -> dict[View, Reading]:
+        splits = {name: partitions(self.latents[name].shape) for name in self.sites}
+        stacks = {name: tangents(split, self.rng) for name, split in splits.items()}
+        program = self._program(self.reads, {name: stack for name, (stack, _) in stacks.items()})
+        constant, checked, pushed = program(self.zero)
+        slots = {
+            view: {name: decode(name, splits[name], pushed[view][name], stacks[name][1]) for name in names}
+            for view, names in self.reads.items()
+        }
+        self._one_by_one(slots)
+        found, crooked = {}, {}
+        for view, names in self.jobs.items():
+            found[view] = Reading(names, self.levels[view], None, shape=constant[view].shape)
+            unread = any(self.latents[name].levels is None and name not in self.sites for name in names)
+            if unread or any(some is None for some in slots[view].values()):
+                continue
+            affine = Affine(compact(constant[view]), tuple(slot for some in slots[view].values() for slot in some))
+            if _agree(affine.at(self.random), checked[view]):
+                found[view] = found[view]._replace(affine=affine)
+            elif view.transform == "id":
+                crooked[view] = affine
+        if not crooked:
+            return found
+        real = {name: x if self.sites[name] == "real" else 0.0 * x for name, x in self.random.items()}
+        held = program(real)[0]
+        for view, affine in crooked.items():
+            found[view] = found[view]._replace(held=_agree(affine.at(real), held[view]))
+        for words in ("real", "log"):
+            some = {
+                view: a for view, a in crooked.items() if {self.sites[name] for name in self.reads[view]} == {words}
+            }
+            found |= self._products(words, some, found, checked, program, splits, stacks, pushed)
+        return found
+
+    def _one_by_one(self, slots: dict[View, dict[str, list[Slot] | None]]) -> None:
+        """Second round, for sites whose elements meet in ways that no class partition takes apart."""
+        missing = {
+            view: tuple(name for name, some in parts.items() if some is None and len(self.zero[name]) <= LARGE)
+            for view, parts in slots.items()
+        }
+        missing = {view: names for view, names in missing.items() if names}
+        if not missing:
+            return
+        splits = {name: [np.arange(len(self.zero[name]))] for names in missing.values() for name in names}
+        stacks = {name: tangents(split, self.rng) for name, split in splits.items()}
+        program = self._program(missing, {name: stack for name, (stack, _) in stacks.items()})
+        pushed = program(self.zero)[2]
+        for view, names in missing.items():
+            for name in names:
+                slots[view][name] = decode(name, splits[name], pushed[view][name], stacks[name][1])
+
+    def _products(self, words, crooked, found, checked, program, splits, stacks, pushed) -> dict[View, Reading]:
+        """Readings with products of two sites: the tangents of one site at three values of the other."""
+        done = {}
+        sites = [name for name, word in self.sites.items() if word == words]
+        for x, y in ((x, y) for n, x in enumerate(sites) for y in sites[n + 1 :]):
+            views = [view for view in crooked if {x, y} <= set(self.reads[view]) and view not in done]
+            if not views:
+                continue
+            direction = np.abs(stacks[y][1])
+            values = (direction, np.ones(len(direction)), 1.0 + np.arange(len(direction)))
+            at = [program(self.zero | {y: v if words == "real" else np.log(v)})[2] for v in values]
+            for view in views:
+                # At zero a real y leaves the affine part of x; positive sites have values one there, and no affine part.
+                linear = pushed[view][x] if words == "real" else 0.0
+                moved = [some[view][x] - linear for some in at]
+                pairs = decode_pairs(x, y, splits[x], moved, stacks[x][1], direction)
+                affine = crooked[view] if words == "real" else Affine(np.zeros((1,) * checked[view].ndim), ())
+                points = self.random if words == "real" else {name: np.exp(v) for name, v in self.random.items()}
+                if pairs and _agree(affine.at(self.random) + sum(pair.at(points) for pair in pairs), checked[view]):
+                    done[view] = found[view]._replace(affine=affine, pairs=tuple(pairs))
+        return done
+
+    def _combinations(self, levels: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Values of discrete sites: all combinations of their levels along a new first axis."""
+        grid = np.array(list(product(*(range(self.latents[name].levels) for name in levels))), int)
+        found = {}
+        for column, name in enumerate(levels):
+            shape = self.latents[name].shape
+            shape = shape if name in self.spread else (1,) * len(shape)
+            found[name] = np.array(
+                np.broadcast_to(grid[:, column].reshape(-1, *(1,) * len(shape)), (len(grid), *shape))
+            )
+        return found
+
+    def _program(self, reads: Mapping[View, tuple[str, ...]], stacks: Mapping[str, np.ndarray]) -> Callable[..., Any]:
+        """Compile: coordinates -> (views there, views at the random point, views' tangents a site)."""
+        order = list(reads)
+        groups: dict[tuple[str, ...], list[View]] = {}
+        for view in order:
+            groups.setdefault(self.levels[view], []).append(view)
+
+        def evaluate(views, coordinates, discrete, data):
+            values = {n: value(self.sites[n], x, self.latents[n].shape) for n, x in coordinates.items()}
+            leaves = self.graph.leaves(self.points | values | discrete, data)
+            arrays = []
+            for view in views:
+                array = TRANSFORMS[view.transform](jnp.asarray(leaves[view.node][view.leaf], float))
+                axes = max(rank(self.nodes[view.node], view.leaf), array.ndim)
+                arrays.append(array.reshape((1,) * (axes - array.ndim) + array.shape))
+            return arrays
+
+        def run(zero, random, stacks, combos, data):
+            constant, checked, pushed = {}, {}, {view: {} for view in order}
+            for (levels, views), combo in zip(groups.items(), combos, strict=True):
+
+                def over(function, levels=levels, combo=combo):
+                    return jax.vmap(function)(combo) if levels else jax.tree.map(lambda x: x[None], function({}))
+
+                constant |= zip(views, over(lambda z, v=views: evaluate(v, zero, z, data)), strict=True)
+                checked |= zip(views, over(lambda z, v=views: evaluate(v, random, z, data)), strict=True)
+                for site, stack in stacks.items():
+                    some = [view for view in views if site in reads[view]]
+                    if not some:
+                        continue
+
+                    def moved(tangent, site=site, some=some, over=over):
+                        def along(z):
+                            return jax.jvp(
+                                lambda x: evaluate(some, zero | {site: x}, z, data), (zero[site],), (tangent,)
+                            )[1]
+
+                        return over(along)
+
+                    for view, array in zip(some, jax.vmap(moved)(stack), strict=True):
+                        pushed[view][site] = array
+            return [constant[v] for v in order], [checked[v] for v in order], [pushed[v] for v in order]
+
+        rest = (self.random, dict(stacks), [self._combinations(levels) for levels in groups], self.data)
+        compiled = jax.jit(run).lower(self.zero, *rest).compile(compiler_options=FAST_COMPILE)
+
+        def call(zero):
+            results = jax.tree.map(np.asarray, compiled(zero, *rest))
+            return tuple(dict(zip(order, part, strict=True)) for part in results)
+
+        return call
+
+
+def _agree(predicted: np.ndarray, seen: np.ndarray) -> bool:
+    scale = 1.0 + np.abs(seen).max(initial=0.0)
+    return bool(np.isfinite(seen).all() and (np.abs(predicted - seen) <= _CLOSE * scale).all())

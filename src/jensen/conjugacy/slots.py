@@ -1,0 +1,211 @@
+"""How an array of the model reads the elements of its sites, found by a few tangents.
+
+In suitable coordinates x of the sites (the value itself, or its logarithm for positive sites) an array A of the model is, when
+conjugacy is possible at all, affine:
+
+    A_n = c_n + sum_j w_nj x_{s_j}[i_nj]          (a "slot" j: site s_j, element i_nj, weight w_nj)
+
+with few slots a row, whatever the model's code looks like: gathers, matrix products, scans. The elements of a site are split
+into classes such that a row reads at most one element of each class; three tangents a class (1, 1 + element, random)
+give weight and element, and the third proves it. Classes are tried from the cheapest on: all elements; every third
+along an axis (chains); the positions along some axes (blocks); every element by itself.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+SMALL = 64
+"""Class partitions of up to this many classes are tried in the first round."""
+LARGE = 2048
+"""Sites of up to this many elements may be read element by element."""
+_TOLERANCE = 1e-7
+
+
+class Slot(NamedTuple):
+    """One read of a site by every row of an array.
+
+    Attributes
+    ----------
+    site
+        Name of the site.
+    index
+        Element of the flattened site, int array that broadcasts against the rows.
+    weight
+        Factor (or, in logarithmic coordinates, power), an array that broadcasts against the rows.
+    """
+
+    site: str
+    index: np.ndarray
+    weight: np.ndarray
+
+
+class Affine(NamedTuple):
+    """An array as a constant and its slots; all broadcast against each other."""
+
+    constant: np.ndarray
+    slots: tuple[Slot, ...]
+
+    @property
+    def sites(self) -> frozenset[str]:
+        """Names of the sites it reads."""
+        return frozenset(slot.site for slot in self.slots)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the rows."""
+        return np.broadcast_shapes(np.shape(self.constant), *(slot.index.shape for slot in self.slots))
+
+    def __neg__(self) -> "Affine":
+        return Affine(-self.constant, tuple(slot._replace(weight=-slot.weight) for slot in self.slots))
+
+    def __add__(self, other: "Affine") -> "Affine":  # type: ignore[override]
+        return Affine(self.constant + other.constant, self.slots + other.slots)
+
+    def times(self, factor: float) -> "Affine":
+        """The array multiplied by a number."""
+        slots = tuple(slot._replace(weight=factor * slot.weight) for slot in self.slots)
+        return Affine(factor * self.constant, slots)
+
+    def at(self, coordinates: dict[str, np.ndarray]) -> np.ndarray:
+        """The array's value when the sites have these (flat) coordinates."""
+        total = np.asarray(self.constant, float)
+        for slot in self.slots:
+            total = total + slot.weight * coordinates[slot.site][slot.index]
+        return total
+
+
+class Pair(NamedTuple):
+    """A product of two reads in every row: weight * x[x.index] * y[y.index], with the weight kept in `x`."""
+
+    x: Slot
+    y: Slot
+
+    def at(self, coordinates: dict[str, np.ndarray]) -> np.ndarray:
+        """Its value when the sites have these (flat) coordinates."""
+        x, y = coordinates[self.x.site][self.x.index], coordinates[self.y.site][self.y.index]
+        return self.x.weight * x * y
+
+
+def partitions(shape: tuple[int, ...], largest: int = SMALL) -> list[np.ndarray]:
+    """Class of every element of a flattened site, for each way to split it into at most `largest` classes."""
+    size = prod(shape)
+    found = [np.zeros(size, int)]
+    if size == 1:
+        return found
+    grid = np.indices(shape).reshape(len(shape), size)
+    found += [grid[axis] % 3 for axis in range(len(shape)) if shape[axis] > 6]
+    axes = [axis for axis, length in enumerate(shape) if length > 1]
+    for count in range(1, len(axes) + 1):
+        for some in combinations(axes, count):
+            lengths = [shape[axis] for axis in some]
+            if prod(lengths) <= largest:
+                found.append(np.ravel_multi_index([grid[axis] for axis in some], lengths))
+    found = [
+        classes for n, classes in enumerate(found) if not any(np.array_equal(classes, other) for other in found[:n])
+    ]
+    return sorted(found, key=lambda classes: int(classes.max()))
+
+
+def tangents(splits: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Stack of tangents (T, size), three a class of each split, and the random direction (size,) among them."""
+    size = len(splits[0])
+    direction = rng.uniform(0.5, 1.5, size) * rng.choice([-1.0, 1.0], size)
+    rows = []
+    for classes in splits:
+        for number in range(int(classes.max()) + 1):
+            inside = classes == number
+            rows += [inside * 1.0, inside * (1.0 + np.arange(size)), inside * direction]
+    return np.array(rows), direction
+
+
+def decode(site: str, splits: Sequence[np.ndarray], pushed: np.ndarray, direction: np.ndarray) -> list[Slot] | None:
+    """Slots of one site from the pushed-forward tangents (T, *rows), by the first split that explains them; else None."""
+    start = 0
+    for classes in splits:
+        count = int(classes.max()) + 1
+        stack = pushed[start : start + 3 * count].reshape(count, 3, *pushed.shape[1:])
+        start += 3 * count
+        found = _read(stack[:, 0], stack[:, 1], stack[:, 2], direction)
+        if found is not None:
+            return _packed(site, *found)
+    return None
+
+
+def decode_pairs(
+    x: str, y: str, splits: Sequence[np.ndarray], pushed: Sequence[np.ndarray], along: np.ndarray, direction: np.ndarray
+) -> list[Pair] | None:
+    """Products of two sites, from the tangents of x at y = (direction, 1, 1 + element); None when there are others."""
+    start = 0
+    for classes in splits:
+        count = int(classes.max()) + 1
+        at = [some[start : start + 3 * count].reshape(count, 3, *some.shape[1:]) for some in pushed]
+        start += 3 * count
+        first = _read(at[0][:, 0], at[0][:, 1], at[0][:, 2], along)
+        second = _read(at[1][:, 0], at[2][:, 0], at[0][:, 0], direction)
+        if first is None or second is None:
+            continue
+        index_x, weight_x = first
+        index_y, weight = second
+        kept = [n for n in range(count) if weight[n].any() or weight_x[n].any()]
+        return [
+            Pair(
+                Slot(x, compact(index_x[n]), compact(weight[n])),
+                Slot(y, compact(index_y[n]), np.ones((1,) * index_y[n].ndim)),
+            )
+            for n in kept
+        ]
+    return None
+
+
+def _read(
+    weight: np.ndarray, ramp: np.ndarray, probe: np.ndarray, direction: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Element and weight of every class and row from the tangents (1, 1 + element, direction); None if a row reads more."""
+    size = len(direction)
+    if not (np.isfinite(weight).all() and np.isfinite(ramp).all() and np.isfinite(probe).all()):
+        return None
+    scale = max(np.abs(weight).max(initial=0.0), np.abs(probe).max(initial=0.0))
+    reads = np.abs(weight) > 1e-9 * scale
+    place = np.where(reads, ramp, 1.0) / np.where(reads, weight, 1.0) - 1.0
+    index = np.rint(place).astype(np.int64)
+    legal = (index >= 0) & (index < size) & (np.abs(place - index) < 1e-4)
+    if not legal[reads].all():
+        return None
+    index = np.where(reads, index, 0)
+    weight = np.where(reads, weight, 0.0)
+    if not (np.abs(probe - weight * direction[index]) <= _TOLERANCE * scale).all():
+        return None
+    return index, weight
+
+
+def _packed(site: str, index: np.ndarray, weight: np.ndarray) -> list[Slot]:
+    """Slots without the zero weights that every row has many of, when rows read few of many classes."""
+    reads = weight != 0
+    most = int(reads.sum(0).max(initial=0))
+    if most < len(weight):
+        order = np.argsort(~reads, axis=0, kind="stable")[:most]
+        index, weight = np.take_along_axis(index, order, 0), np.take_along_axis(weight, order, 0)
+    return [Slot(site, compact(index[n]), compact(weight[n])) for n in range(len(index))]
+
+
+def compact(array: np.ndarray) -> np.ndarray:
+    """The array with every axis along which nothing changes reduced to length one."""
+    for axis, length in enumerate(array.shape):
+        if length > 1:
+            first = np.take(array, [0], axis)
+            if (array == first).all():
+                array = first
+    return array
+
+
+def fit(array: np.ndarray, axes: int) -> np.ndarray:
+    """The array with its leading axis and exactly `axes` more, by axes of length one after the leading one."""
+    array = np.asarray(array)
+    array = array.reshape((1,) * (array.ndim == 0) + array.shape)
+    missing = axes + 1 - array.ndim
+    rest = (1,) * missing + array.shape[1:] if missing >= 0 else array.shape[1 - missing :]
+    return array.reshape(array.shape[0], *rest)

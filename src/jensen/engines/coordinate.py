@@ -1,0 +1,195 @@
+"""Coordinate ascent: every block of q in turn takes the exact optimum given the others.
+
+    eta_k <- dE / dmu_k            conjugate blocks: E is affine in mu_k, and the gradient is the natural parameter
+    eta_k <- (1 - rho) eta_k + rho dE / dmu_k        other blocks: rho = 1, 1/2, 1/4, ... until the ELBO does not fall
+
+with E the energy E_q[log p] as a function of mean parameters and ELBO = E + sum of entropies, which never decreases. Discrete sites
+come first in a sweep, then the others in the order of the model. A chunk of sweeps is one call of one compiled program.
+
+Requires a model whose plan has an energy (`jensen.conjugacy`). Each of several restarts runs the same program.
+
+References: Wainwright and Jordan (2008), Graphical models, exponential families, and variational inference; Khan and Rue (2023),
+The Bayesian learning rule, JMLR 24(281), for the steps with rho < 1.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jensen.conjugacy import blocks
+from jensen.conjugacy.plan import Plan
+from jensen.core import keys
+from jensen.engines.engine import Ticks
+from jensen.families import markov
+from jensen.families.gaussian import Gaussian
+from jensen.families.markov import MarkovChain
+
+CHUNK = 64
+"""Most sweeps of one call."""
+CHUNK_SECONDS = 0.2
+STILL = 1e-10
+"""A sweep that raises the ELBO by less than this, relatively, is a still one; two in a row end the fit."""
+SHORTEN = 0.5
+SHORTEST = 1e-3
+
+
+@dataclass(frozen=True)
+class State:
+    """Families by block, the ELBO after the last sweep, and what decides when to stop."""
+
+    families: Any
+    elbo: float = -np.inf
+    count: int = 1
+    still: int = 0
+    broken: str = ""
+
+
+@dataclass(frozen=True)
+class CoordinateAscent:
+    """Coordinate ascent variational inference.
+
+    Attributes
+    ----------
+    start
+        Families to start from; None: from the data, by the seed.
+    tolerance
+        Relative increase of the ELBO below which a sweep counts as still.
+    """
+
+    start: Any = None
+    tolerance: float = STILL
+
+    def init(self, target: Plan, seed: int) -> State:
+        """First state."""
+        return State(first(target, keys.generator(seed, "coordinate ascent")) if self.start is None else self.start)
+
+    def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
+        """Up to `CHUNK` sweeps."""
+        begun = time.perf_counter()
+        families, elbos, good = program(target)(target.energy, state.families, state.count)
+        elbos = np.asarray(elbos)[: state.count]
+        seconds = time.perf_counter() - begun
+        if not good:
+            return self._broken(state, target, elbos)
+        gains = np.diff(np.concatenate([[state.elbo], elbos]))
+        still = state.still
+        for gain, elbo in zip(gains, elbos, strict=True):
+            still = still + 1 if gain <= self.tolerance * (1.0 + abs(elbo)) else 0
+        count = state.count if seconds > CHUNK_SECONDS else min(2 * state.count, CHUNK)
+        new = replace(state, families=families, elbo=float(elbos[-1]), count=count, still=still)
+        return new, Ticks(-elbos, done=still >= 2)
+
+    def _broken(self, state: State, target: Plan, elbos: np.ndarray) -> tuple[State, Ticks]:
+        """Something was not finite: the families before the chunk are kept, and the factor is named."""
+        values = jax.tree.map(float, jax.jit(_nodes)(target.energy, state.families))
+        names = [name for name, value in values.items() if not np.isfinite(value)]
+        note = f"the expected log density of {', '.join(names) or 'no single factor'} is not finite; the state before is kept"
+        finite = elbos[np.isfinite(elbos)]
+        return replace(state, broken=note), Ticks(-finite, done=True, note=note)
+
+    def finish(self, state: State) -> Any:
+        """Families by block."""
+        return state.families
+
+    def converged(self, state: State) -> bool:
+        """Whether two sweeps in a row changed nothing."""
+        return state.still >= 2 and not state.broken
+
+
+def first(target: Plan, rng: np.random.Generator) -> Any:
+    """Random levels, and every other block once updated to them: the start of a fit."""
+    return blocks.start(target, rng)
+
+
+def order(target: Plan) -> tuple[str, ...]:
+    """Blocks in the order of a sweep: discrete sites first."""
+    role = target.layout.role  # type: ignore[union-attr]
+    discrete = tuple(b for b, sites in target.blocks.items() if role[sites[0]] in ("categorical", "chain"))
+    return discrete + tuple(b for b in target.blocks if b not in discrete)
+
+
+_PROGRAMS: dict[Any, Any] = {}
+
+
+def program(target: Plan) -> Any:
+    """The compiled chunk: (energy, families, count) -> (families, ELBO a sweep (CHUNK,), whether all is finite)."""
+    if id(target) not in _PROGRAMS:
+        damped, names = frozenset(target.damped), order(target)
+
+        def chunk(energy: Any, families: Any, count: Any) -> Any:
+            def sweep(number: Any, carry: Any) -> Any:
+                families, elbos, good = carry
+                new, elbo = one_sweep(energy, families, names, damped)
+                good = good & jnp.isfinite(elbo)
+                families = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, families)
+                return families, elbos.at[number].set(elbo), good
+
+            return jax.lax.fori_loop(0, count, sweep, (families, jnp.full(CHUNK, jnp.nan), jnp.array(True)))
+
+        _PROGRAMS.clear()
+        _PROGRAMS[id(target)] = jax.jit(chunk)
+    return _PROGRAMS[id(target)]
+
+
+def one_sweep(energy: Any, families: Any, names: tuple[str, ...], damped: frozenset[str]) -> tuple[Any, Any]:
+    """Update every block once; return the families and the ELBO."""
+    families = dict(families)
+    moments = {block: family.moments() for block, family in families.items()}
+    for block in names:
+        step = damped_update if block in damped else update
+        families[block], moments[block] = step(energy, families, moments, block)
+    return families, elbo(energy, families, moments)
+
+
+def update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, Any]:
+    """The block's coordinate optimum, and its moments."""
+    gradient = jax.grad(lambda own: energy(moments | {block: own}))(moments[block])
+    new = families[block].from_gradient(gradient, moments[block])
+    return new, new.moments()
+
+
+def damped_update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, Any]:
+    """The longest of the steps 1, 1/2, 1/4, ... towards the gradient that does not lower the ELBO; none if all do."""
+    old = families[block]
+
+    def value(family: Any, own: Any) -> Any:
+        return energy(moments | {block: own}) + family.entropy()
+
+    before = value(old, moments[block])
+    full, _ = update(energy, families, moments, block)
+
+    def trial(rho: Any) -> Any:
+        new = jax.tree.map(lambda a, b: a + rho * (b - a) if jnp.issubdtype(a.dtype, jnp.floating) else a, old, full)
+        return new, value(new, new.moments())
+
+    def worse(carry: Any) -> Any:
+        rho, _, after = carry
+        return ~(after >= before - 1e-12 * jnp.abs(before)) & (rho > SHORTEST)
+
+    def shorter(carry: Any) -> Any:
+        rho = SHORTEN * carry[0]
+        return rho, *trial(rho)
+
+    one = jnp.ones(())
+    _, new, after = jax.lax.while_loop(worse, shorter, (one, *trial(one)))
+    kept = after >= before - 1e-12 * jnp.abs(before)
+    new = jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, old)
+    return new, new.moments()
+
+
+def elbo(energy: Any, families: Any, moments: Any) -> Any:
+    """E_q[log p] + entropy."""
+    total = energy(moments)
+    for block, family in families.items():
+        total = total + (markov.entropy(moments[block]) if isinstance(family, MarkovChain) else family.entropy())
+        if isinstance(family, Gaussian) and block in energy.logarithms:
+            total = total + moments[block]["mean"].sum()  # entropy of exp(x)
+    return total
+
+
+def _nodes(energy: Any, families: Any) -> Any:
+    return energy.nodes({block: family.moments() for block, family in families.items()})

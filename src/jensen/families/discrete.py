@@ -1,0 +1,85 @@
+"""Independent discrete variables: q(z = k) proportional to exp(logits_k), k = 0 .. K - 1; a Bernoulli is K = 2.
+
+The contract is that of `jensen.families.exponential`; the statistic is the indicator of each level. Logits need not be
+normalized, and may be -inf for a level that is impossible.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import entr
+
+Moments = dict[str, Any]
+
+
+def level_mean(probs: Any) -> Any:
+    """Mean of the level under probs (..., K)."""
+    return probs @ jnp.arange(probs.shape[-1], dtype=probs.dtype)
+
+
+def level_sd(probs: Any) -> Any:
+    """Standard deviation of the level under probs (..., K)."""
+    gap = jnp.arange(probs.shape[-1], dtype=probs.dtype) - level_mean(probs)[..., None]
+    return jnp.sqrt((probs * gap**2).sum(-1))
+
+
+def tops_finite(potentials: Any, axes: int | tuple[int, ...]) -> Any:
+    """Whether nothing is NaN or +inf and every distribution over `axes` has a possible level, one bool."""
+    return jnp.all(jnp.isfinite(jnp.max(jnp.asarray(potentials), axis=axes)))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Categorical:
+    """Independent categorical variables; moments ``{"probs": (..., K)}``.
+
+    Attributes
+    ----------
+    logits
+        (..., K), unnormalized.
+    """
+
+    logits: Any
+
+    def moments(self) -> Moments:
+        """Mean parameters: the probabilities (..., K)."""
+        return {"probs": jax.nn.softmax(self.logits)}
+
+    def statistics(self, x: Any) -> Moments:
+        """One-hot rows (..., K) of integers x (...)."""
+        logits = jnp.asarray(self.logits)
+        return {"probs": jax.nn.one_hot(x, logits.shape[-1], dtype=logits.dtype)}
+
+    def from_gradient(self, gradient: Moments, moments: Moments) -> Self:
+        """The Categorical with these natural parameters."""
+        return type(self)(gradient["probs"])
+
+    def valid(self) -> Any:
+        """Whether no logit is NaN or +inf and every variable has a possible level."""
+        return tops_finite(self.logits, -1)
+
+    def entropy(self) -> Any:
+        """Entropy, in nats."""
+        return entr(jax.nn.softmax(self.logits)).sum()
+
+    def log_prob(self, x: Any) -> Any:
+        """Log probability of integers x (...)."""
+        picked = jnp.take_along_axis(jax.nn.log_softmax(self.logits), jnp.asarray(x)[..., None], -1)
+        return picked.sum()
+
+    def sample(self, key: Any, n: int) -> Any:
+        """Independent draws (n, ...), integers."""
+        logits = jnp.asarray(self.logits)
+        return jax.random.categorical(key, logits, shape=(n, *logits.shape[:-1]))
+
+    @property
+    def mean(self) -> Any:
+        """Mean level (...); for K = 2 the probability of 1."""
+        return level_mean(jax.nn.softmax(self.logits))
+
+    @property
+    def sd(self) -> Any:
+        """Standard deviation of the level (...)."""
+        return level_sd(jax.nn.softmax(self.logits))

@@ -1,0 +1,304 @@
+"""Exponential families q(x) = exp(<eta, t(x)> - A(eta)) for conjugacy: Gamma, InverseGamma, Beta, Dirichlet.
+
+With the mean parameters mu = E_q t(x) and an energy E(mu) that is affine in them, the best q has eta = dE / dmu (coordinate
+ascent), and a natural-gradient step of length rho is eta <- (1 - rho) eta + rho dE / dmu. All families here (and `Wishart`,
+`InverseWishart`, `Categorical`, `MarkovChain` in their own files) are pytrees whose leaves are affine in eta, so that the
+step is the same convex combination of leaves; base measures are constant. Each offers, in pure JAX,
+
+    moments() -> dict                       mu, batch axes first
+    statistics(x) -> dict                   t(x), same keys
+    from_gradient(gradient, moments)        the member of the family with eta = gradient; `moments` is where it was taken
+    valid() -> bool scalar                  every parameter legal and finite
+    entropy(), log_prob(x) -> scalar        summed over the batch
+    sample(key, n) -> (n, *shape)           independent draws
+    mean, sd                                arrays of the shape of x
+
+The gradient is a dict with the keys and shapes of the moments. Nothing raises on illegal parameters: compiled code cannot;
+ask `valid`. Draws that underflow are moved to the nearest number inside the support.
+
+References: Wainwright & Jordan (2008), Graphical models, exponential families, and variational inference, section 3;
+Hoffman, Blei, Wang & Paisley (2013), Stochastic variational inference, JMLR 14.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import digamma
+
+from jensen.families.special import fall, gamma_entropy, peak
+
+Moments = dict[str, Any]
+
+
+def positive(*parameters: Any) -> Any:
+    """Whether all arrays are positive and finite, one bool."""
+    return jnp.all(jnp.stack([jnp.all((value > 0) & (value < jnp.inf)) for value in parameters]))
+
+
+def log_gamma_draws(key: Any, concentration: Any, n: int) -> Any:
+    """Logs of n draws of Gamma(concentration, 1), which do not underflow where the draws do."""
+    concentration = jnp.asarray(concentration)
+    return jax.random.loggamma(key, concentration, (n, *concentration.shape))
+
+
+def inside(draws: Any) -> Any:
+    """Draws moved off 0 and infinity."""
+    limits = jnp.finfo(draws.dtype)
+    return jnp.clip(draws, limits.tiny, limits.max)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Gamma:
+    """Density proportional to x^(a - 1) exp(-b x), x > 0; moments ``{"value": E x, "log": E log x}``.
+
+    Attributes
+    ----------
+    concentration
+        a > 0, the shape of the batch.
+    rate
+        b > 0, the shape of the batch.
+    """
+
+    concentration: Any
+    rate: Any
+
+    def moments(self) -> Moments:
+        """Mean parameters, each of the shape of the batch."""
+        a, b = self._both()
+        return {"value": a / b, "log": digamma(a) - jnp.log(b)}
+
+    @staticmethod
+    def statistics(x: Any) -> Moments:
+        """Sufficient statistics at x > 0."""
+        return {"value": jnp.asarray(x), "log": jnp.log(x)}
+
+    def from_gradient(self, gradient: Moments, moments: Moments) -> Self:
+        """The Gamma with these natural parameters."""
+        return type(self)(gradient["log"] + 1, -gradient["value"])
+
+    def valid(self) -> Any:
+        """Whether all parameters are positive and finite."""
+        return positive(self.concentration, self.rate)
+
+    def entropy(self) -> Any:
+        """Differential entropy, in nats."""
+        a, b = self._both()
+        return (gamma_entropy(a) - jnp.log(b)).sum()
+
+    def log_prob(self, x: Any) -> Any:
+        """Log density at x, of the shape of the batch."""
+        a, b = self._both()
+        return (peak(a) + a * fall(x * b / a) - jnp.log(x)).sum()
+
+    def sample(self, key: Any, n: int) -> Any:
+        """Independent draws (n, ...)."""
+        a, b = self._both()
+        return inside(jnp.exp(log_gamma_draws(key, a, n)) / b)
+
+    @property
+    def mean(self) -> Any:
+        """Mean a / b."""
+        return self.concentration / self.rate
+
+    @property
+    def sd(self) -> Any:
+        """Standard deviation sqrt(a) / b."""
+        return jnp.sqrt(self.concentration) / self.rate
+
+    def _both(self) -> list[Any]:
+        return jnp.broadcast_arrays(self.concentration, self.rate)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class InverseGamma:
+    """Density proportional to x^(-a - 1) exp(-b / x), x > 0; moments ``{"inverse": E 1/x, "log": E log x}``.
+
+    Attributes
+    ----------
+    concentration
+        a > 0, the shape of the batch.
+    rate
+        b > 0, the shape of the batch: 1 / x is Gamma(a, b).
+    """
+
+    concentration: Any
+    rate: Any
+
+    def moments(self) -> Moments:
+        """Mean parameters, each of the shape of the batch."""
+        a, b = self._both()
+        return {"inverse": a / b, "log": jnp.log(b) - digamma(a)}
+
+    @staticmethod
+    def statistics(x: Any) -> Moments:
+        """Sufficient statistics at x > 0."""
+        return {"inverse": 1 / jnp.asarray(x), "log": jnp.log(x)}
+
+    def from_gradient(self, gradient: Moments, moments: Moments) -> Self:
+        """The InverseGamma with these natural parameters."""
+        return type(self)(-gradient["log"] - 1, -gradient["inverse"])
+
+    def valid(self) -> Any:
+        """Whether all parameters are positive and finite."""
+        return positive(self.concentration, self.rate)
+
+    def entropy(self) -> Any:
+        """Differential entropy, in nats."""
+        a, b = self._both()
+        return (gamma_entropy(a) + jnp.log(b) - 2 * digamma(a)).sum()
+
+    def log_prob(self, x: Any) -> Any:
+        """Log density at x, of the shape of the batch."""
+        a, b = self._both()
+        return (peak(a) + a * fall(b / (x * a)) - jnp.log(x)).sum()
+
+    def sample(self, key: Any, n: int) -> Any:
+        """Independent draws (n, ...)."""
+        a, b = self._both()
+        return inside(jnp.exp(-log_gamma_draws(key, a, n)) * b)
+
+    @property
+    def mean(self) -> Any:
+        """Mean b / (a - 1); infinite for a <= 1."""
+        a, b = self._both()
+        return jnp.where(a > 1, b / jnp.where(a > 1, a - 1, 1.0), jnp.inf)
+
+    @property
+    def sd(self) -> Any:
+        """Standard deviation, mean / sqrt(a - 2); infinite for a <= 2."""
+        a, _ = self._both()
+        return jnp.where(a > 2, self.mean / jnp.sqrt(jnp.where(a > 2, a - 2, 1.0)), jnp.inf)
+
+    def _both(self) -> list[Any]:
+        return jnp.broadcast_arrays(self.concentration, self.rate)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Beta:
+    """Density proportional to x^(a - 1) (1 - x)^(b - 1) on (0, 1); moments ``{"log": E log x, "log1m": E log(1 - x)}``.
+
+    Attributes
+    ----------
+    a, b
+        Positive, the shape of the batch.
+    """
+
+    a: Any
+    b: Any
+
+    def moments(self) -> Moments:
+        """Mean parameters, each of the shape of the batch."""
+        a, b = self._both()
+        total = digamma(a + b)
+        return {"log": digamma(a) - total, "log1m": digamma(b) - total}
+
+    @staticmethod
+    def statistics(x: Any) -> Moments:
+        """Sufficient statistics at 0 < x < 1."""
+        return {"log": jnp.log(x), "log1m": jnp.log1p(-jnp.asarray(x))}
+
+    def from_gradient(self, gradient: Moments, moments: Moments) -> Self:
+        """The Beta with these natural parameters."""
+        return type(self)(gradient["log"] + 1, gradient["log1m"] + 1)
+
+    def valid(self) -> Any:
+        """Whether all parameters are positive and finite."""
+        return positive(self.a, self.b)
+
+    def entropy(self) -> Any:
+        """Differential entropy, in nats."""
+        a, b = self._both()
+        return (gamma_entropy(a) + gamma_entropy(b) - gamma_entropy(a + b) - digamma(a + b)).sum()
+
+    def log_prob(self, x: Any) -> Any:
+        """Log density at x, of the shape of the batch."""
+        a, b = self._both()
+        total = a + b
+        falls = a * fall(x * total / a) + b * fall((1 - x) * total / b)
+        return (peak(a) + peak(b) - peak(total) + falls - jnp.log(x) - jnp.log1p(-x)).sum()
+
+    def sample(self, key: Any, n: int) -> Any:
+        """Independent draws (n, ...)."""
+        a, b = self._both()
+        first, second = jax.random.split(key)
+        draws = jax.nn.sigmoid(log_gamma_draws(first, a, n) - log_gamma_draws(second, b, n))
+        limits = jnp.finfo(draws.dtype)
+        return jnp.clip(draws, limits.tiny, 1 - limits.epsneg)
+
+    @property
+    def mean(self) -> Any:
+        """Mean a / (a + b)."""
+        return self.a / (self.a + self.b)
+
+    @property
+    def sd(self) -> Any:
+        """Standard deviation sqrt(a b / (a + b + 1)) / (a + b)."""
+        total = self.a + self.b
+        return jnp.sqrt(self.a / total * (self.b / total) / (total + 1))
+
+    def _both(self) -> list[Any]:
+        return jnp.broadcast_arrays(self.a, self.b)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Dirichlet:
+    """Density proportional to prod_k x_k^(a_k - 1) on the simplex; moments ``{"log": E log x}``.
+
+    Attributes
+    ----------
+    concentration
+        a (..., K), positive.
+    """
+
+    concentration: Any
+
+    def moments(self) -> Moments:
+        """Mean parameters (..., K)."""
+        return {"log": digamma(self.concentration) - digamma(self._total())}
+
+    @staticmethod
+    def statistics(x: Any) -> Moments:
+        """Sufficient statistics at x (..., K) inside the simplex."""
+        return {"log": jnp.log(x)}
+
+    def from_gradient(self, gradient: Moments, moments: Moments) -> Self:
+        """The Dirichlet with these natural parameters."""
+        return type(self)(gradient["log"] + 1)
+
+    def valid(self) -> Any:
+        """Whether all parameters are positive and finite."""
+        return positive(self.concentration)
+
+    def entropy(self) -> Any:
+        """Differential entropy, in nats."""
+        a, total = self.concentration, self._total()
+        return gamma_entropy(a).sum() - (gamma_entropy(total) + (a.shape[-1] - 1) * digamma(total)).sum()
+
+    def log_prob(self, x: Any) -> Any:
+        """Log density at x (..., K)."""
+        a, total = self.concentration, self._total()
+        return (peak(a) + a * fall(x * total / a) - jnp.log(x)).sum() - peak(total).sum()
+
+    def sample(self, key: Any, n: int) -> Any:
+        """Independent draws (n, ..., K)."""
+        return inside(jax.nn.softmax(log_gamma_draws(key, self.concentration, n)))
+
+    @property
+    def mean(self) -> Any:
+        """Mean a / sum(a), (..., K)."""
+        return self.concentration / self._total()
+
+    @property
+    def sd(self) -> Any:
+        """Standard deviation sqrt(mean (1 - mean) / (sum(a) + 1)), (..., K)."""
+        total = self._total()
+        return jnp.sqrt(self.mean * ((total - self.concentration) / total) / (total + 1))
+
+    def _total(self) -> Any:
+        return jnp.asarray(self.concentration).sum(-1, keepdims=True)

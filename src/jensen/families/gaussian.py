@@ -1,0 +1,107 @@
+"""Gaussian in natural parameters with a sparse precision: q(x) proportional to exp(h'x - x'Px/2), P on a pattern.
+
+The leaves (h, entries of P) are the natural parameters, so that a convex combination of two of them is a natural-gradient
+step, and coordinate ascent is one call: the energy is a function of the mean m and of the covariances C on the pattern
+
+    E(m, C) = h'm - (m'Pm + sum_i P_ii C_ii + sum_{i>j} 2 P_ij C_ij) / 2 + ...,
+
+    P_ii = -2 dE/dC_ii,     P_ij = -dE/dC_ij  (i > j),     h = dE/dm + P m.
+
+Reference: Khan and Rue (2023), The Bayesian learning rule, JMLR 24(281).
+"""
+
+from dataclasses import dataclass
+from math import log, pi
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jensen.families.patterns_base import Pattern
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A Gaussian over n real elements.
+
+    Attributes
+    ----------
+    h
+        (n,), precision times mean.
+    precision
+        Entries (size,) of the precision: n diagonal ones, then those of ``pattern.pairs``.
+    pattern
+        Which entries there are, and how to compute with them.
+    """
+
+    h: Any
+    precision: Any
+    pattern: Any
+
+    @staticmethod
+    def point(pattern: Pattern, mean: Any, variance: Any) -> "Gaussian":
+        """A start: independent elements with the given mean and variance, each a number or (n,)."""
+        mean = jnp.broadcast_to(jnp.asarray(mean, float), (pattern.n,))
+        diagonal = jnp.broadcast_to(1 / jnp.asarray(variance, float), (pattern.n,))
+        others = jnp.zeros(pattern.size - pattern.n, diagonal.dtype)
+        return Gaussian(mean * diagonal, jnp.concatenate([diagonal, others]), pattern)
+
+    def moments(self) -> dict[str, Any]:
+        """Mean parameters in coordinates: ``mean`` (n,) and ``cov`` (size,), the covariances on the pattern."""
+        mean, cov, _ = self.pattern.moments(self.h, self.precision)
+        return {"mean": mean, "cov": cov}
+
+    def statistics(self, x: Any) -> dict[str, Any]:
+        """The moments of the point mass at x (n,): no covariance."""
+        return {"mean": x, "cov": jnp.zeros_like(self.precision)}
+
+    def from_gradient(self, gradient: dict[str, Any], moments: dict[str, Any]) -> "Gaussian":
+        """The coordinate ascent update.
+
+        Parameters
+        ----------
+        gradient
+            Of the energy in ``mean`` (n,) and ``cov`` (size,), at the moments.
+        moments
+            The ``mean`` and ``cov`` at which the gradient was taken.
+
+        Returns
+        -------
+        Gaussian
+            With the same pattern; its moments are NaN if the precision is not positive definite.
+        """
+        n = self.pattern.n
+        precision = -gradient["cov"]
+        precision = precision.at[:n].multiply(2)
+        h = gradient["mean"] + self.pattern.multiply(precision, moments["mean"])
+        return Gaussian(h, precision, self.pattern)
+
+    def valid(self) -> Any:
+        """Whether the precision is positive definite and everything is finite; a scalar truth value."""
+        _, _, logdet = self.pattern.moments(self.h, self.precision)
+        return jnp.isfinite(logdet) & jnp.isfinite(self.h).all()
+
+    def entropy(self) -> Any:
+        """Differential entropy, in nats."""
+        logdet = self.pattern.moments(self.h, self.precision)[2]
+        return 0.5 * (self.pattern.n * (1 + log(2 * pi)) - logdet)
+
+    def log_prob(self, x: Any) -> Any:
+        """Log q(x) at x (n,), or at the rows of x (..., n)."""
+        mean, _, logdet = self.pattern.moments(self.h, self.precision)
+        away = x - mean
+        square = (away * self.pattern.multiply(self.precision, away)).sum(-1)
+        return 0.5 * (logdet - self.pattern.n * log(2 * pi) - square)
+
+    def sample(self, key: Any, n: int) -> Any:
+        """Independent draws (n, number of elements)."""
+        return self.pattern.draw(key, self.h, self.precision, n)
+
+    def sd(self) -> Any:
+        """Standard deviations (n,)."""
+        return jnp.sqrt(self.moments()["cov"][: self.pattern.n])
+
+    def covariance(self) -> Any:
+        """The whole covariance matrix (n, n), also outside the pattern."""
+        return self.pattern.solve(jnp.eye(self.pattern.n, dtype=self.h.dtype), self.precision)[0]

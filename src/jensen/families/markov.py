@@ -1,0 +1,213 @@
+"""Discrete Markov chains: the exact q of a hidden Markov model's states.
+
+    q(z_1, ..., z_T) = exp(sum_t u_t[z_t] + sum_t v_t[z_t, z_t+1] - log Z)
+
+The statistics are the indicators of each z_t and of each pair (z_t, z_t+1); u and v are their natural parameters, so a model
+whose energy is affine in those indicators gives u and v as its gradient. Means come from the forward and the backward
+messages,
+
+    f_t+1[j] = e_t+1[j] sum_i f_t[i] P_t[i, j],   b_t[i] = e_t[i] sum_j P_t[i, j] b_t+1[j],   e = exp u,  P = exp v,
+
+each scaled to sum 1, so that the length of the chain does not matter. Products of probabilities underflow when potentials at
+one place differ by hundreds of nats. Where only u does (an outlier), levels that many nats below the best one are raised to a
+floor that still leaves them no probability; where v does, the recursions run on logarithms, two to three times slower.
+
+References: Baum, Petrie, Soules & Weiss (1970), Ann. Math. Stat. 41; Rabiner (1989), Proc. IEEE 77; Chib (1996), J.
+Econometrics 75 (draws).
+"""
+
+from dataclasses import dataclass
+from math import log
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.special import entr, logsumexp
+
+from jensen.families.discrete import level_mean, level_sd, tops_finite
+
+Moments = dict[str, Any]
+
+
+def _time_first(unary: Any, pairwise: Any) -> tuple[Any, Any]:
+    return jnp.moveaxis(unary, -2, 0), jnp.moveaxis(pairwise, -3, 0)
+
+
+def _spread(potentials: Any, axes: tuple[int, ...]) -> Any:
+    """Largest difference of potentials at one place."""
+    return jnp.max(jnp.max(potentials, axes) - jnp.min(potentials, axes), initial=0.0)
+
+
+def _unit(weights: Any, axes: int | tuple[int, ...] = -1) -> Any:
+    return weights / weights.sum(axes, keepdims=True)
+
+
+# The steps of the scans are module-level functions so that JAX finds them compiled when it is called without jit.
+
+
+def _forward(message: Any, step: Any) -> tuple[Any, Any]:
+    matrix, here = step
+    message = _unit((message[..., :, None] * matrix).sum(-2) * here)
+    return message, message
+
+
+def _backward(message: Any, step: Any) -> tuple[Any, Any]:
+    matrix, here = step
+    message = _unit((matrix * message[..., None, :]).sum(-1) * here)
+    return message, message
+
+
+def _log_forward(message: Any, step: Any) -> tuple[Any, Any]:
+    matrix, here = step
+    message = logsumexp(message[..., :, None] + matrix, -2) + here
+    scale = logsumexp(message, -1)
+    message = message - scale[..., None]
+    return message, (message, scale)
+
+
+def _log_backward(message: Any, step: Any) -> tuple[Any, Any]:
+    matrix, after = step
+    message = jax.nn.log_softmax(logsumexp(matrix + (message + after)[..., None, :], -1))
+    return message, message
+
+
+def _draw_backward(after: Any, step: Any) -> tuple[Any, Any]:
+    key, message, matrix = step
+    into = jnp.moveaxis(matrix, -1, -2)  # (..., to, from)
+    column = jnp.take_along_axis(into[None], after[..., None, None], -2)[..., 0, :]
+    draw = jax.random.categorical(key, message + column)
+    return draw, draw
+
+
+def _direct_moments(unary: Any, pairwise: Any) -> tuple[Any, Any]:
+    """Probabilities of levels and pairs, time first, by products of probabilities."""
+    e = jnp.exp(unary - unary.max(-1, keepdims=True))
+    transition = jnp.exp(pairwise - pairwise.max((-1, -2), keepdims=True))
+    first, last = _unit(e[0]), _unit(e[-1])
+    f = jnp.concatenate([first[None], lax.scan(_forward, first, (transition, e[1:]))[1]])
+    b = jnp.concatenate([lax.scan(_backward, last, (transition, e[:-1]), reverse=True)[1], last[None]])
+    return _unit(f * b / e), _unit(f[:-1, ..., :, None] * transition * b[1:, ..., None, :], (-1, -2))
+
+
+def _log_messages(unary: Any, pairwise: Any) -> tuple[Any, Any]:
+    """Logarithms of the scaled forward messages, time first, and the logarithms of their scales, which sum to log Z."""
+    scale = logsumexp(unary[0], -1)
+    first = unary[0] - scale[..., None]
+    messages, scales = lax.scan(_log_forward, first, (pairwise, unary[1:]))[1]
+    return jnp.concatenate([first[None], messages]), jnp.concatenate([scale[None], scales])
+
+
+def _log_moments(unary: Any, pairwise: Any) -> tuple[Any, Any]:
+    """The same as `_direct_moments` by logarithms; the backward message leaves out u_t, which may be -inf."""
+    f, _ = _log_messages(unary, pairwise)
+    last = jnp.zeros_like(unary[-1])
+    b = jnp.concatenate([lax.scan(_log_backward, last, (pairwise, unary[1:]), reverse=True)[1], last[None]])
+    pairs = f[:-1, ..., :, None] + pairwise + (unary + b)[1:, ..., None, :]
+    return jax.nn.softmax(f + b), jax.nn.softmax(pairs, (-1, -2))
+
+
+def entropy(moments: Moments) -> Any:
+    """Entropy of Markov chains with these moments, in nats, summed over the batch.
+
+    Parameters
+    ----------
+    moments
+        ``{"probs": (..., T, K), "pairs": (..., T - 1, K, K)}``, as `MarkovChain.moments` gives them.
+
+    Notes
+    -----
+    The sum of H(z_1) and of H(z_t+1 | z_t) = H(z_t, z_t+1) - H(z_t): no difference of numbers that grow with the potentials.
+    Where the moments are at hand, this saves the second pass over the chain that `MarkovChain.entropy` makes.
+    """
+    levels = entr(moments["probs"])
+    if levels.shape[-2] == 1:
+        return levels.sum()
+    return entr(moments["pairs"]).sum() - levels[..., 1:-1, :].sum()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class MarkovChain:
+    """Discrete Markov chains of one length; moments ``{"probs": (..., T, K), "pairs": (..., T - 1, K, K)}``.
+
+    The contract is that of `jensen.families.exponential`. Potentials need not be normalized, and may be -inf for a level or
+    a transition that is impossible, as long as some path is possible.
+
+    Attributes
+    ----------
+    unary
+        u (..., T, K); the axes in front are independent chains.
+    pairwise
+        v (..., T - 1, K, K): ``pairwise[..., t, i, j]`` belongs to the step from i at t to j at t + 1.
+    """
+
+    unary: Any
+    pairwise: Any
+
+    def moments(self) -> Moments:
+        """Mean parameters: probabilities of levels (..., T, K) and of pairs (..., T - 1, K, K)."""
+        unary, pairwise = _time_first(self.unary, self.pairwise)
+        numbers = jnp.finfo(unary.dtype)
+        # A product in the direct recursions is at least exp(-2 range), range = that of u + that of v, times a power of K.
+        limit = -0.45 * log(numbers.tiny)
+        levels, steps = _spread(unary, (-1,)), _spread(pairwise, (-1, -2))
+        # Level k has at most exp(u[k] - max u + 2 steps) of the probability of the best: a floor under u at max u - floor,
+        # floor > 2 steps + margin, changes probabilities by less than exp(-margin) = eps^1.5. Exact zeros are kept.
+        floor = limit - steps
+        harmless = (floor > 2 * steps - 1.5 * log(numbers.eps)) & (levels < jnp.inf)
+        raised = jnp.maximum(unary, unary.max(-1, keepdims=True) - floor)
+        direct = (levels < floor) | harmless
+        unary = jnp.where(direct, raised, unary)
+        probs, pairs = lax.cond(direct, _direct_moments, _log_moments, unary, pairwise)
+        return {"probs": jnp.moveaxis(probs, 0, -2), "pairs": jnp.moveaxis(pairs, 0, -3)}
+
+    def statistics(self, z: Any) -> Moments:
+        """Indicators (..., T, K) and (..., T - 1, K, K) of integer paths z (..., T)."""
+        unary = jnp.asarray(self.unary)
+        levels = jax.nn.one_hot(z, unary.shape[-1], dtype=unary.dtype)
+        return {"probs": levels, "pairs": levels[..., :-1, :, None] * levels[..., 1:, None, :]}
+
+    def from_gradient(self, gradient: Moments, moments: Moments) -> Self:
+        """The chains with these natural parameters."""
+        return type(self)(gradient["probs"], gradient["pairs"])
+
+    def valid(self) -> Any:
+        """Whether nothing is NaN or +inf and every variable and every step has a possible level."""
+        return tops_finite(self.unary, -1) & tops_finite(self.pairwise, (-1, -2))
+
+    def log_partition(self) -> Any:
+        """Log Z of each chain (...)."""
+        return _log_messages(*_time_first(self.unary, self.pairwise))[1].sum(0)
+
+    def entropy(self) -> Any:
+        """Entropy, in nats."""
+        return entropy(self.moments())
+
+    def log_prob(self, z: Any) -> Any:
+        """Log probability of integer paths z (..., T)."""
+        unary, pairwise = _time_first(self.unary, self.pairwise)
+        path = jnp.moveaxis(jnp.asarray(z), -1, 0)[..., None]
+        rows = jnp.take_along_axis(pairwise, path[:-1, ..., None], -2)[..., 0, :]
+        terms = jnp.take_along_axis(unary, path, -1)[..., 0] - _log_messages(unary, pairwise)[1]
+        # Scaled step by step: summing potentials and log Z apart would lose their common digits.
+        return terms[0].sum() + (terms[1:] + jnp.take_along_axis(rows, path[1:], -1)[..., 0]).sum()
+
+    def sample(self, key: Any, n: int) -> Any:
+        """Independent paths (n, ..., T), integers: messages forward, draws backward."""
+        unary, pairwise = _time_first(self.unary, self.pairwise)
+        f, _ = _log_messages(unary, pairwise)
+        keys = jax.random.split(key, len(f))
+        end = jax.random.categorical(keys[-1], f[-1], shape=(n, *f.shape[1:-1]))
+        path = lax.scan(_draw_backward, end, (keys[:-1], f[:-1], pairwise), reverse=True)[1]
+        return jnp.moveaxis(jnp.concatenate([path, end[None]]), 0, -1)
+
+    @property
+    def mean(self) -> Any:
+        """Mean level (..., T)."""
+        return level_mean(self.moments()["probs"])
+
+    @property
+    def sd(self) -> Any:
+        """Standard deviation of the level (..., T)."""
+        return level_sd(self.moments()["probs"])

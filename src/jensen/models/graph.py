@@ -1,0 +1,85 @@
+"""The `Graph` of a model: every random variable with the *parameters* of its distribution, for conjugacy.
+
+`Model.factors` gives log densities as numbers; here they stay distributions: for each node the name of its distribution and
+its leaves, the arrays its density is a function of. A leaf is a black box (a traced function of the values of the other
+nodes and of the data); conjugacy finds out by numerical probes how it depends on them. Discrete latent variables are
+nodes like all others.
+
+Kinds and their leaves (every node also has the leaf ``value``):
+
+    Normal                      loc, scale
+    MultivariateNormal          loc, and one of precision, covariance, scale_tril
+    Gamma, InverseGamma         concentration, rate          (Exponential is Gamma with concentration 1)
+    Beta                        a, b                         (Uniform on (0, 1) is Beta with a = b = 1)
+    Dirichlet                   concentration
+    Bernoulli, Categorical      probs or logits
+    Binomial, Multinomial       total_count, and probs or logits
+    Poisson                     rate
+    Wishart                     df, rate                     (mean df * inverse(rate))
+    InverseWishart              df, scale                    (mean scale / (df - dim - 1))
+    other                       log_prob                     (batch-shaped; whatever the distribution is)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Leaves = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One random variable, latent or observed.
+
+    Attributes
+    ----------
+    name
+        As in the user's model.
+    kind
+        One of the kinds above.
+    distribution
+        The name of the distribution in the user's language, for tables: ``"HalfNormal"``, ``"StudentT"``, ...
+    latent
+        Whether it is inferred.
+    shape
+        Of its value: batch axes first, then event axes.
+    event_dim
+        Number of event axes.
+    support
+        In words: ``"real"``, ``"positive"``, ``"unit interval"``, ``"simplex"``, ``"discrete"``, ...
+    levels
+        Number of values of a discrete latent node, 0 .. levels - 1; None for continuous nodes and infinite supports.
+    """
+
+    name: str
+    kind: str
+    distribution: str
+    latent: bool
+    shape: tuple[int, ...]
+    event_dim: int = 0
+    support: str = "real"
+    levels: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The nodes of a model and the functions of their leaves.
+
+    Attributes
+    ----------
+    nodes
+        In the order of the model: a node's parents come first.
+    leaves
+        Pure JAX function ``(values, data) -> {node: {leaf: array}}`` with ``values`` = latent node -> array in the model's
+        own space. A leaf keeps the shape in which the model computes it: it need only broadcast against the node's shape.
+        A discrete latent may come in *collapsed* shape, every axis of length 1, and leaves must then keep the length-1
+        axes instead of being spread over the plate (this is how levels are enumerated without a row for each).
+    densities
+        Pure JAX function ``(values, data) -> {node: log density}``, batch-shaped and unscaled, computed by the
+        distributions themselves and not from the leaves: what the certificate is checked against. A node outside the list
+        of observed and latent variables (a ``numpyro.factor``, a ``pm.Potential``) is of kind ``other``.
+    """
+
+    nodes: tuple[Node, ...]
+    leaves: Callable[[Mapping[str, Any], Mapping[str, Any]], Leaves]
+    densities: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
