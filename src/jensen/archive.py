@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from jensen.conjugacy.product import Product, StoredProduct
 from jensen.core.errors import FileError, OptionError
 from jensen.core.layout import Derived, Site
 from jensen.diagnostics.quantities import Draws
+from jensen.diagnostics.spaces import log_q
 from jensen.diagnostics.verdict import Verdict
 from jensen.export import files
 from jensen.export.arviz import datasets
@@ -30,11 +32,12 @@ def save(posterior: Any, draws: Draws, path: str | os.PathLike[str]) -> None:
         draws.values,
         draws.derived,
         log_p=draws.log_p,
-        log_q=np.asarray(posterior.q.log_prob(draws.z)),
+        log_q=log_q(posterior.q, draws),
         attrs={"verdict": verdict.overall, "answer": posterior.answer},
     )
     arrays = {
         **{f"q/{name}": value for name, value in posterior.q.params.items()},
+        **_exact_moments(posterior.q),
         **{f"history/{name}": value for name, value in posterior.history.items()},
         **{f"verdict/{name}": value for name, value in verdict.columns.items()},
         **{f"values/{name}": value for name, value in kept.values.items()},
@@ -76,7 +79,6 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the parts of a posterior; its model has no code, and what needs it refuses in one sentence."""
     groups, arrays, meta = files.read(path)
     try:
-        family = _FAMILIES[meta["family"]]
         verdict, run = meta["verdict"], meta["run"]
         observed = (
             {str(name): value.values for name, value in groups["observed_data"].items()}
@@ -85,7 +87,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
         return dict(
             model=_model(meta["model"], observed),
-            q=family(**_under(arrays, "q/")),
+            q=_approximation(meta["family"], arrays),
             run=Run(run["status"], _under(arrays, "history/"), run["steps"], run["seconds"], tuple(run["notes"])),
             verdict=Verdict(
                 tuple(verdict["names"]),
@@ -108,6 +110,22 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileError(
             f"{path} is a saved fit with parts missing or damaged ({error}); fit the model again."
         ) from error
+
+
+def _exact_moments(q: Any) -> dict[str, np.ndarray]:
+    """Moments of a product of families, which draws would only estimate."""
+    if not isinstance(q, Product | StoredProduct):
+        return {}
+    return {f"q mean/{name}": value for name, value in q.means.items()} | {
+        f"q sd/{name}": value for name, value in q.sds.items()
+    }
+
+
+def _approximation(family: str, arrays: dict[str, np.ndarray]) -> Any:
+    params = _under(arrays, "q/")
+    if family in ("Product", "StoredProduct"):
+        return StoredProduct(params, _under(arrays, "q mean/"), _under(arrays, "q sd/"))
+    return _FAMILIES[family](**params)
 
 
 def _model(meta: dict[str, Any], observed: dict[str, np.ndarray]) -> Model:

@@ -8,20 +8,26 @@ from typing import Any
 
 import numpy as np
 
+from jensen.conjugacy.explain import certified, explain
+from jensen.conjugacy.plan import Plan
+from jensen.conjugacy.product import Product
 from jensen.core import keys, layout
-from jensen.core.errors import FitWarning, OptionError
+from jensen.core.errors import FitWarning, OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.starts import fit_from_starts
+from jensen.engines.coordinate import CoordinateAscent
 from jensen.engines.fixed_draws import FixedDraws
+from jensen.families.blocks import Blocks
 from jensen.families.fullrank import FullRank
 from jensen.families.meanfield import MeanField
+from jensen.models.model import Model
 from jensen.models.read import read
 from jensen.models.target import Target
 from jensen.posterior import Cost, Posterior, Settings, conclude
-from jensen.run import Callback
+from jensen.run import Callback, run
 
-METHODS = ("auto", "fullrank", "meanfield")
+METHODS = ("auto", "fullrank", "meanfield", "cavi")
 _LARGEST_FULL_RANK = 400
 """Full rank by default up to here; beyond, its D(D+1)/2 parameters overfit any affordable design."""
 
@@ -31,8 +37,8 @@ def fit(
     method: str = "auto",
     *,
     data: Mapping[str, Any] | None = None,
-    family: FullRank | MeanField | None = None,
-    engine: FixedDraws | None = None,
+    family: FullRank | MeanField | Blocks | None = None,
+    engine: FixedDraws | CoordinateAscent | None = None,
     steps: int | None = None,
     budget: float | None = None,
     start: Mapping[str, Any] | None = None,
@@ -51,11 +57,13 @@ def fit(
     method
         ``"auto"``: a Gaussian by smoothed Newton (full rank up to D = 400, mean-field beyond), checked, and where it is not
         enough corrected by short chains; the answer is the corrected one. ``"fullrank"``, ``"meanfield"``: q itself is
-        the answer, and the verdict is about q.
+        the answer, and the verdict is about q. ``"cavi"``: coordinate ascent on the families that the model's own
+        distributions suggest, exact where it is conditionally conjugate (see `jensen.conjugacy`); discrete sites are allowed.
     data
         Name -> array: the model function's arguments (NumPyro), data containers (PyMC), or the density's data.
     family, engine
-        Instead of a word: `FullRank()` or `MeanField()`; an engine such as `FixedDraws(...)`.
+        Instead of a word: `FullRank()`, `MeanField()`, or `Blocks(...)` for coordinate ascent; an engine such as
+        `FixedDraws(...)`.
     steps
         Largest number of steps of the engine.
     budget
@@ -92,30 +100,72 @@ def fit(
     _check_stops(budget, callbacks)
     settings = Settings(_named(method, family, engine), keys.check_seed(seed), precision, bool(correct))
     record = read(model, data, precision)
+    loop: dict[str, Any] = dict(steps=steps, budget=budget, callbacks=callbacks, progress=progress)
     with scope(precision), one_blas_thread():
-        target = Target(record, precision)
-        engine = engine or FixedDraws(family or _family(method, record.dim))
-        if start is not None:
-            engine = replace(engine, start=engine.family.start(_location(record, start), 0.1))
-        q, run = fit_from_starts(
-            target, engine, seed=settings.seed, steps=steps, budget=budget, callbacks=callbacks, progress=progress
-        )
-        left = None if budget is None else max(budget - (time.perf_counter() - begun), 0.0)
-        posterior = conclude(target, q, run, engine=engine, settings=settings, budget=left)
-    posterior = posterior.replace(cost=Cost(target.gradients, time.perf_counter() - begun))
+        if _conjugate(method, family, engine, record):
+            posterior = _coordinate_ascent(record, family, engine, start, settings, loop, begun)
+        else:
+            posterior = _gaussian(record, family, engine, start, settings, loop, begun)
+    posterior = posterior.replace(cost=Cost(posterior.cost.gradients, time.perf_counter() - begun))
     if posterior.verdict.overall == "do not use":
         warnings.warn(f"{posterior.verdict.counts}: {posterior.verdict.reasons[-1]}", FitWarning, stacklevel=2)
     return posterior
 
 
+def _gaussian(
+    record: Model, family: Any, engine: Any, start: Any, settings: Settings, loop: dict[str, Any], begun: float
+) -> Posterior:
+    """A Gaussian q by smoothed Newton."""
+    target = Target(record, settings.precision)
+    engine = engine or FixedDraws(family or _family(settings.method, record.dim))
+    if start is not None:
+        engine = replace(engine, start=engine.family.start(_location(record, start), 0.1))
+    q, run = fit_from_starts(target, engine, seed=settings.seed, **loop)
+    return conclude(target, q, run, engine=engine, settings=settings, budget=_left(loop["budget"], begun))
+
+
+def _conjugate(method: str, family: Any, engine: Any, record: Model) -> bool:
+    """Whether coordinate ascent is asked for, or the only way: discrete sites have no gradients."""
+    asked = method == "cavi" or isinstance(family, Blocks) or isinstance(engine, CoordinateAscent)
+    return asked or (method == "auto" and bool(record.discrete) and family is None and engine is None)
+
+
+def _coordinate_ascent(
+    record: Model, family: Any, engine: Any, start: Any, settings: Settings, loop: dict[str, Any], begun: float
+) -> Posterior:
+    """A product of exponential families by coordinate ascent."""
+    if start is not None:
+        raise OptionError("start is for Gaussian fits; coordinate ascent starts from the data, by the seed.")
+    plan = _plan(record, family, settings)
+    engine = engine or CoordinateAscent()
+    families, record_of_run = run(engine, plan, seed=settings.seed, **loop)
+    q = Product(families, plan, record)
+    return conclude(None, q, record_of_run, engine=engine, settings=settings, budget=_left(loop["budget"], begun))
+
+
+def _plan(record: Model, family: Blocks | None, settings: Settings) -> Plan:
+    plan, certificate = certified(record, family, settings.seed)
+    if not plan.refusal:
+        return plan
+    if settings.method == "auto" and record.discrete:
+        Target(record)  # says which site is discrete, and what to do
+    raise UnsupportedError(f"coordinate ascent cannot run on this model.\n{explain(record, plan, certificate)}")
+
+
+def _left(budget: float | None, begun: float) -> float | None:
+    return None if budget is None else max(budget - (time.perf_counter() - begun), 0.0)
+
+
 def _named(method: str, family: Any, engine: Any) -> str:
     if method not in METHODS:
         raise OptionError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
-    if method != "auto" and (family is not None or engine is not None):
+    structured = method == "cavi" and engine is None and isinstance(family, Blocks)
+    if method != "auto" and not structured and (family is not None or engine is not None):
         raise OptionError(f"method={method!r} already says family and engine; leave one of them out.")
     if family is not None and engine is not None:
         raise OptionError(f"engine= has a family already, and family={family!r} was given too; say it in the engine.")
-    for value, kinds, word in ((family, (FullRank, MeanField), "family"), (engine, (FixedDraws,), "engine")):
+    families, engines = (FullRank, MeanField, Blocks), (FixedDraws, CoordinateAscent)
+    for value, kinds, word in ((family, families, "family"), (engine, engines, "engine")):
         if value is not None and not isinstance(value, kinds):
             names = " or ".join(f"jn.{kind.__name__}()" for kind in kinds)
             raise OptionError(f"{word} must be {names}; got {value!r}.")

@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 
 from jensen import archive
+from jensen.conjugacy.product import Product, StoredProduct
 from jensen.core import keys, layout, precision
 from jensen.core.errors import DataError, OptionError
 from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.examine import Examination, examine
+from jensen.diagnostics.examine_product import examine_product, moments
 from jensen.diagnostics.linear_response import linear_response
-from jensen.diagnostics.quantities import Draws
+from jensen.diagnostics.quantities import Draws, weighted_quantiles
+from jensen.diagnostics.spaces import log_q, space_of
 from jensen.diagnostics.verdict import Verdict
 from jensen.export import table
 from jensen.models.misfit import first_line, shapes
@@ -29,7 +32,7 @@ from jensen.models.model import Model
 from jensen.models.read import checked
 from jensen.models.target import Target
 from jensen.objectives.elbo import Elbo
-from jensen.run import Run, run
+from jensen.run import Run
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,9 @@ class Posterior:
         x = np.concatenate([self._scalars(name) for name in self._variables], axis=1)
         mean = self.weights @ x
         sd = np.sqrt(self.weights @ (x - mean) ** 2)
-        quantiles = _weighted_quantiles(x, self.weights, (0.05, 0.5, 0.95))
+        if isinstance(self.q, Product | StoredProduct) and self.answer == "q":
+            mean, sd = moments(self.q, self.model, mean, sd)
+        quantiles = weighted_quantiles(x, self.weights, (0.05, 0.5, 0.95))
         return {"mean": mean, "sd": sd, "5%": quantiles[0], "50%": quantiles[1], "95%": quantiles[2]}
 
     @property
@@ -174,10 +179,7 @@ class Posterior:
         rng = keys.generator(self.settings.seed, "draws")
         if n > len(self.weights) and self.answer == "q" and self._has_code:
             with precision.scope(self.settings.precision):
-                target = self._target()
-                z = np.asarray(self.q.sample(rng, n))
-                values, derived = target.constrain(z)
-                return Draws(z, target(z)[0], values, derived)
+                return self._space().fresh(rng, n)
         # Systematic resampling: as many copies of a draw as its weight says, to within one.
         places = (np.arange(n) + rng.uniform()) / n
         order = rng.permutation(len(self.weights))
@@ -189,7 +191,7 @@ class Posterior:
         if not np.isnan(draws.log_p).any() or not self._has_code:
             return draws
         with precision.scope(self.settings.precision):
-            return replace(draws, log_p=self._target()(draws.z)[0])
+            return replace(draws, log_p=self._space().log_p(draws))
 
     def sample(self, n: int = 1000, *, log_likelihood: bool = False) -> Any:
         """Draws as an ArviZ object (one chain), with dims, coords, deterministics and observed data.
@@ -209,7 +211,7 @@ class Posterior:
             draws.values,
             draws.derived,
             log_p=draws.log_p,
-            log_q=np.asarray(self.q.log_prob(draws.z)),
+            log_q=self._log_q(draws),
             log_likelihood=self._log_likelihood(draws) if log_likelihood else None,
             attrs={"verdict": self.verdict.overall, "answer": self.answer},
         )
@@ -226,7 +228,7 @@ class Posterior:
                 "with obs= (NumPyro) or observed= (PyMC) instead of adding a factor."
             )
         with precision.scope(self.settings.precision):
-            factors = self._target().factors(draws.z)
+            factors = self._space().factors(draws)
         return {name: np.asarray(factors[name]) for name in self.model.likelihoods}
 
     def predict(self, data: Mapping[str, Any] | None = None, draws: int = 1000) -> dict[str, np.ndarray]:
@@ -260,18 +262,19 @@ class Posterior:
         if self.engine is None:
             raise OptionError("this fit has no engine to go on with (it was loaded from a file); fit the model again.")
         with precision.scope(self.settings.precision), one_blas_thread():
-            target = self._target()
-            start = self.engine.family.start(self.q.mean, self.q.sd)
-            if type(self.q) is type(start):  # else linear response has left the family
-                start = self.q
-            engine = replace(self.engine, start=start)
-            q, record = run(engine, target, seed=self.settings.seed, steps=steps, progress=progress)
+            space = self._space()
+            q, record = space.go_on(self.engine, seed=self.settings.seed, steps=steps, progress=progress)
             history = {name: np.concatenate([self.history[name], record.history[name]]) for name in record.history}
             record = replace(record, history=history, steps=self.run.steps + record.steps)
-            return conclude(target, q, record, engine=self.engine, settings=self.settings)
+            return conclude(space.target, q, record, engine=self.engine, settings=self.settings)
 
     def linear_response(self) -> "Posterior":
         """The same mean with the covariance of linear response: correlations and sds that mean-field leaves out."""
+        if isinstance(self.q, Product):
+            raise OptionError(
+                "linear response is for mean-field Gaussians; for coordinate ascent, join sites with family=jn.Blocks(...), or "
+                "use method='auto' for the corrected answer."
+            )
         with precision.scope(self.settings.precision), one_blas_thread():
             target = self._target()
             q = linear_response(target, self.q, seed=self.settings.seed)
@@ -303,11 +306,20 @@ class Posterior:
     def _has_code(self) -> bool:
         return self.model.source is not None
 
+    def _log_q(self, draws: Draws) -> np.ndarray | None:
+        """Log q (n,) in the space of the draws."""
+        with precision.scope(self.settings.precision):
+            return log_q(self.q, draws)
+
     def _refuse_without_code(self) -> None:
         if not self._has_code:
             raise OptionError(
                 "this fit was loaded from a file, without the model's code; fit the model again for this."
             )
+
+    def _space(self) -> Any:
+        self._refuse_without_code()
+        return space_of(self.q, self.model, self.settings.precision)
 
     def _target(self) -> Target:
         self._refuse_without_code()
@@ -325,7 +337,7 @@ class Posterior:
 
 
 def conclude(
-    target: Target,
+    target: Target | None,
     q: Any,
     record: Run,
     *,
@@ -334,19 +346,17 @@ def conclude(
     budget: float | None = None,
     known: Correction | None = None,
 ) -> Posterior:
-    """Examine a fitted q and put everything together."""
-    found = examine(
-        target,
-        q,
-        record,
-        seed=settings.seed,
-        report_q=settings.method != "auto",
-        correcting=settings.correct,
-        budget=budget,
-        known=known,
+    """Examine a fitted q and put everything together; a product of families needs no target."""
+    looks: dict[str, Any] = dict(
+        seed=settings.seed, report_q=settings.method != "auto", correcting=settings.correct, budget=budget
     )
+    if isinstance(q, Product):
+        found = examine_product(q, record, precision=settings.precision, **looks)
+    else:
+        found = examine(target, q, record, known=known, **looks)
+    model = q.model if target is None else target.model
     return Posterior(
-        model=target.model,
+        model=model,
         q=q,
         run=record,
         verdict=found.verdict,
@@ -355,8 +365,8 @@ def conclude(
         kept=found.kept,
         weights=found.weights,
         settings=settings,
-        cost=Cost(target.gradients, record.seconds),
-        story=_story(target, record, found),
+        cost=Cost(0 if target is None else target.gradients, record.seconds),
+        story=_story(model, record, found),
         engine=engine,
         chains=found.correction,
     )
@@ -374,19 +384,6 @@ def load(path: str | Path) -> Posterior:
     return Posterior(**{**parts, "settings": Settings(**parts["settings"]), "cost": Cost(**parts["cost"])})
 
 
-def _story(target: Target, record: Run, found: Examination) -> tuple[str, ...]:
-    lines = [f"{record.steps} steps of the fit: {record.status}", *record.notes, *target.model.notes]
+def _story(model: Model, record: Run, found: Examination) -> tuple[str, ...]:
+    lines = [f"{record.steps} steps of the fit: {record.status}", *record.notes, *model.notes]
     return (*lines, found.note) if found.note else tuple(lines)
-
-
-def _weighted_quantiles(x: np.ndarray, weights: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
-    """Quantiles (levels, K) of columns x (n, K)."""
-    if np.ptp(weights) == 0:
-        return np.quantile(x, levels, axis=0)
-    order = np.argsort(x, axis=0)
-    mass = np.cumsum(weights[order], axis=0)
-    found = []
-    for level in levels:
-        row = np.minimum((mass < level).sum(0), len(x) - 1)
-        found.append(np.take_along_axis(x, np.take_along_axis(order, row[None], 0), 0)[0])
-    return np.array(found)

@@ -22,9 +22,9 @@ from jensen.conjugacy import blocks
 from jensen.conjugacy.plan import Plan
 from jensen.conjugacy.probe import FAST_COMPILE, coordinate
 from jensen.core import keys
+from jensen.families.gaussian import Gaussian
 from jensen.models.graph import Node
 
-POINTS = 2
 LIMIT = 1e-7
 """Relative; what is right is below 1e-10, and the weakest wrong rule met so far gives 7e-5."""
 
@@ -62,59 +62,81 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
     rng = keys.generator(seed, "certificate")
     known = blocks.nodes(plan)
     families = blocks.start(plan, rng)
-    points = [{name: _draw(node, rng) for name, node in known.items()} for _ in range(POINTS)]
+    points = [{name: _draw(node, rng) for name, node in known.items()} for _ in range(2)]
+    spread = {block: _covariances(families[block], block in plan.damped, rng) for block in plan.blocks}
+    program = _program(plan, families).lower(plan.energy, *points, _zeros(spread), _share(plan, 0.0), dict(data))
+    compiled = program.compile(compiler_options=FAST_COMPILE)
 
-    def both(energy: Any, values: Any, data: Any) -> Any:
-        moments = blocks.statistics(plan, families, values)
+    def nodes(first: Any, second: Any, spread: Any, share: Any) -> Any:
+        found = compiled(plan.energy, first, second, spread, share, dict(data))
+        return jax.tree.map(float, found)
+
+    density: dict[str, float] = {}
+    for first, second in (points, points[::-1]):
+        found, truth = nodes(first, second, _zeros(spread), _share(plan, 0.0))
+        for name, value in found.items():
+            total, size = truth[name]
+            error = abs(value - total) / (1.0 + size)
+            density[name] = max(density.get(name, 0.0), error if np.isfinite(error) else np.inf)
+
+    def energy(share: Any) -> float:
+        return sum(nodes(*points, spread, share)[0].values())
+
+    auxiliary = {finding.site for finding in plan.findings if finding.update == "exact" and finding.reason}
+    affine, here = {}, energy(_share(plan, 0.0))
+    for block, sites in plan.blocks.items():
+        if block in plan.damped or auxiliary & set(sites):
+            continue
+        between, there = energy(_share(plan, 0.0) | {block: 0.5}), energy(_share(plan, 0.0) | {block: 1.0})
+        error = abs(between - 0.5 * (here + there)) / (1.0 + abs(here) + abs(there))
+        affine[block] = error if np.isfinite(error) else np.inf
+    return Certificate(density, affine)
+
+
+def _share(plan: Plan, share: float) -> dict[str, float]:
+    return dict.fromkeys(plan.blocks, share)
+
+
+def _zeros(spread: Any) -> Any:
+    return {block: np.zeros_like(cov) for block, cov in spread.items()}
+
+
+def _covariances(family: Any, damped: bool, rng: np.random.Generator) -> np.ndarray:
+    """Any numbers will do where the energy is affine, a legal covariance where it is not."""
+    if not isinstance(family, Gaussian):
+        return np.zeros(0)
+    n = family.pattern.n
+    cov = rng.uniform(0.1, 1.0, family.pattern.size)
+    return np.where(np.arange(len(cov)) < n, cov, 0.0 if damped else cov)
+
+
+def _program(plan: Plan, families: Any) -> Any:
+    """Node energies at moments between those of two points, and the densities at the first.
+
+    Every block has its own share of the way from the first point's statistics to the second's, and Gaussian blocks get a
+    covariance on top: one program serves both conditions.
+    """
+
+    def both(energy: Any, first: Any, second: Any, spread: Any, share: Any, data: Any) -> Any:
+        here, there = (blocks.statistics(plan, families, values) for values in (first, second))
+        moments = {block: _between(families[block], here[block], there[block], share[block]) for block in here}
+        for block, own in moments.items():
+            if isinstance(families[block], Gaussian):
+                own["cov"] = own["cov"] + spread[block]
         found = energy.nodes(moments)
-        rows = plan.graph.densities(values, data)
+        rows = plan.graph.densities(first, data)
         return found, {name: (rows[name].sum(), jnp.abs(rows[name]).sum()) for name in found}
 
-    first = jax.jit(both).lower(plan.energy, points[0], dict(data)).compile(compiler_options=FAST_COMPILE)
-    density: dict[str, float] = {}
-    for values in points:
-        found, truth = first(plan.energy, values, dict(data))
-        for name, value in found.items():
-            total, size = (float(x) for x in truth[name])
-            error = abs(float(value) - total) / (1.0 + size)
-            density[name] = max(density.get(name, 0.0), error if np.isfinite(error) else np.inf)
-    return Certificate(density, _affine(plan, families, points, rng))
+    return jax.jit(both)
 
 
-def _affine(plan: Plan, families: Any, points: Any, rng: np.random.Generator) -> dict[str, float]:
-    """How far the energy at the midpoint is from the mean of its ends, for every block that claims to be exact."""
-    assert plan.energy is not None
-    auxiliary = {finding.site for finding in plan.findings if finding.update == "exact" and finding.reason}
-    exact = [b for b, sites in plan.blocks.items() if b not in plan.damped and not auxiliary & set(sites)]
-    ends = []
-    for values in points:
-        moments = blocks.statistics(plan, families, values)
-        for block, own in moments.items():
-            if "cov" in own:  # any numbers will do where the energy is affine, a legal covariance where it is not
-                n = len(own["mean"])
-                cov = rng.uniform(0.1, 1.0, own["cov"].shape)
-                own["cov"] = jnp.asarray(np.where(np.arange(len(cov)) < n, cov, cov * (block in exact)))
-        ends.append(moments)
-    program = jax.jit(lambda energy, moments: energy(moments)).lower(plan.energy, ends[0])
-    energy = program.compile(compiler_options=FAST_COMPILE)
-    found = {}
-    here = float(energy(plan.energy, ends[0]))
-    for block in exact:
-        there = ends[0] | {block: ends[1][block]}
-        middle = ends[0] | {block: _middle(families[block], ends[0][block], ends[1][block])}
-        other, between = float(energy(plan.energy, there)), float(energy(plan.energy, middle))
-        error = abs(between - 0.5 * (here + other)) / (1.0 + abs(here) + abs(other))
-        found[block] = error if np.isfinite(error) else np.inf
+def _between(family: Any, a: dict[str, Any], b: dict[str, Any], share: Any) -> dict[str, Any]:
+    """Moments part of the way from a to b; for Gaussians those of E[x] and E[xx'], not of the covariances."""
+    found = jax.tree.map(lambda x, y: (1 - share) * x + share * y, a, b)
+    if isinstance(family, Gaussian):
+        apart = (a["mean"] - b["mean"])[None]
+        found["cov"] = found["cov"] + share * (1 - share) * family.pattern.outer(apart, apart)
     return found
-
-
-def _middle(family: Any, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """The midpoint of two moments; for Gaussians that of E[x] and E[xx'], not of the covariances."""
-    middle = jax.tree.map(lambda x, y: 0.5 * (x + y), a, b)
-    if "cov" in middle:
-        half = 0.5 * (a["mean"] - b["mean"])
-        middle["cov"] = middle["cov"] + family.pattern.outer(half[None], half[None])
-    return middle
 
 
 def _draw(node: Node, rng: np.random.Generator) -> np.ndarray:

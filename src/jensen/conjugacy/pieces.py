@@ -5,9 +5,9 @@ matters: sufficient statistics, found by comparing indices. A *cell* is one such
 
     sum over cells and columns of   stat[cell, column] * psi(mean parameters)[cell, column],
 
-whose cost does not depend on the number of rows: a regression is one cell (the Gram matrix), group effects a cell a group. Under a
-discrete site z the same product is a *table*, row n and level k: e_nk = sum_j stat_nj psi_kj when the reads are the same in all
-rows (mixtures: two matrix products a sweep), and row by row otherwise.
+whose cost does not depend on the number of rows: a regression is one cell (the Gram matrix), group effects a cell a group.
+Under a discrete site z the same product is a *table*, row n and level k: e_nk = sum_j stat_nj psi_kj when the reads are the
+same in all rows (mixtures: two matrix products a sweep), and row by row otherwise.
 """
 
 from dataclasses import dataclass, field
@@ -97,8 +97,8 @@ def _spread(array: Any, lead: tuple[int, ...]) -> Any:
 class Psi:
     """Expected natural parameters of every cell, (..., J), from the mean parameters of all blocks.
 
-    ``kind`` is "log" (sum of reads), "mean" (their product), "quadratic" (product times second moments), "value" or "logdet" (entries
-    of a matrix site, in `index`), or "matrix" (entries times second moments).
+    ``kind`` is "log" (sum of reads), "mean" (their product), "quadratic" (product times second moments), "value" or "logdet"
+    (entries of a matrix site, in `index`), or "matrix" (entries times second moments).
     """
 
     kind: str = static()

@@ -221,7 +221,7 @@ class _Tangents:
             unread = any(self.latents[name].levels is None and name not in self.sites for name in names)
             if unread or any(some is None for some in slots[view].values()):
                 continue
-            affine = Affine(compact(constant[view]), tuple(slot for some in slots[view].values() for slot in some))
+            affine = Affine(compact(constant[view]), tuple(slot for some in slots[view].values() for slot in some or ()))
             if _agree(affine.at(self.random), checked[view]):
                 found[view] = found[view]._replace(affine=affine)
             elif view.transform == "id":

@@ -5,7 +5,7 @@ rate times a value a `Mean`, a squared residual a `Quadratic`. What cannot be wr
 """
 
 import numpy as np
-from scipy.special import betaln, gammaln, multigammaln
+from scipy.special import betaln, gammaln
 
 from jensen.conjugacy.slots import Affine, Pair, Slot, fit
 from jensen.conjugacy.terms import (
@@ -234,13 +234,13 @@ def _wishart(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
         Entries(-0.5 * matrix.reshape(1, count, dim * dim), "value", node.name, index, (count, dim * dim)),
         Entries((0.5 * (sign * df - dim - 1))[None], "logdet", node.name, np.arange(count)[None], (count,)),
     ]
-    constant = 0.5 * df * logdet - 0.5 * df * dim * np.log(2) - multigammaln_each(df, dim)
+    constant = 0.5 * df * logdet - 0.5 * df * dim * np.log(2) - _multigammaln(0.5 * df, dim)
     return terms, np.array(constant.sum() / max(np.prod(node.shape), 1))
 
 
-def multigammaln_each(df: np.ndarray, dim: int) -> np.ndarray:
-    """Log multivariate gamma of df / 2, elementwise."""
-    return np.array([multigammaln(value / 2, dim) for value in np.ravel(df)]).reshape(np.shape(df))
+def _multigammaln(a: np.ndarray, dim: int) -> np.ndarray:
+    """Log of the multivariate gamma function, elementwise."""
+    return 0.25 * dim * (dim - 1) * np.log(np.pi) + sum(gammaln(a - 0.5 * i) for i in range(dim))
 
 
 def _binary(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:

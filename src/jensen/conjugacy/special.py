@@ -274,7 +274,7 @@ def poisson_sum(y: np.ndarray, pairs: tuple[Pair, ...], shape: tuple[int, ...], 
     return PoissonSum(np.array(np.broadcast_to(y, (1, *shape))[0]), np.log(weight), a, b)
 
 
-# -- priors of other kinds ---------------------------------------------------------------------------------------------------------
+# -- priors of other kinds -----------------------------------------------------------------------------------------------
 
 
 @jax.tree_util.register_dataclass

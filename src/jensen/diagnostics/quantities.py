@@ -57,3 +57,16 @@ def matrix(model: Any, values: dict[str, np.ndarray], derived: dict[str, np.ndar
 def _judged(model: Any) -> tuple[Any, ...]:
     derived = sum(int(np.prod(variable.shape)) for variable in model.derived)
     return model.sites + (model.derived if derived <= _MOST_DERIVED else ())
+
+
+def weighted_quantiles(x: np.ndarray, weights: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """Quantiles (levels, K) of columns x (n, K)."""
+    if np.ptp(weights) == 0:
+        return np.quantile(x, levels, axis=0)
+    order = np.argsort(x, axis=0)
+    mass = np.cumsum(weights[order], axis=0)
+    found = []
+    for level in levels:
+        row = np.minimum((mass < level).sum(0), len(x) - 1)
+        found.append(np.take_along_axis(x, np.take_along_axis(order, row[None], 0), 0)[0])
+    return np.array(found)

@@ -181,10 +181,8 @@ def judge_corrected(
         "drift of log sd": evidence.drift_sd,
         "mode shift": shifts,
     }
-    reasons = [
-        f"q alone is not enough (variance {spread(log_weights):.2g} in its log weights); the answer is that of "
-        f"{correction.stages} stages of short chains started from q"
-    ]
+    known = f" (variance {spread(log_weights):.2g} in its log weights)" if np.isfinite(log_weights).all() else ""
+    reasons = [f"q alone is not enough{known}; the answer is that of {correction.stages} stages of short chains started from q"]
     refused = [i for i, word in enumerate(words) if word != TRUSTED]
     advice = "Use it."
     if refused:
@@ -216,6 +214,18 @@ def unfinished(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
     """Verdict on a fit that was interrupted, ran out of time or got stuck."""
     advice = "Go on with posterior.refine(), or fit again."
     return Verdict(tuple(names), (DO_NOT_USE,) * len(names), {}, (why,), advice, log_weights, "q")
+
+
+def exact(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
+    """Verdict on a q that is the posterior by construction."""
+    return Verdict(tuple(names), (TRUSTED,) * len(names), {}, (why,), "Use it.", log_weights, "q")
+
+
+def unchecked(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
+    """Verdict on coordinate ascent that no chain has checked: its means are usually right, its sds leave something out."""
+    reasons = (why, "q leaves out the dependence between its blocks, so its sds may be too small")
+    advice = "Use the means with care; method='gibbs', or fewer rows, would check them."
+    return Verdict(tuple(names), (MEANS_ONLY,) * len(names), {}, reasons, advice, log_weights, "q")
 
 
 _MODES_ADVICE = (

@@ -3,8 +3,8 @@
     eta_k <- dE / dmu_k            conjugate blocks: E is affine in mu_k, and the gradient is the natural parameter
     eta_k <- (1 - rho) eta_k + rho dE / dmu_k        other blocks: rho = 1, 1/2, 1/4, ... until the ELBO does not fall
 
-with E the energy E_q[log p] as a function of mean parameters and ELBO = E + sum of entropies, which never decreases. Discrete sites
-come first in a sweep, then the others in the order of the model. A chunk of sweeps is one call of one compiled program.
+with E the energy E_q[log p] as a function of mean parameters and ELBO = E + sum of entropies, which never decreases. Discrete
+sites come first in a sweep, then the others in the order of the model. A chunk of sweeps is one call of one compiled program.
 
 Requires a model whose plan has an energy (`jensen.conjugacy`). Each of several restarts runs the same program.
 
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugacy import blocks
+from jensen.conjugacy import starts
 from jensen.conjugacy.plan import Plan
 from jensen.core import keys
 from jensen.engines.engine import Ticks
@@ -39,12 +39,13 @@ SHORTEST = 1e-3
 
 @dataclass(frozen=True)
 class State:
-    """Families by block, the ELBO after the last sweep, and what decides when to stop."""
+    """Families by block, the ELBO after the last sweep, what decides when to stop, and for how many sweeps levels are held."""
 
     families: Any
     elbo: float = -np.inf
     count: int = 1
     still: int = 0
+    held: int = 0
     broken: str = ""
 
 
@@ -55,7 +56,7 @@ class CoordinateAscent:
     Attributes
     ----------
     start
-        Families to start from; None: from the data, by the seed.
+        Families to start from; None: from the data, by the seed. Then discrete sites are held for the first sweeps.
     tolerance
         Relative increase of the ELBO below which a sweep counts as still.
     """
@@ -65,22 +66,23 @@ class CoordinateAscent:
 
     def init(self, target: Plan, seed: int) -> State:
         """First state."""
-        return State(first(target, keys.generator(seed, "coordinate ascent")) if self.start is None else self.start)
+        return State(self.start) if self.start is not None else first(target, seed)
 
     def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
         """Up to `CHUNK` sweeps."""
         begun = time.perf_counter()
-        families, elbos, good = program(target)(target.energy, state.families, state.count)
+        families, elbos, good = program(target)(target.energy, state.families, state.count, state.held)
         elbos = np.asarray(elbos)[: state.count]
         seconds = time.perf_counter() - begun
         if not good:
             return self._broken(state, target, elbos)
         gains = np.diff(np.concatenate([[state.elbo], elbos]))
         still = state.still
-        for gain, elbo in zip(gains, elbos, strict=True):
-            still = still + 1 if gain <= self.tolerance * (1.0 + abs(elbo)) else 0
+        for number, (gain, elbo) in enumerate(zip(gains, elbos, strict=True)):
+            still = still + 1 if number >= state.held and gain <= self.tolerance * (1.0 + abs(elbo)) else 0
         count = state.count if seconds > CHUNK_SECONDS else min(2 * state.count, CHUNK)
-        new = replace(state, families=families, elbo=float(elbos[-1]), count=count, still=still)
+        held = max(state.held - state.count, 0)
+        new = replace(state, families=families, elbo=float(elbos[-1]), count=count, still=still, held=held)
         return new, Ticks(-elbos, done=still >= 2)
 
     def _broken(self, state: State, target: Plan, elbos: np.ndarray) -> tuple[State, Ticks]:
@@ -100,30 +102,39 @@ class CoordinateAscent:
         return state.still >= 2 and not state.broken
 
 
-def first(target: Plan, rng: np.random.Generator) -> Any:
-    """Random levels, and every other block once updated to them: the start of a fit."""
-    return blocks.start(target, rng)
+def first(target: Plan, seed: int, number: int = 0) -> State:
+    """The state of start `number` of a seed: levels from the data, which are held while the other blocks move to them."""
+    families = starts.start(target, keys.generator(seed, "coordinate ascent", number))
+    return State(families, held=starts.HELD if discrete(target) else 0)
+
+
+def discrete(target: Plan) -> tuple[str, ...]:
+    """Blocks of discrete sites."""
+    role = target.layout.role  # type: ignore[union-attr]
+    return tuple(b for b, sites in target.blocks.items() if role[sites[0]] in ("categorical", "chain"))
 
 
 def order(target: Plan) -> tuple[str, ...]:
     """Blocks in the order of a sweep: discrete sites first."""
-    role = target.layout.role  # type: ignore[union-attr]
-    discrete = tuple(b for b, sites in target.blocks.items() if role[sites[0]] in ("categorical", "chain"))
-    return discrete + tuple(b for b in target.blocks if b not in discrete)
+    some = discrete(target)
+    return some + tuple(b for b in target.blocks if b not in some)
 
 
 _PROGRAMS: dict[Any, Any] = {}
 
 
 def program(target: Plan) -> Any:
-    """The compiled chunk: (energy, families, count) -> (families, ELBO a sweep (CHUNK,), whether all is finite)."""
-    if id(target) not in _PROGRAMS:
-        damped, names = frozenset(target.damped), order(target)
+    """The compiled chunk: (energy, families, count, held) -> (families, ELBO a sweep (CHUNK,), whether all is finite).
 
-        def chunk(energy: Any, families: Any, count: Any) -> Any:
+    Discrete sites keep their families in the first `held` sweeps.
+    """
+    if id(target) not in _PROGRAMS:
+        damped, names, levels = frozenset(target.damped), order(target), discrete(target)
+
+        def chunk(energy: Any, families: Any, count: Any, held: Any) -> Any:
             def sweep(number: Any, carry: Any) -> Any:
                 families, elbos, good = carry
-                new, elbo = one_sweep(energy, families, names, damped)
+                new, elbo = one_sweep(energy, families, names, damped, levels, number < held)
                 good = good & jnp.isfinite(elbo)
                 families = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, families)
                 return families, elbos.at[number].set(elbo), good
@@ -135,13 +146,24 @@ def program(target: Plan) -> Any:
     return _PROGRAMS[id(target)]
 
 
-def one_sweep(energy: Any, families: Any, names: tuple[str, ...], damped: frozenset[str]) -> tuple[Any, Any]:
-    """Update every block once; return the families and the ELBO."""
+def one_sweep(
+    energy: Any,
+    families: Any,
+    names: tuple[str, ...],
+    damped: frozenset[str],
+    levels: tuple[str, ...] = (),
+    held: Any = False,
+) -> tuple[Any, Any]:
+    """Update every block once, but none of `levels` when `held`; return the families and the ELBO."""
     families = dict(families)
     moments = {block: family.moments() for block, family in families.items()}
     for block in names:
         step = damped_update if block in damped else update
-        families[block], moments[block] = step(energy, families, moments, block)
+        old = families[block], moments[block]
+        new = step(energy, families, moments, block)
+        if block in levels:
+            new = jax.tree.map(lambda a, b: jnp.where(held, a, b), old, new)
+        families[block], moments[block] = new
     return families, elbo(energy, families, moments)
 
 
@@ -189,6 +211,11 @@ def elbo(energy: Any, families: Any, moments: Any) -> Any:
         if isinstance(family, Gaussian) and block in energy.logarithms:
             total = total + moments[block]["mean"].sum()  # entropy of exp(x)
     return total
+
+
+def bound(target: Plan, families: Any) -> float:
+    """ELBO of families one sweep on, by the compiled program: that of converged families."""
+    return float(program(target)(target.energy, families, 1, 0)[1][0])
 
 
 def _nodes(energy: Any, families: Any) -> Any:

@@ -142,7 +142,7 @@ def _forward(diagonal: Any, off: tuple[Any, ...], rhs: Any) -> tuple[Any, tuple[
     zero, one = jnp.zeros((), diagonal.dtype), jnp.ones((), diagonal.dtype)
 
     def step(carry, row):
-        inverses, rows, tail = carry  # of the last `width` elements, the nearest first
+        inverses, rows, tail = carry  # of the last `width` elements, the nearest first; rows as far as this one reaches
         own, couplings, value = row
         scaled = [zero] * (width + 1)
         for k in range(width, 0, -1):
@@ -152,10 +152,15 @@ def _forward(diagonal: Any, off: tuple[Any, ...], rhs: Any) -> tuple[Any, tuple[
         pivot = own - sum(scaled[k] * lower[k - 1] for k in range(1, width + 1))
         pivot = jnp.where(pivot > 0, pivot, jnp.nan)
         z = value - sum(entry * before for entry, before in zip(lower, tail, strict=True))
-        carry = (1 / pivot, *inverses[:-1]), (lower, *rows[:-1]), (z, *tail[:-1])
+        moved = tuple(row[: width - k] for k, row in enumerate((lower, *rows[:-1]), 1))
+        carry = (1 / pivot, *inverses[:-1]), moved, (z, *tail[:-1])
         return carry, (pivot, lower, z)
 
-    start = (one,) * width, ((zero,) * width,) * width, (jnp.zeros((), rhs.dtype),) * width
+    start = (
+        (one,) * width,
+        tuple((zero,) * (width - k) for k in range(1, width + 1)),
+        (jnp.zeros((), rhs.dtype),) * width,
+    )
     return jax.lax.scan(step, start, (diagonal, off, rhs))[1]
 
 

@@ -121,9 +121,7 @@ class Pattern(ABC):
 
     def dense(self, entries: Any) -> Any:
         """The symmetric matrix (n, n)."""
-        i, j = self.pairs.T
-        lower = jnp.zeros((self.n, self.n), entries.dtype).at[i, j].set(entries[self.n :])
-        return lower + lower.T + jnp.diag(entries[: self.n])
+        return self.multiply(entries, jnp.eye(self.n, dtype=entries.dtype))
 
 
 def joined(pieces: list[Any], axis: int = -1) -> Any:

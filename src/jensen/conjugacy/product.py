@@ -1,0 +1,176 @@
+"""The approximation coordinate ascent arrives at: q(z) = prod_b q_b, each factor in its own exponential family.
+
+Seen from outside it is an approximation like the Gaussian ones, on the flat unconstrained vector of the model's continuous sites;
+the families themselves live in the model's own space, where their moments are exact.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jensen.conjugacy import blocks
+from jensen.conjugacy.plan import GAUSSIAN, Plan
+from jensen.conjugacy.probe import FAST_COMPILE
+from jensen.core import layout
+from jensen.models.model import Model
+
+MOST_NUMBERS = 20_000_000
+"""Draws of a discrete site are kept up to this many numbers; beyond, its probabilities are what there is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A product of exponential families.
+
+    Attributes
+    ----------
+    families
+        Block -> family.
+    plan, model
+        Which sites the blocks hold; how the sites become the flat vector.
+    """
+
+    families: dict[str, Any]
+    plan: Plan
+    model: Model
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """Natural parameters, ``block.name`` -> array."""
+        found = {}
+        for block, family in self.families.items():
+            for name in ("h", "precision") if hasattr(family, "precision") else vars(family):
+                found[f"{block}.{name}"] = np.asarray(getattr(family, name))
+        return found
+
+    @property
+    def dim(self) -> int:
+        """Number of unconstrained coordinates of the continuous sites."""
+        return self.model.dim
+
+    @cached_property
+    def _moments(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        return jax.tree.map(np.asarray, self._compiled(self._exact)(self.families))
+
+    def _exact(self, families: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        means, sds = {}, {}
+        shapes = {name: node.shape for name, node in blocks.nodes(self.plan).items()}
+        for block, names in self.plan.blocks.items():
+            family, role = families[block], self.plan.layout.role[names[0]]  # type: ignore[union-attr]
+            mean, sd = (family.moments()["mean"], family.sd()) if role in GAUSSIAN else (family.mean, family.sd)
+            if role == "log gaussian":
+                mean, sd = jnp.exp(mean + sd**2 / 2), jnp.exp(mean + sd**2 / 2) * jnp.sqrt(jnp.expm1(sd**2))
+            for found, array in ((means, mean), (sds, sd)):
+                parts = {names[0]: array} if role == "log gaussian" else blocks.unflat(self.plan, block, array)
+                found.update({name: jnp.reshape(part, shapes[name]) for name, part in parts.items()})
+        return means, sds
+
+    def _compiled(self, function: Any) -> Any:
+        """Compiled for the handful of calls it gets."""
+
+        def call(*args: Any) -> Any:
+            return jax.jit(function).lower(*args).compile(compiler_options=FAST_COMPILE)(*args)
+
+        return call
+
+    @property
+    def means(self) -> dict[str, np.ndarray]:
+        """Exact means by site, in the model's own space (of the level, for discrete sites)."""
+        return self._moments[0]
+
+    @property
+    def sds(self) -> dict[str, np.ndarray]:
+        """Exact standard deviations, like `means`."""
+        return self._moments[1]
+
+    def probs(self, site: str) -> np.ndarray:
+        """Probabilities of the levels of a discrete site, (*shape, K)."""
+        probs = self.families[site].moments()["probs"]
+        return np.asarray(jnp.moveaxis(probs, -2, 0) if self.plan.layout.role[site] == "chain" else probs)  # type: ignore[union-attr]
+
+    def values(self, key: Any, n: int, discrete: bool = True) -> dict[str, np.ndarray]:
+        """Independent draws by site, in the model's own space, draws first; large discrete sites are left out."""
+        known = blocks.nodes(self.plan)
+
+        def draw(families: dict[str, Any], key: Any) -> dict[str, Any]:
+            found: dict[str, Any] = {}
+            for number, (block, names) in enumerate(self.plan.blocks.items()):
+                node = known[names[0]]
+                if node.levels is not None and (not discrete or n * int(np.prod(node.shape)) > MOST_NUMBERS):
+                    continue
+                found |= blocks.unflat(self.plan, block, families[block].sample(jax.random.fold_in(key, number), n))
+            return found
+
+        return jax.tree.map(np.asarray, self._compiled(draw)(self.families, key))
+
+    def log_prob_values(self, values: Mapping[str, Any]) -> np.ndarray:
+        """Log q (n,) of values of all sites, draws first, in the model's own space."""
+
+        def one(values: Mapping[str, Any]) -> Any:
+            some = [block for block, names in self.plan.blocks.items() if names[0] in values]
+            return sum(
+                self.families[block].log_prob(blocks.flat(self.plan, block, values)) for block in some
+            ) - self._volume(values)
+
+        return np.asarray(jax.jit(jax.vmap(one))(dict(values)))
+
+    def _volume(self, values: Mapping[str, Any]) -> Any:
+        """Log-Gaussian sites: from the density of the logarithm to that of the site."""
+        role = self.plan.layout.role  # type: ignore[union-attr]
+        return sum((jnp.log(values[name]).sum() for name in values if role[name] == "log gaussian"), jnp.zeros(()))
+
+    def log_joint(self, values: Mapping[str, Any]) -> np.ndarray:
+        """Log p(values, data) (n,) at values of all sites, draws first, in the model's own space."""
+
+        def one(energy: Any, values: Mapping[str, Any]) -> Any:
+            return energy(blocks.statistics(self.plan, self.families, values))
+
+        call = jax.jit(lambda energy, values: jax.lax.map(lambda v: one(energy, v), values, batch_size=16))
+        return np.asarray(call(self.plan.energy, dict(values)))
+
+    # -- the flat unconstrained vector ---------------------------------------------------------------------------------------
+
+    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Independent draws (n, D) of the flat vector."""
+        return self.flatten(self.values(jax.random.key(int(rng.integers(2**31))), n, discrete=False))
+
+    def flatten(self, values: Mapping[str, Any]) -> np.ndarray:
+        """The flat vector (n, D) from values of the sites, draws first."""
+        some = {site.name: values[site.name] for site in self.model.sites}
+        free = jax.jit(jax.vmap(self.model.unconstrain, in_axes=(0, None)))(some, dict(self.model.data))
+        return np.concatenate(
+            [np.asarray(free[site.name]).reshape(len(some[site.name]), -1) for site in self.model.sites], 1
+        )
+
+    def log_prob(self, z: Any) -> np.ndarray:
+        """Log q (n,) at points z (n, D): the discrete sites are summed out, the Jacobian is in it."""
+
+        def one(z: Any, data: Any) -> tuple[Any, Any]:
+            free = layout.unflatten(self.model.sites, z)
+            jacobian = self.model.factors(free, data).jacobian
+            return self.model.constrain(free, data)[0], sum((j.sum() for j in jacobian.values()), jnp.zeros(()))
+
+        values, jacobian = jax.jit(jax.vmap(one, in_axes=(0, None)))(np.asarray(z), dict(self.model.data))
+        return self.log_prob_values({site.name: values[site.name] for site in self.model.sites}) + np.asarray(jacobian)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredProduct:
+    """A product read from a file, without the model's code: parameters and exact moments, but no densities.
+
+    Attributes
+    ----------
+    params
+        Natural parameters, ``block.name`` -> array.
+    means, sds
+        By site, in the model's own space.
+    """
+
+    params: dict[str, np.ndarray]
+    means: dict[str, np.ndarray]
+    sds: dict[str, np.ndarray]

@@ -1,0 +1,139 @@
+"""From a product of families to evidence and a verdict; the counterpart of examine.py for coordinate ascent.
+
+    1. exact moments of q, draws of it, the exact ELBO
+    2. one block only, updated exactly            q is the posterior: trusted, and done
+    3. short Gibbs chains from q                  judge q by how far they move, or correct it
+
+Models with a site that has no complete conditional, and no discrete ones, are judged by gradient chains from a Gaussian with q's
+moments instead.
+"""
+
+import time
+
+import numpy as np
+
+from jensen.conjugacy.product import Product, StoredProduct
+from jensen.core import keys
+from jensen.diagnostics import gibbs_chains, quantities, verdict
+from jensen.diagnostics.correct import Correction
+from jensen.diagnostics.correct import correct as correct_by_gradients
+from jensen.diagnostics.examine import Examination
+from jensen.diagnostics.quantities import Draws
+from jensen.diagnostics.spaces import Own
+from jensen.families.fullrank import DenseGaussian
+from jensen.families.meanfield import DiagonalGaussian
+from jensen.models.model import Model
+from jensen.models.target import Target
+from jensen.objectives.elbo import Elbo
+from jensen.run import Run
+
+_DRAWS = 4096
+_FEWEST = 200
+_NUMBERS = 20_000_000
+_LARGEST_METRIC = 400
+_LARGEST_DIM = 4000
+
+
+def examine_product(
+    q: Product,
+    run: Run,
+    *,
+    seed: int,
+    precision: str,
+    report_q: bool,
+    correcting: bool = True,
+    budget: float | None = None,
+) -> Examination:
+    """Judge a product of families, and correct it.
+
+    Parameters
+    ----------
+    q, run
+        The fit and its record; the last ELBO of its history is exact.
+    seed
+        Randomness.
+    precision
+        Of gradient chains, where those are needed.
+    report_q
+        Judge q itself, also when the chains know better.
+    correcting
+        Whether chains may be run.
+    budget
+        Seconds the chains may take.
+    """
+    deadline = None if budget is None else time.perf_counter() + budget
+    draws = _draws(q, seed)
+    names = quantities.names(q.model)
+    elbo = Elbo(float(run.history["elbo"][-1]) if len(run.history["elbo"]) else -np.inf, 0.0)
+    equal = np.full(len(draws.log_p), 1 / len(draws.log_p))
+    log_w = np.full(1, np.nan)  # the weights of a product say little: they count every block's dependence at once
+    try:
+        if run.status == "interrupted":
+            raise KeyboardInterrupt
+        if run.status == "stuck":
+            return Examination(elbo, draws, equal, verdict.unfinished(names, "the fit did not converge", log_w))
+        if len(q.plan.blocks) == 1 and not q.plan.damped and not _auxiliary(q):
+            judged = verdict.exact(names, "one block, updated exactly: q is the posterior", log_w)
+            return Examination(elbo, draws, equal, judged)
+        if not correcting:
+            return Examination(elbo, draws, equal, verdict.unchecked(names, "no chains were run to check it", log_w))
+        correction, why = _correction(q, draws, seed, precision, report_q, deadline)
+    except KeyboardInterrupt:
+        why = "the fit was interrupted" if run.status == "interrupted" else "the checks were interrupted"
+        judged = verdict.unfinished(names, f"{why}, so nothing is known about it", log_w)
+        return Examination(elbo, draws, equal, judged)
+    if correction is None:
+        return Examination(elbo, draws, equal, verdict.unchecked(names, why, log_w))
+    none = np.zeros(len(names))
+    if report_q:
+        x = quantities.matrix(q.model, draws.values, draws.derived)
+        mean, sd = moments(q, q.model, x.mean(0), x.std(0))
+        judged = verdict.judge_fit(names, mean, sd, correction, log_w, (), none)
+        return Examination(elbo, draws, equal, judged, correction=correction)
+    judged = verdict.judge_corrected(names, correction, log_w, (), none)
+    note = f"{correction.stages} stages of chains"
+    return Examination(elbo, correction.draws, correction.weights, judged, True, note, correction)
+
+
+def moments(q: Product | StoredProduct, model: Model, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and sds of all scalars, with those of the sites, which come first, replaced by their exact values."""
+    mean, sd = mean.copy(), sd.copy()
+    start = 0
+    for site in model.sites:
+        size = int(np.prod(site.shape))
+        mean[start : start + size] = q.means[site.name].reshape(-1)
+        sd[start : start + size] = q.sds[site.name].reshape(-1)
+        start += size
+    return mean, sd
+
+
+def _auxiliary(q: Product) -> bool:
+    return any(finding.update == "exact" and finding.reason for finding in q.plan.findings)
+
+
+def _draws(q: Product, seed: int) -> Draws:
+    size = sum(int(np.prod(variable.shape)) for variable in q.model.sites + q.model.derived)
+    n = max(_FEWEST, min(_DRAWS, _NUMBERS // max(size, 1)))
+    values = q.values(keys.key(seed, "moments"), n)
+    return Draws(np.zeros((n, 0)), np.full(n, np.nan), values, Own(q).derived(values))
+
+
+def _correction(
+    q: Product, draws: Draws, seed: int, precision: str, judging: bool, deadline: float | None
+) -> tuple[Correction | None, str]:
+    why = gibbs_chains.possible(q)
+    if not why:
+        return gibbs_chains.correct(q, seed=seed, judging=judging, deadline=deadline), ""
+    if q.model.discrete or q.model.dim > _LARGEST_DIM:
+        return None, f"{why}, so it was not checked"
+    target = Target(q.model, precision)
+    found = correct_by_gradients(target, _gaussian(q, draws), seed=seed, judging=judging, deadline=deadline)
+    return found, ""
+
+
+def _gaussian(q: Product, draws: Draws) -> DenseGaussian | DiagonalGaussian:
+    """A Gaussian on the flat vector with the moments of q's draws: where gradient chains start."""
+    z = q.flatten({site.name: draws.values[site.name] for site in q.model.sites})
+    if q.dim > _LARGEST_METRIC:
+        return DiagonalGaussian(z.mean(0), np.log(z.std(0)))
+    return DenseGaussian(z.mean(0), np.linalg.cholesky(np.cov(z.T).reshape(q.dim, q.dim) + 1e-12 * np.eye(q.dim)))

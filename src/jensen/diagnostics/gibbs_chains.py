@@ -1,0 +1,156 @@
+"""Short Gibbs chains from a product of families judge, and correct, what coordinate ascent cannot express.
+
+A product leaves out the dependence between its blocks. The complete conditionals that gave its updates also move draws: chains
+started at independent draws of q forget q, sweep by sweep, and arrive at the posterior. Their evidence per quantity is that of
+the gradient chains (settled.py), at the cost of a few sweeps each, discrete sites included.
+
+Reference: Gelfand and Smith (1990), Sampling-based approaches to calculating marginal densities, JASA 85.
+"""
+
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from jensen.conjugacy import blocks
+from jensen.conjugacy.probe import FAST_COMPILE
+from jensen.conjugacy.product import Product
+from jensen.core import keys
+from jensen.diagnostics import quantities
+from jensen.diagnostics.correct import Correction
+from jensen.diagnostics.quantities import Draws
+from jensen.diagnostics.settled import GROUPS, LIMITS, against, coupled, means_settled, measure, sds_settled
+from jensen.diagnostics.spaces import Own
+from jensen.engines.coordinate import order
+from jensen.engines.gibbs import one_sweep
+
+CHAINS = 128
+KEPT = 16
+"""Transitions kept of every stage."""
+THINNING = (1, 2, 4, 8, 16, 32)
+"""Sweeps a transition, stage by stage: slow chains need long stages, and fast ones never get there."""
+JUDGING_STAGES = 4
+MOST_NUMBERS = 30_000_000
+
+
+def possible(q: Product) -> str:
+    """Why chains cannot judge this q; empty when they can."""
+    for finding in q.plan.findings:
+        if finding.update == "natural gradient" or (finding.update == "exact" and finding.reason):
+            return f"{finding.site} has no complete conditional to draw from"
+    if _chains(q) < GROUPS:
+        return "the model is too large for chains"
+    return ""
+
+
+def _chains(q: Product) -> int:
+    """As many chains as memory allows: levels of discrete sites are one-hot rows in a sweep."""
+    nodes = blocks.nodes(q.plan)
+    per_sweep = sum(int(np.prod(node.shape)) * (node.levels or 1) for node in nodes.values())
+    kept = KEPT * (q.model.dim + sum(int(np.prod(derived.shape)) for derived in q.model.derived))
+    return min(CHAINS, MOST_NUMBERS // max(per_sweep, kept, 1) // GROUPS * GROUPS)
+
+
+def correct(q: Product, *, seed: int, judging: bool = False, deadline: float | None = None) -> Correction:
+    """Run the chains from q.
+
+    Parameters
+    ----------
+    q
+        Where they start, and the plan whose conditionals they use.
+    seed
+        Randomness.
+    judging
+        Only judge q: fewer stages, and no more once the chains mix.
+    deadline
+        `time.perf_counter()` value after which no further stage is begun.
+    """
+    count = _chains(q)
+    streams = jax.random.split(keys.key(seed, "gibbs chains"), count)
+    values = _flat(q, q.values(keys.key(seed, "gibbs chains start"), count))
+    program = _program(q, count)
+    evidence, pool, sweeps = None, [], 0
+    stages = THINNING[:JUDGING_STAGES] if judging else THINNING
+    for number, thin in enumerate(stages):
+        values, history = program(q.plan.energy, q.families, streams, values, sweeps, thin)
+        sweeps += KEPT * thin
+        draws = _draws(q, history)
+        x = quantities.matrix(q.model, draws.values, draws.derived)
+        before, evidence = evidence, measure(x.reshape(KEPT, count, -1), evidence)
+        settled = means_settled(evidence) & sds_settled(evidence)
+        pool = [*pool, (draws, x)] if before is not None and settled.all() else [(draws, x)]
+        if number >= 1 and (settled.all() or (judging and evidence.between.max() < LIMITS["between"])):
+            break
+        if deadline is not None and time.perf_counter() > deadline:
+            break
+    assert evidence is not None
+    return _concluded(evidence, pool, number + 1)
+
+
+def _concluded(evidence: Any, pool: list[Any], stages: int) -> Correction:
+    mean_ok, sd_ok, guard = means_settled(evidence), sds_settled(evidence), ""
+    unsettled = evidence.between > LIMITS["unsettled"]
+    if unsettled.any():
+        blocked = coupled(pool[-1][1], unsettled)
+        mean_ok, sd_ok, guard = mean_ok & ~blocked, sd_ok & ~blocked, "the chains have not settled"
+    x = np.concatenate([part for _, part in pool])
+    weights = np.full(len(x), 1 / len(x))
+    pooled = against(evidence, x, weights)
+    draws = [part for part, _ in pool]
+    joined = Draws(
+        np.zeros((len(x), 0)),
+        np.full(len(x), np.nan),
+        {name: np.concatenate([part.values[name] for part in draws]) for name in draws[0].values},
+        {name: np.concatenate([part.derived[name] for part in draws]) for name in draws[0].derived},
+    )
+    return Correction(joined, weights, evidence, mean_ok & pooled[0], sd_ok & pooled[1], 1.0, stages, np.inf, guard)
+
+
+def _flat(q: Product, values: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The blocks' own variables from values of the sites, chains first."""
+    return {block: jax.vmap(partial(blocks.flat, q.plan, block))(values) for block in q.plan.blocks}
+
+
+def _draws(q: Product, history: dict[str, Any]) -> Draws:
+    """Draws (transitions x chains) of the sites, from the blocks' own variables (transitions, chains, ...)."""
+    values: dict[str, np.ndarray] = {}
+    for block, x in history.items():
+        rows = np.asarray(x).reshape(-1, *x.shape[2:])
+        values |= {name: np.asarray(value) for name, value in blocks.unflat(q.plan, block, rows).items()}
+    n = len(next(iter(values.values())))
+    return Draws(np.zeros((n, 0)), np.full(n, np.nan), values, Own(q).derived(values))
+
+
+def _program(q: Product, count: int) -> Any:
+    """Compile: a stage of `KEPT` transitions of `thin` sweeps of all chains; large discrete sites are not kept."""
+    names, sliced = order(q.plan), frozenset(q.plan.damped)
+    nodes = blocks.nodes(q.plan)
+    kept = []
+    for block, sites in q.plan.blocks.items():
+        node = nodes[sites[0]]
+        if node.levels is None or KEPT * count * int(np.prod(node.shape)) <= MOST_NUMBERS:
+            kept.append(block)
+
+    def stage(energy: Any, families: Any, streams: Any, values: Any, sweeps: Any, thin: Any) -> Any:
+        every = jax.vmap(partial(one_sweep, energy, families, names, sliced))
+
+        def transition(carry: Any, number: Any) -> Any:
+            def again(part: Any, values: Any) -> Any:
+                here = jax.vmap(jax.random.fold_in, (0, None))(streams, sweeps + number * thin + part)
+                return every(values, here)[0]
+
+            values = jax.lax.fori_loop(0, thin, again, carry)
+            return values, {block: values[block] for block in kept}
+
+        return jax.lax.scan(transition, values, np.arange(KEPT))
+
+    compiled: list[Any] = []
+
+    def call(*args: Any) -> Any:
+        if not compiled:
+            compiled.append(jax.jit(stage).lower(*args).compile(compiler_options=FAST_COMPILE))
+        return compiled[0](*args)
+
+    return call

@@ -1,0 +1,107 @@
+"""Where draws of a posterior come from and how they are evaluated: one class for each kind of approximation.
+
+Gaussian approximations live on the flat unconstrained vector of a `Target`; products of exponential families live in the
+model's own space and may have discrete sites. Densities of draws are log p and log q in the space the draws were made in: their
+difference, the log importance weight, is the same in both.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from jensen.conjugacy.product import Product, StoredProduct
+from jensen.diagnostics.quantities import Draws
+from jensen.models.model import Model
+from jensen.models.target import Target
+from jensen.run import Run, run
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """Draws of a Gaussian approximation."""
+
+    target: Target
+    q: Any
+
+    def go_on(self, engine: Any, **loop: Any) -> tuple[Any, Run]:
+        """More steps of an engine from this q; `loop` goes to `run`."""
+        start = engine.family.start(self.q.mean, self.q.sd)
+        if type(self.q) is type(start):  # else linear response has left the family
+            start = self.q
+        return run(replace(engine, start=start), self.target, **loop)
+
+    def fresh(self, rng: np.random.Generator, n: int) -> Draws:
+        """Independent draws of q."""
+        z = np.asarray(self.q.sample(rng, n))
+        values, derived = self.target.constrain(z)
+        return Draws(z, self.target(z)[0], values, derived)
+
+    def log_p(self, draws: Draws) -> np.ndarray:
+        """Log joint density (n,)."""
+        return self.target(draws.z)[0]
+
+    def factors(self, draws: Draws) -> dict[str, np.ndarray]:
+        """Log density of every factor, unscaled, draws first."""
+        return self.target.factors(draws.z)
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """Draws of a product of exponential families, in the model's own space; `Draws.z` is empty."""
+
+    q: Product
+    target = None
+
+    def go_on(self, engine: Any, **loop: Any) -> tuple[Any, Run]:
+        """More sweeps from these families; `loop` goes to `run`."""
+        families, record = run(replace(engine, start=self.q.families), self.q.plan, **loop)
+        return replace(self.q, families=families), record
+
+    def fresh(self, rng: np.random.Generator, n: int) -> Draws:
+        """Independent draws of q."""
+        values = self.q.values(jax.random.key(int(rng.integers(2**31))), n)
+        return Draws(np.zeros((n, 0)), np.full(n, np.nan), values, self.derived(values))
+
+    def derived(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Deterministic quantities of values of the sites, draws first."""
+        model = self.q.model
+        if not model.derived:
+            return {}
+        found = _derived_program(model.unconstrain, model.constrain)(values, dict(model.data))
+        return {name: np.asarray(value) for name, value in found.items()}
+
+    def log_p(self, draws: Draws) -> np.ndarray:
+        """Log joint density (n,); NaN where a large discrete site was not kept."""
+        complete = all(name in draws.values for names in self.q.plan.blocks.values() for name in names)
+        return self.q.log_joint(draws.values) if complete else np.full(len(draws.log_p), np.nan)
+
+    def factors(self, draws: Draws) -> dict[str, np.ndarray]:
+        """Log density of every node at the draws, given the draws of the discrete sites."""
+        call = jax.jit(jax.vmap(self.q.plan.graph.densities, in_axes=(0, None)))
+        found = call(dict(draws.values), dict(self.q.model.data))
+        return {name: np.asarray(value) for name, value in found.items()}
+
+
+@lru_cache(maxsize=16)
+def _derived_program(unconstrain: Callable[..., Any], constrain: Callable[..., Any]) -> Callable[..., Any]:
+    def one(values: dict[str, Any], data: dict[str, Any]) -> Any:
+        discrete = {name: value for name, value in values.items() if not np.issubdtype(value.dtype, np.floating)}
+        return constrain(unconstrain(values, data) | discrete, data)[1]
+
+    return jax.jit(jax.vmap(one, in_axes=(0, None)))
+
+
+def space_of(q: Any, model: Model, precision: str) -> Flat | Own:
+    """The space of an approximation."""
+    return Own(q) if isinstance(q, Product) else Flat(Target(model, precision), q)
+
+
+def log_q(q: Any, draws: Draws) -> np.ndarray | None:
+    """Log density of an approximation at draws (n,), in the space they were made in; None where it has no code."""
+    if isinstance(q, StoredProduct):
+        return None
+    return q.log_prob_values(draws.values) if isinstance(q, Product) else np.asarray(q.log_prob(draws.z))

@@ -1,0 +1,473 @@
+"""Many rows: discrete sites whose probabilities are never stored, only summed, chunk by chunk.
+
+An independent discrete site z that no other discrete site meets in a node has, given the mean parameters mu of all others,
+
+    phi_nk = softmax_k e_nk,    e_nk = sum_p sum_j T_pnj psi_pkj[u_pn](mu),    max over phi of ELBO terms with z = sum_n logsumexp_k e_nk
+
+(parts p of its tables, columns j of the data, u_pn the *cell* of row n: rows with equal reads). All that other blocks need is
+
+    S_pukj = sum of phi_nk T_pnj over the rows n of cell u,     energy given phi = sum_p <S_p, psi_p(mu)>,
+
+which is a plain `Sum` that does not know the number of rows. One pass over chunks of rows computes S and the logsumexps, so memory
+is that of the columns of the data that are not constant. Rows with equal cells and columns have equal phi and are merged into one
+with a multiplicity (tokens of one word in one document). Rows may be shuffled, for stochastic variational inference.
+
+The numbers are those of coordinate ascent with stored probabilities, up to rounding.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jensen.conjugacy.cells import _cells
+from jensen.conjugacy.energy import Constant, Energy
+from jensen.conjugacy.pieces import Rows, Sum, static
+from jensen.conjugacy.plan import Plan
+
+SMALLEST = 50_000
+"""Sites with fewer rows keep their probabilities."""
+ROWS = 4096
+"""Of a chunk: larger ones leave the cache, and are split up between threads, whose start costs more than they save."""
+_FEW = 8
+_FOLD = 16
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Known:
+    """In the place of a `Psi`: numbers that do not depend on q, (C, 1, 1, J)."""
+
+    values: Any
+
+    def __call__(self, moments: Any) -> Any:
+        """The numbers."""
+        return self.values
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One table of a site: psi at its cells (C or 1, U or 1, E, J), and the stats that go with it.
+
+    Attributes
+    ----------
+    psi
+        Of the cells.
+    fixed
+        Stats that are the same in all rows, (C or 1, E * J); zero in the others' places.
+    node
+        Whose table it is.
+    varying
+        Places of the other stats in E * J.
+    columns
+        Their rows in the site's columns.
+    code
+        Row of the site's codes that says each row's cell; -1 when there is one cell.
+    cells
+        Their number U.
+    """
+
+    psi: Any
+    fixed: Any
+    node: str = static()
+    varying: tuple[int, ...] = static()
+    columns: tuple[int, ...] = static()
+    code: int = static()
+    cells: int = static()
+
+    def natural(self, moments: Any, levels: int) -> tuple[Any, Any]:
+        """Constant part of the table (U, C) and slopes along the columns (U, C, len(columns))."""
+        psi = self._spread(self.psi(moments), levels)
+        psi = jnp.moveaxis(psi, 0, 1)
+        return (psi * self.fixed).sum(-1), psi[..., np.array(self.varying, int)]
+
+    def piece(self, counts: Any, sums: Any, moments: Any) -> Sum:
+        """The part's term given phi: counts (U, C) and sums (U, C, len(columns)) of phi."""
+        shape = self._shape(jax.eval_shape(self.psi, moments).shape)
+        stat = (counts[..., None] * self.fixed).at[..., np.array(self.varying, int)].add(sums)
+        return Sum(jnp.moveaxis(stat, 0, 1).reshape(*stat.shape[1::-1], *shape), self.psi)
+
+    def _shape(self, psi: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.fixed.shape[-1] // psi[3], psi[3])
+
+    def _spread(self, psi: Any, levels: int) -> Any:
+        return jnp.broadcast_to(psi, (levels, self.cells, *self._shape(psi.shape))).reshape(levels, self.cells, -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Local:
+    """A discrete site without stored probabilities.
+
+    Attributes
+    ----------
+    parts
+        Of its tables.
+    columns
+        Data (chunks, J, rows); J may be 0.
+    codes
+        Cells (chunks, codes, rows).
+    weights
+        Multiplicities of rows (chunks, rows), zero in the padding; None when all are one.
+    count
+        Number of rows, without the padding.
+    site, levels
+        Its name and number of levels.
+    """
+
+    parts: tuple[Part, ...]
+    columns: Any
+    codes: Any
+    weights: Any
+    count: Any
+    site: str = static()
+    levels: int = static()
+
+    @property
+    def chunks(self) -> int:
+        """Their number."""
+        return int(self.columns.shape[0])
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of rows of every chunk; on the host."""
+        return _sizes(int(self.count), self.chunks)
+
+    @property
+    def multiplicities(self) -> np.ndarray:
+        """The same with every row counted as often as it was merged."""
+        return self.sizes.astype(float) if self.weights is None else np.asarray(self.weights).sum(1)
+
+    def natural(self, moments: Any) -> list[tuple[Any, Any]]:
+        """`Part.natural` of all parts."""
+        return [part.natural(moments, self.levels) for part in self.parts]
+
+    def multiplicity(self, number: Any) -> Any:
+        """Weights (rows,) of a chunk."""
+        if self.weights is not None:
+            return self.weights[number]
+        size = self.count // self.chunks + (number < self.count % self.chunks)
+        return jnp.where(jnp.arange(self.columns.shape[-1]) < size, 1.0, 0.0)
+
+    def table(self, natural: Sequence[tuple[Any, Any]], number: Any) -> Any:
+        """Expected log density of a chunk's rows under every level, (C, rows)."""
+        data = self.columns[number]
+        offset, slope = jnp.zeros(self.levels), jnp.zeros((self.levels, data.shape[0]))
+        spread: Any = 0.0
+        for part, (constant, slopes) in zip(self.parts, natural, strict=True):
+            places = np.array(part.columns, int)
+            if part.code < 0:
+                offset, slope = offset + constant[0], slope.at[:, places].add(slopes[0])
+                continue
+            code = self.codes[number, part.code]
+            spread = spread + constant[code].T
+            if part.columns:
+                spread = spread + (slopes[code] * data[places].T[:, None]).sum(-1).T
+        return (slope @ data if data.shape[0] else jnp.zeros((1, data.shape[1]))) + offset[:, None] + spread
+
+    def sums(self, number: Any, odds: Any, scale: Any) -> Any:
+        """Sums of phi = odds (C, rows) * scale (rows,): counts (C,), sums (C, J), {part: (U, C, 1 + its columns)}."""
+        data = self.columns[number]
+        cells = {}
+        for place, part in enumerate(self.parts):
+            if part.code < 0:
+                continue
+            own, phi = data[np.array(part.columns, int)].T, (odds * scale).T[..., None]
+            own = jnp.concatenate([jnp.ones((len(own), 1)), own], 1)
+            zero = jnp.zeros((part.cells, self.levels, own.shape[1]))
+            cells[place] = zero.at[self.codes[number, part.code]].add(phi * own[:, None])
+        return odds @ scale, _moments(odds, data * scale), cells
+
+
+def split(
+    plan: Plan, smallest: int = SMALLEST, rows: int = ROWS, shuffle: np.random.Generator | None = None
+) -> tuple[Energy, tuple[Local, ...], tuple[np.ndarray, ...]]:
+    """The energy without the tables of its large discrete sites, and these sites.
+
+    Parameters
+    ----------
+    plan
+        With an energy.
+    smallest
+        Sites with fewer rows are left in the energy.
+    rows
+        Of a chunk.
+    shuffle
+        Makes the order of the rows random. None: it is kept.
+
+    Returns
+    -------
+    Energy
+    tuple of Local
+    tuple of arrays
+        The rows of each, in the order of the chunks; of rows that are merged the first one.
+    """
+    assert plan.energy is not None and plan.layout is not None
+    energy, found, orders = plan.energy, [], []
+    for node in plan.graph.nodes:
+        if node.name not in energy.discrete or int(np.prod(node.shape)) < smallest:
+            continue
+        one = local(plan, node.name, rows, shuffle)
+        if one is not None:
+            found.append(one[0])
+            orders.append(one[1])
+    gone = {one.site for one in found}
+    tables = {node: tables for node, tables in energy.tables.items() if not gone & set(tables.sites)}
+    discrete = tuple(name for name in energy.discrete if name not in gone)
+    return replace(energy, tables=tables, discrete=discrete), tuple(found), tuple(orders)
+
+
+def total(local: Local, moments: Mapping[str, Any], order: Any = None, low: Any = 0, high: Any = None) -> Any:
+    """The sums of `chunk` over the chunks order[low:high], with phi at its best given `moments`; by default over all."""
+    natural = local.natural(moments)
+    order = jnp.arange(local.chunks) if order is None else order
+
+    def add(number: Any, carry: Any) -> Any:
+        return jax.tree.map(jnp.add, carry, chunk(local, natural, order[number]))
+
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: chunk(local, natural, order[0])))
+    return lax.fori_loop(low, local.chunks if high is None else high, add, zero)
+
+
+def held(local: Local, chunks: int, probs: np.ndarray) -> Any:
+    """The same sums over the first chunks, for probabilities (rows, C) that are given; on the host."""
+    sizes = local.sizes[:chunks]
+    inside = np.arange(local.columns.shape[-1]) < sizes[:, None]
+
+    def rows(array: Any) -> np.ndarray:
+        return np.moveaxis(np.asarray(array[:chunks]), 1, 0)[:, inside]
+
+    data, codes = rows(local.columns), rows(local.codes)
+    weights = np.ones(len(probs)) if local.weights is None else np.asarray(local.weights[:chunks])[inside]
+    phi = probs * weights[:, None]
+    cells = {}
+    for place, part in enumerate(local.parts):
+        if part.code >= 0:
+            own = [np.ones(len(probs)), *(data[column] for column in part.columns)]
+            sums = [[np.bincount(codes[part.code], p * x, part.cells) for x in own] for p in phi.T]
+            cells[place] = np.moveaxis(np.array(sums), -1, 0)
+    entropy = -(phi * np.log(np.maximum(probs, 1e-300))).sum()
+    return phi.sum(0), (data @ phi).T, cells, np.asarray(entropy)
+
+
+def given(
+    energy: Energy, local: Local, found: Any, moments: Mapping[str, Any], times: Any = 1.0
+) -> tuple[Energy, Any]:
+    """The energy with a site's sums in it, each row `times`, and the entropy of its phi.
+
+    The entropy is right when `moments` are where the sums were computed.
+    """
+    counts, sums, cells, logs = jax.tree.map(lambda x: times * x, found)
+    pieces, entropy = dict(energy.sums), logs
+    for place, part in enumerate(local.parts):
+        if part.code < 0:
+            piece = part.piece(counts[None], sums[:, np.array(part.columns, int)][None], moments)
+        else:
+            piece = part.piece(cells[place][..., 0], cells[place][..., 1:], moments)
+        pieces[part.node] = (*pieces.get(part.node, ()), piece)
+        entropy = entropy - piece(moments)
+    return replace(energy, sums=pieces), entropy
+
+
+def chunk(local: Local, natural: Sequence[tuple[Any, Any]], number: Any) -> Any:
+    """Sums over one chunk of rows.
+
+    Parameters
+    ----------
+    local, natural
+        A site, and its `Local.natural`.
+    number
+        Of the chunk.
+
+    Returns
+    -------
+    counts (C,), sums (C, J), {part: (U, C, 1 + its columns)}, sum of logsumexp
+    """
+    table = local.table(natural, number)
+    top = table.max(0)
+    # A barrier: otherwise every sum below computes its exponentials anew.
+    odds = lax.optimization_barrier(jnp.exp(table - top))
+    norm = odds.sum(0)
+    weights = local.multiplicity(number)
+    if local.weights is None:
+        # 1 <= norm <= C: a product of a few has one logarithm instead of many.
+        logs = jnp.log(jnp.where(weights > 0, norm, 1.0).reshape(_FOLD, -1).prod(0)).sum() + (weights * top).sum()
+    else:
+        logs = (weights * (jnp.log(norm) + top)).sum()
+    return *local.sums(number, odds, weights / norm), logs
+
+
+def _moments(odds: Any, data: Any) -> Any:
+    """odds (C, rows) times data (J, rows): (C, J); few columns one by one, which is faster."""
+    if len(data) > _FEW:
+        return odds @ data.T
+    return jnp.stack([odds @ column for column in data], 1) if len(data) else jnp.zeros((len(odds), 0))
+
+
+def responsibilities(plan: Plan, families: Mapping[str, Any], site: str, rows: Any = None) -> Any:
+    """Probabilities of the levels of a site's rows, from the families of all other blocks.
+
+    Parameters
+    ----------
+    plan
+        The model's.
+    families
+        By block; the site's own is not needed.
+    site
+        An independent discrete site that shares no node with other discrete sites.
+    rows
+        Flat indices; None: all.
+
+    Returns
+    -------
+    array
+        (rows, levels).
+    """
+    assert plan.energy is not None
+    moments = {block: family.moments() for block, family in families.items() if block != site}
+    total: Any = 0.0
+    for tables in plan.energy.tables.values():
+        if site not in tables.sites:
+            continue
+        for part in tables.parts:
+            some = part if rows is None else jax.tree.map(lambda leaf: some_rows(leaf, rows), part)
+            if rows is not None and isinstance(part, Constant):
+                some = Constant(part.values if len(part.values) == 1 else part.values[rows])
+            total = total + some.table(moments, tables.count)
+    return jax.nn.softmax(total)
+
+
+def some_rows(leaf: Any, rows: Any) -> Any:
+    """Some rows of an array of a table."""
+    return leaf[:, rows] if np.ndim(leaf) >= 3 and leaf.shape[1] > 1 else leaf
+
+
+# -- on the host ---------------------------------------------------------------------------------------------------------
+
+
+def local(
+    plan: Plan, site: str, rows: int = ROWS, shuffle: np.random.Generator | None = None
+) -> tuple[Local, np.ndarray] | None:
+    """A discrete site as chunks; None when that cannot be: other discrete sites in its tables, or too many cells."""
+    energy, size = plan.energy, int(np.prod(next(node.shape for node in plan.graph.nodes if node.name == site)))
+    nodes = {node: tables for node, tables in energy.tables.items() if site in tables.sites}  # type: ignore[union-attr]
+    if site in energy.chains or any(tables.sites != (site,) for tables in nodes.values()):  # type: ignore[union-attr]
+        return None
+    parts: list[Part] = []
+    columns: list[np.ndarray] = []
+    codes: list[np.ndarray] = []
+    levels = next(iter(nodes.values())).count
+    for node, tables in nodes.items():
+        for table in tables.parts:
+            part = _part(node, table, size, levels, columns, codes)
+            if part is None:
+                return None
+            parts.append(part)
+    weights, kept = _merged(columns, codes, size)
+    if shuffle is not None:
+        order = shuffle.permutation(size if kept is None else len(kept))
+        kept = order if kept is None else kept[order]
+        weights = None if weights is None else weights[order]
+    count = size if kept is None else len(kept)
+    found = Local(
+        tuple(parts),
+        _chunked(columns, kept, count, rows, float),
+        _chunked(codes, kept, count, rows, np.int32),
+        None if weights is None else _chunked([weights], None, count, rows, float)[:, 0],
+        count,
+        site,
+        levels,
+    )
+    return found, np.arange(size) if kept is None else kept
+
+
+def _part(node: str, table: Any, size: int, levels: int, columns: list[Any], codes: list[Any]) -> Part | None:
+    """A table's part, with its columns and codes appended."""
+    if isinstance(table, Constant):
+        values = np.asarray(table.values)
+        if len(values) == 1:
+            return Part(Known(values.T.reshape(-1, 1, 1, 1)), np.ones((1, 1)), node, (), (), -1, 1)
+        stat, psi = values[None, :, None], Known(np.eye(levels).reshape(levels, 1, 1, levels))
+    elif isinstance(table, Rows):
+        stat, psi = np.asarray(table.stat), table.psi
+    else:
+        return None
+    if stat.shape[0] > 1 and stat.shape[1] > 1:
+        return None
+    flat = [leaf for leaf in jax.tree.leaves(psi) if np.ndim(leaf) >= 3 and leaf.shape[1] == size > 1]
+    code, cells = -1, 1
+    leaves = jax.tree.leaves(psi)
+    lead = [np.shape(leaf)[2] for leaf in leaves if np.ndim(leaf) >= 3]
+    rest = max([stat.shape[2], *lead])
+    if flat and not isinstance(psi, Known):
+        first, cell, cells = _cells(_keys(flat, size))
+        if 2 * cells * rest > size:
+            return None
+        if first is not None:
+            psi = jax.tree.map(
+                lambda leaf: np.asarray(leaf)[:, first] if np.ndim(leaf) >= 3 and leaf.shape[1] == size else leaf, psi
+            )
+            code = len(codes)
+            codes.append(cell)
+        else:
+            psi = jax.tree.map(lambda leaf: leaf[:, :1] if np.ndim(leaf) >= 3 else leaf, psi)
+    stat = np.broadcast_to(stat, (*stat.shape[:2], rest, stat.shape[3])).reshape(*stat.shape[:2], -1)
+    moving = [j for j in range(stat.shape[-1]) if stat.shape[1] > 1 and (stat[0, :, j] != stat[0, 0, j]).any()]
+    fixed = np.array(stat[:, 0])
+    fixed[:, moving] = 0.0
+    places = range(len(columns), len(columns) + len(moving))
+    columns += [stat[0, :, j] for j in moving]
+    return Part(psi, fixed, node, tuple(moving), tuple(places), code, cells)
+
+
+def _keys(leaves: Sequence[Any], size: int) -> list[np.ndarray]:
+    """Integer columns (size,) that tell rows with different index arrays apart."""
+    keys: list[np.ndarray] = []
+    for leaf in leaves:
+        for column in np.moveaxis(np.asarray(leaf), 1, 0).reshape(size, -1).T:
+            if column.dtype.kind == "f":
+                column = np.unique(column, return_inverse=True)[1]
+            shifted = column - column[0]
+            if shifted.any() and not any(np.array_equal(shifted, key - key[0]) for key in keys):
+                keys.append(column)
+    return keys
+
+
+def _merged(columns: Sequence[Any], codes: Sequence[Any], size: int) -> tuple[Any, Any]:
+    """Multiplicities and first rows of the sets of equal rows; (None, None) when a sample has no two equal ones."""
+    few = np.random.default_rng(0).choice(size, min(size, 4096), replace=False)
+
+    def keys(rows: Any) -> list[np.ndarray]:
+        whole = [np.unique(column[rows], return_inverse=True)[1] for column in columns]
+        return whole + [code[rows] for code in codes]
+
+    if _cells(keys(few))[2] == len(few):
+        return None, None
+    first, cell, count = _cells(keys(slice(None)))
+    if first is None:
+        return np.array([float(size)]), np.zeros(1, int)
+    if 2 * count > size * 1.8:
+        return None, None
+    return np.bincount(cell, minlength=count).astype(float), first  # type: ignore[arg-type]
+
+
+def _sizes(count: int, chunks: int) -> np.ndarray:
+    """Rows of every chunk: as even as can be, since small ones would be noisy batches."""
+    return count // chunks + (np.arange(chunks) < count % chunks)
+
+
+def _chunked(arrays: Sequence[Any], kept: Any, count: int, rows: int, dtype: Any) -> np.ndarray:
+    """(chunks, arrays, rows), every chunk padded with zeros."""
+    chunks = -(-count // rows)
+    size, more = divmod(count, chunks)
+    found = np.zeros((chunks, len(arrays), -(-(size + (more > 0)) // _FOLD) * _FOLD), dtype)
+    for place, array in enumerate(arrays):
+        array = array if kept is None else array[kept]
+        found[:more, place, : size + 1] = array[: more * (size + 1)].reshape(more, size + 1)
+        found[more:, place, :size] = array[more * (size + 1) :].reshape(chunks - more, size)
+    return found

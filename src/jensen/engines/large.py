@@ -1,0 +1,241 @@
+"""Coordinate ascent for many rows: `jensen.engines.chunked` inside of the sweep of `jensen.engines.coordinate`.
+
+    S <- pass over all rows at the current q      then      eta_k <- d/dmu_k [E_rest + sum_p <S_p, psi_p>]   block by block
+
+which is a sweep of coordinate ascent with the same numbers; the probabilities of the rows are never stored. The start is found on
+a few chunks of rows, each of which counts for many: levels from clusters, held while the other blocks move to them,
+then some sweeps. Families are those of all other blocks; `chunked.responsibilities` gives the discrete site's.
+
+The compiled program does the steps of a schedule, and steps of stochastic variational inference (`jensen.engines.natural`) are
+steps with some of the chunks and a length rho < 1. Start, passes and such steps share it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jensen.conjugacy import blocks, starts
+from jensen.conjugacy.energy import Constant, Energy
+from jensen.conjugacy.plan import Plan
+from jensen.core import keys
+from jensen.engines import chunked, coordinate
+from jensen.engines.chunked import Local
+from jensen.engines.engine import Ticks
+
+STEPS = coordinate.CHUNK
+"""Most steps of one call."""
+SAMPLE = 20_000
+"""Rows of the start."""
+SWEEPS = 30
+"""Of the start, on these rows."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """What each of the steps of a call does.
+
+    Attributes
+    ----------
+    order
+        For each large site, its chunks in the order of this call.
+    low, high, times
+        For each large site and step: the places in `order` of the step's chunks, and for how many each of their rows counts.
+    rho
+        Length of every step.
+    held
+        Number of first steps whose sums are the given ones.
+    """
+
+    order: tuple[Any, ...]
+    low: Any
+    high: Any
+    times: Any
+    rho: Any
+    held: Any = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """The problem, the families of all blocks but the large sites', the ELBO, and what decides when to stop."""
+
+    energy: Energy
+    locals: tuple[Local, ...]
+    names: tuple[str, ...]
+    families: Any
+    elbo: float = -np.inf
+    count: int = 1
+    still: int = 0
+    taken: int = 0
+    broken: bool = False
+
+
+@dataclass(frozen=True)
+class LargeCoordinateAscent:
+    """Coordinate ascent that stores no probabilities of large discrete sites.
+
+    Attributes
+    ----------
+    start
+        Families to start from, without those of the large sites; None: from some of the rows, by the seed.
+    tolerance
+        Relative increase of the ELBO below which a pass counts as still; two in a row end the fit.
+    smallest
+        Discrete sites with fewer rows keep their probabilities.
+    """
+
+    start: Any = None
+    tolerance: float = coordinate.STILL
+    smallest: int = chunked.SMALLEST
+
+    def init(self, target: Plan, seed: int) -> State:
+        """First state."""
+        return begin(target, seed, self.start, self.smallest, chunked.ROWS)
+
+    def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
+        """Some passes."""
+        begun = time.perf_counter()
+        state, elbos = steps(state, target, full(state.locals), state.count)
+        seconds = time.perf_counter() - begun
+        if state.broken:
+            note = "the ELBO of a pass is not finite; the state before is kept"
+            return state, Ticks(-elbos, done=True, note=note)
+        still = state.still
+        for gain, elbo in zip(np.diff(np.concatenate([[state.elbo], elbos])), elbos, strict=True):
+            still = still + 1 if gain <= self.tolerance * (1.0 + abs(elbo)) else 0
+        count = state.count if seconds > coordinate.CHUNK_SECONDS else min(2 * state.count, STEPS)
+        return replace(state, elbo=float(elbos[-1]), count=count, still=still), Ticks(-elbos, done=still >= 2)
+
+    def finish(self, state: State) -> Any:
+        """Families by block, without those of the large sites."""
+        return state.families
+
+    def converged(self, state: State) -> bool:
+        """Whether two passes in a row changed nothing."""
+        return state.still >= 2 and not state.broken
+
+
+def full(locals_: Sequence[Local]) -> Schedule:
+    """Steps over all rows."""
+    high = np.array([np.full(STEPS, one.chunks) for one in locals_], int).reshape(-1, STEPS)
+    order = tuple(np.arange(one.chunks) for one in locals_)
+    return Schedule(order, np.zeros_like(high), high, np.ones(high.shape), np.ones(STEPS))
+
+
+def steps(
+    state: State, target: Plan, schedule: Schedule, count: int, fixed: Sequence[Any] | None = None
+) -> tuple[State, np.ndarray]:
+    """Do the first `count` steps of a schedule: the new state, and the ELBO after each (those that are finite)."""
+    if fixed is None:
+        shapes = jax.eval_shape(lambda q: [chunked.total(one, _moments(q)) for one in state.locals], state.families)
+        fixed = jax.tree.map(lambda x: np.zeros(x.shape), shapes)
+    program = partial(_program, names=state.names, damped=frozenset(target.damped))
+    families, elbos, good = program(state.energy, state.locals, state.families, schedule, list(fixed), count)
+    elbos = np.asarray(elbos)[:count]
+    broken = not bool(good)
+    return replace(state, families=families, broken=broken, taken=state.taken + count), elbos[np.isfinite(elbos)]
+
+
+@partial(jax.jit, static_argnames=("names", "damped"))
+def _program(
+    energy: Energy,
+    locals_: tuple[Local, ...],
+    families: Any,
+    schedule: Schedule,
+    fixed: list[Any],
+    count: Any,
+    *,
+    names: tuple[str, ...],
+    damped: frozenset[str],
+) -> tuple[Any, Any, Any]:
+    """Steps: families after the last finite one, ELBOs (STEPS,), whether all are finite."""
+
+    def one(number: Any, carry: Any) -> Any:
+        families, elbos, good = carry
+        moments, whole, entropy = _moments(families), energy, jnp.zeros(())
+        for place, (local, order, given) in enumerate(zip(locals_, schedule.order, fixed, strict=True)):
+            low, high = schedule.low[place, number], schedule.high[place, number]
+            found = chunked.total(local, moments, order, low, jnp.where(number < schedule.held, low, high))
+            found = jax.tree.map(partial(jnp.where, number < schedule.held), given, found)
+            whole, more = chunked.given(whole, local, found, moments, schedule.times[place, number])
+            entropy = entropy + more
+        new = _sweep(whole, families, moments, names, damped, schedule.rho[number])
+        elbo = coordinate.elbo(whole, new, _moments(new)) + entropy
+        good = good & jnp.isfinite(elbo)
+        return jax.tree.map(partial(jnp.where, good), new, families), elbos.at[number].set(elbo), good
+
+    return jax.lax.fori_loop(0, count, one, (families, jnp.full(STEPS, jnp.nan), jnp.array(True)))
+
+
+def _sweep(
+    energy: Energy, families: Any, moments: Any, names: tuple[str, ...], damped: frozenset[str], rho: Any
+) -> Any:
+    """Move every block in turn by rho towards its optimum."""
+    families, moments = dict(families), dict(moments)
+    for block in names:
+        step = coordinate.damped_update if block in damped else coordinate.update
+        best, _ = step(energy, families, moments, block)
+        old = families[block]
+        families[block] = jax.tree.map(lambda a, b: jnp.where(rho < 1, a + rho * (b - a), b), old, best)
+        moments[block] = families[block].moments()
+    return families
+
+
+def _moments(families: Any) -> Any:
+    return {block: family.moments() for block, family in families.items()}
+
+
+# -- the start -------------------------------------------------------------------------------------------------------------
+
+
+def begin(target: Plan, seed: int, start: Any, smallest: int, rows: int) -> State:
+    """The state before the first pass; rows are in random order."""
+    rng = keys.generator(seed, "coordinate ascent")
+    energy, locals_, orders = chunked.split(target, smallest, rows, rng)
+    gone = {local.site for local in locals_}
+    names = tuple(name for name in coordinate.order(target) if name not in gone)
+    energy, locals_ = jax.tree.map(jnp.asarray, (energy, locals_))
+    if start is not None:
+        return State(energy, locals_, names, {block: q for block, q in start.items() if block in names})
+    small, chunks = target, []
+    for local, order in zip(locals_, orders, strict=True):
+        # Sites with a parameter for every few rows (documents) need more rows than others to know something about each.
+        wanted = max(SAMPLE, 20 * max(part.cells for part in local.parts))
+        chunks.append(min(local.chunks, -(-wanted // local.columns.shape[-1])))
+        small = subset(small, local.site, order[: local.sizes[: chunks[-1]].sum()])
+    families = starts.start(small, rng)
+    fixed = []
+    for local, some in zip(locals_, chunks, strict=True):
+        logits = np.asarray(families[local.site].logits).reshape(-1, local.levels)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        fixed.append(chunked.held(local, some, odds / odds.sum(1, keepdims=True)))
+    schedule = full(locals_)
+    share = [local.multiplicities.sum() / local.multiplicities[:some].sum() for local, some in zip(locals_, chunks, strict=True)]
+    high, times = schedule.high * 0 + np.array(chunks, int)[:, None], schedule.times * np.array(share)[:, None]
+    schedule = replace(schedule, high=high, times=times, held=starts.HELD)
+    state = State(energy, locals_, names, {block: families[block] for block in names})
+    state, _ = steps(state, target, schedule, starts.HELD + SWEEPS, fixed)
+    return replace(state, broken=False, taken=0)
+
+
+def subset(plan: Plan, site: str, rows: Any) -> Plan:
+    """The plan with some of a discrete site's rows only, as a flat site; everything else stays."""
+    assert plan.energy is not None
+
+    def part(table: Any) -> Any:
+        if isinstance(table, Constant):
+            return Constant(table.values if len(table.values) == 1 else table.values[rows])
+        return jax.tree.map(lambda leaf: chunked.some_rows(leaf, rows), table)
+
+    tables = {
+        name: replace(one, parts=tuple(part(table) for table in one.parts)) if site in one.sites else one
+        for name, one in plan.energy.tables.items()
+    }
+    nodes = tuple(replace(node, shape=(len(rows),)) if node.name == site else node for node in plan.graph.nodes)
+    return replace(plan, graph=replace(plan.graph, nodes=nodes), energy=replace(plan.energy, tables=tables))

@@ -1,0 +1,109 @@
+"""What the tests of conjugacy share: plans without ceremony, one random q, and E_q[log p] by Monte Carlo."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tests.conjugacy.zoo import example
+
+from jensen.conjugacy import blocks
+from jensen.conjugacy.certificate import Certificate, certify
+from jensen.conjugacy.plan import Plan, make_plan
+from jensen.conjugacy.probe import FAST_COMPILE
+from jensen.core.precision import scope
+from jensen.engines.coordinate import one_sweep, order
+from jensen.families.gaussian import Gaussian
+from jensen.models.numpyro_graph import graph
+
+
+def make(model: Callable[..., Any], data: Mapping[str, Any], groups: Any = None, **static: Any) -> Plan:
+    """The plan of a NumPyro model, in float64."""
+    with scope("float64"):
+        return make_plan(graph(model, data, static), data, groups)
+
+
+@cache
+def plan(name: str, joint: bool = False) -> Plan:
+    """The plan of a model of the zoo; made once. Every site is a block of its own unless `joint`."""
+    entry = example(name)
+    return make(entry.model, entry.data, None if joint else (), **entry.static)
+
+
+@cache
+def zoo_certificate(name: str) -> Certificate:
+    """The certificate of a model of the zoo, with the default blocks."""
+    with scope("float64"):
+        return certify(plan(name, joint=True), example(name).data)
+
+
+def passes(found: Plan, data: Mapping[str, Any]) -> bool:
+    """Whether a plan has an energy that the certificate believes."""
+    if found.energy is None:
+        return False
+    with scope("float64"):
+        certificate = certify(found, data)
+    return not certificate.failed and not certificate.bent
+
+
+def _compiled(function: Callable[..., Any], *arguments: Any) -> Any:
+    return jax.jit(function).lower(*arguments).compile(compiler_options=FAST_COMPILE)
+
+
+def sweeps(found: Plan, families: Any, count: int, names: tuple[str, ...] = ()) -> tuple[Any, np.ndarray]:
+    """Families and ELBO after every sweep."""
+    damped, elbos = frozenset(found.damped), []
+    with scope("float64"):
+        step = _compiled(lambda energy, q: one_sweep(energy, q, names or order(found), damped), found.energy, families)
+        for _ in range(count):
+            families, elbo = step(found.energy, families)
+            elbos.append(float(elbo))
+    return families, np.array(elbos)
+
+
+def start(found: Plan, seed: int = 0) -> Any:
+    """Families to begin with."""
+    with scope("float64"):
+        return blocks.start(found, np.random.default_rng(seed))
+
+
+def expectation(found: Plan, families: Any) -> float:
+    """The energy at the moments of q."""
+    with scope("float64"):
+        moments = {block: family.moments() for block, family in families.items()}
+        return float(_compiled(lambda energy, moments: energy(moments), found.energy, moments)(found.energy, moments))
+
+
+def monte_carlo(found: Plan, data: Mapping[str, Any], families: Any, draws: int = 4000) -> tuple[float, float]:
+    """E_q[log p] by the densities of the model's own distributions, and the standard error of it."""
+    with scope("float64"):
+
+        def total(families: Any, data: Any) -> Any:
+            values = {}
+            for number, (block, family) in enumerate(families.items()):
+                values |= blocks.unflat(found, block, family.sample(jax.random.key(number), draws))
+            one = lambda some: sum(jnp.sum(rows) for rows in found.graph.densities(some, data).values())  # noqa: E731
+            return jax.lax.map(one, values, batch_size=1000)
+
+        drawn = np.asarray(_compiled(total, families, dict(data))(families, dict(data)))
+    return float(drawn.mean()), float(drawn.std() / np.sqrt(draws))
+
+
+def random_start(found: Plan, seed: int = 0) -> Any:
+    """A start whose Gaussians have means away from zero and correlations, so that no error hides behind a zero."""
+    rng = np.random.default_rng(seed)
+
+    def shaken(family: Any) -> Any:
+        if not isinstance(family, Gaussian):
+            return family
+        n = family.pattern.n
+        point = Gaussian.point(family.pattern, rng.uniform(0.3, 1.0, n), rng.uniform(0.05, 0.2, n))
+        off = rng.uniform(-1.0, 1.0, family.pattern.size - n) * 5.0 / max(n, 2)  # rows' sums stay below the diagonal
+        return replace(point, precision=point.precision.at[n:].set(off))
+
+    families = start(found, seed)
+    with scope("float64"):
+        return {block: shaken(family) for block, family in families.items()}

@@ -1,0 +1,71 @@
+"""Sweeps of coordinate ascent are those derived by hand, the ELBO rises, and fixed points are those of BayesPy."""
+
+import numpy as np
+import pytest
+from tests.conjugacy import bayespy_oracle
+from tests.conjugacy.bridge import compare, families
+from tests.conjugacy.checks import plan, start, sweeps
+from tests.conjugacy.hand import HAND
+from tests.conjugacy.zoo import MODELS, example
+
+from jensen.core.precision import scope
+
+EQUAL = 1e-10
+
+
+def _hand_start(name: str, seed: int = 0):
+    hand, found = HAND[name], plan(name)
+    state = hand.start(example(name).arguments, np.random.default_rng(seed))
+    with scope("float64"):
+        return state, families(found, state)
+
+
+@pytest.mark.parametrize("name", HAND)
+def test_ten_sweeps_are_those_derived_by_hand(name):
+    hand, data, found = HAND[name], example(name).arguments, plan(name)
+    state, q = _hand_start(name)
+    q, elbos = sweeps(found, q, 10, example(name).order)
+    expected = []
+    for _ in range(10):
+        state = hand.sweep(state, data)
+        expected.append(hand.elbo(state, data))
+    with scope("float64"):
+        assert max(compare(found, q, state).values()) < EQUAL
+    np.testing.assert_allclose(elbos, expected, rtol=EQUAL)
+
+
+@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
+def test_elbo_rises_with_joint_blocks(entry):
+    found = plan(entry.name, joint=True)
+    for seed in (0, 1):
+        _, elbos = sweeps(found, start(found, seed), 15)
+        assert np.isfinite(elbos).all()
+        assert np.diff(elbos).min() >= -1e-11 * np.abs(elbos).max()
+
+
+@pytest.mark.parametrize("name", ["multilevel", "multilevel_correlated", "varying_slopes"])
+def test_joint_blocks_are_no_worse(name):
+    """Mean field over sites is a special case of the joint Gaussian, whose bound is therefore higher."""
+    ends = []
+    for joint in (False, True):
+        found = plan(name, joint)
+        ends.append(sweeps(found, start(found), 400 if not joint else 60)[1][-1])
+    assert ends[1] > ends[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("gmm", 100), ("regression", 60), ("multilevel", 200), ("hmm", 60), ("bpca", 30)]
+)
+def test_fixed_points_are_those_of_bayespy(name, count):
+    """The same bound to 1e-8 after many sweeps from the same start; factor models converge slowly, and are compared earlier."""
+    pytest.importorskip("bayespy")
+    state, q = _hand_start(name)
+    q, elbos = sweeps(plan(name), q, count, example(name).order)
+    expected, moments = bayespy_oracle.run(name, example(name).arguments, state, example(name).order, count)
+    np.testing.assert_allclose(elbos[-1], expected[-1], rtol=1e-8)
+    if name != "bpca":
+        assert abs(elbos[-1] - elbos[-2]) < 1e-7 * abs(elbos[-1])
+    for site, pattern in plan(name).layout.pattern.items():
+        with scope("float64"):
+            mean = np.asarray(q[site].moments()["mean"])
+        np.testing.assert_allclose(mean, np.asarray(moments[site][0]).reshape(-1), atol=1e-7 * np.sqrt(pattern.n))
