@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jensen.conjugacy.product import Product, StoredProduct
+from jensen.conjugate.product import Product, StoredProduct
 from jensen.core.errors import FileError, OptionError
 from jensen.core.layout import Derived, Site
 from jensen.diagnostics.quantities import Draws

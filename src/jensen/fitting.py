@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jensen.conjugacy.explain import certified, explain
-from jensen.conjugacy.plan import Plan
-from jensen.conjugacy.product import Product
+from jensen.conjugate.explain import certified, explain
+from jensen.conjugate.plan import Plan
+from jensen.conjugate.product import Product
 from jensen.core import keys, layout
 from jensen.core.errors import FitWarning, OptionError, UnsupportedError
 from jensen.core.precision import scope

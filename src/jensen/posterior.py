@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jensen import archive
-from jensen.conjugacy.product import Product, StoredProduct
+from jensen.conjugate.product import Product, StoredProduct
 from jensen.core import keys, layout, precision
 from jensen.core.errors import DataError, OptionError
 from jensen.core.threads import one_blas_thread

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jensen.conjugacy import blocks
+from jensen.conjugate import blocks
 from jensen.families.discrete import Categorical
 from jensen.families.exponential import Beta, Dirichlet, Gamma, InverseGamma
 from jensen.families.gaussian import Gaussian

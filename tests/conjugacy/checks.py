@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from tests.conjugacy.zoo import example
 
-from jensen.conjugacy import blocks
-from jensen.conjugacy.certificate import Certificate, certify
-from jensen.conjugacy.plan import Plan, make_plan
-from jensen.conjugacy.probe import FAST_COMPILE
+from jensen.conjugate import blocks
+from jensen.conjugate.certificate import Certificate, certify
+from jensen.conjugate.plan import Plan, make_plan
+from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core.precision import scope
 from jensen.engines.coordinate import one_sweep, order
 from jensen.families.gaussian import Gaussian
 from jensen.models.numpyro_graph import graph
 
 
-def make(model: Callable[..., Any], data: Mapping[str, Any], groups: Any = None, **static: Any) -> Plan:
+def make(model: Callable[..., Any], data: Mapping[str, Any], groups: Any = None, /, **static: Any) -> Plan:
     """The plan of a NumPyro model, in float64."""
     with scope("float64"):
         return make_plan(graph(model, data, static), data, groups)

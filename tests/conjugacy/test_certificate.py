@@ -10,8 +10,8 @@ from numpyro import sample
 from tests.conjugacy.checks import make, passes, plan, zoo_certificate
 from tests.conjugacy.zoo import CONTROLS, MODELS, example
 
-from jensen.conjugacy import plan as planning
-from jensen.conjugacy.certificate import LIMIT, certify
+from jensen.conjugate import plan as planning
+from jensen.conjugate.certificate import LIMIT, certify
 from jensen.core.precision import scope
 from jensen.models.numpyro_graph import graph
 
@@ -37,7 +37,8 @@ def test_models_pass(entry):
 
 
 @pytest.mark.parametrize(
-    "name", [entry.name for entry in CONTROLS if "refused" not in entry.sites.values() and entry.name != "swamped_prior"]
+    "name",
+    [entry.name for entry in CONTROLS if "refused" not in entry.sites.values() and entry.name != "swamped_prior"],
 )
 def test_controls_with_an_energy_pass(name):
     found = plan(name, joint=True)
@@ -89,7 +90,7 @@ def test_role_forced_through_is_caught(model, monkeypatch):
 
 def test_statistic_forced_through_is_caught_by_affinity(monkeypatch):
     """With E[s]^p for E[s^p] every point mass is right, and the energy is bent."""
-    from jensen.conjugacy.pieces import Read
+    from jensen.conjugate.pieces import Read
 
     honest = Read.mean
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tests.conjugacy.zoo import example
 
-from jensen.conjugacy import blocks
-from jensen.conjugacy.plan import make_plan
+from jensen.conjugate import blocks
+from jensen.conjugate.plan import make_plan
 from jensen.core.precision import scope
 from jensen.engines.coordinate import CoordinateAscent
 from jensen.engines.gibbs import Gibbs
@@ -65,7 +65,7 @@ slow = pytest.mark.slow
     ("name", "bias"),
     [
         ("dirichlet_multinomial", 0.0),
-        ("inverse_gamma", 0.02),
+        pytest.param("inverse_gamma", 0.02, marks=slow),
         pytest.param("gamma_poisson", 0.02, marks=slow),
         pytest.param("regression", 0.05, marks=slow),
         pytest.param("varying_slopes", 0.05, marks=slow),

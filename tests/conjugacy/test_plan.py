@@ -108,7 +108,7 @@ def test_blocks_are_checked():
 
 
 def test_seed_does_not_matter():
-    from jensen.conjugacy.plan import make_plan
+    from jensen.conjugate.plan import make_plan
     from jensen.core.precision import scope
 
     first = plan("multilevel")

@@ -11,8 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from tests.conjugacy import zoo_data, zoo_models
 from tests.conjugacy.checks import make
 
-from jensen.conjugacy import blocks, starts
-from jensen.conjugacy.labels import canonical, collapsed, level_axes, permuted
+from jensen.conjugate import blocks, starts
+from jensen.conjugate.labels import canonical, collapsed, level_axes, permuted
 from jensen.core import keys
 from jensen.core.precision import scope
 from jensen.engines.coordinate import CoordinateAscent, bound
@@ -110,7 +110,7 @@ def test_factors_start_at_the_singular_value_decomposition():
     assert collapsed(plan, first) == []
     W[:, 1] = 1e-3
     empty = first | {"W": Gaussian.point(first["W"].pattern, W.reshape(-1), 0.01)}
-    assert collapsed(plan, empty) == ["no loading of factor 1 is told from zero in h or W: x needs fewer factors"]
+    assert collapsed(plan, empty) == ["no loading of factor 1 is told from zero in W or h: x needs fewer factors"]
     # From there a fit needs fewer sweeps than from small random means, for a better bound.
     _, record = _fit(plan)
     crude = replace(QUICK, start=blocks.start(plan, keys.generator(0, "crude")))

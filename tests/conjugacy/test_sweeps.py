@@ -1,16 +1,20 @@
 """Sweeps of coordinate ascent are those derived by hand, the ELBO rises, and fixed points are those of BayesPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.conjugacy import bayespy_oracle
 from tests.conjugacy.bridge import compare, families
 from tests.conjugacy.checks import plan, start, sweeps
 from tests.conjugacy.hand import HAND
-from tests.conjugacy.zoo import MODELS, example
+from tests.conjugacy.zoo import example
 
 from jensen.core.precision import scope
+from jensen.engines.coordinate import elbo
 
 EQUAL = 1e-10
+RISES = 1e-12
 
 
 def _hand_start(name: str, seed: int = 0):
@@ -32,25 +36,53 @@ def test_ten_sweeps_are_those_derived_by_hand(name):
     with scope("float64"):
         assert max(compare(found, q, state).values()) < EQUAL
     np.testing.assert_allclose(elbos, expected, rtol=EQUAL)
-
-
-@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
-def test_elbo_rises_with_joint_blocks(entry):
-    found = plan(entry.name, joint=True)
-    for seed in (0, 1):
-        _, elbos = sweeps(found, start(found, seed), 15)
-        assert np.isfinite(elbos).all()
-        assert np.diff(elbos).min() >= -1e-11 * np.abs(elbos).max()
+    assert np.diff(elbos).min() >= -RISES * np.abs(elbos).max()
 
 
 @pytest.mark.parametrize("name", ["multilevel", "multilevel_correlated", "varying_slopes"])
 def test_joint_blocks_are_no_worse(name):
     """Mean field over sites is a special case of the joint Gaussian, whose bound is therefore higher."""
-    ends = []
-    for joint in (False, True):
-        found = plan(name, joint)
-        ends.append(sweeps(found, start(found), 400 if not joint else 60)[1][-1])
-    assert ends[1] > ends[0]
+    joint, single = plan(name, joint=True), plan(name)
+    _, elbos = sweeps(joint, start(joint), 60)
+    assert np.diff(elbos).min() >= -RISES * np.abs(elbos).max()
+    assert elbos[-1] > sweeps(single, start(single), 300)[1][-1]
+
+
+@pytest.mark.parametrize("name", ["factorial_hmm", "random_walk_fixed"])
+def test_elbo_rises(name):
+    """The models of the zoo without a hand derivation of the default blocks."""
+    found = plan(name, joint=True)
+    _, elbos = sweeps(found, start(found), 12)
+    assert np.diff(elbos).min() >= -RISES * np.abs(elbos).max()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            "half_normal",
+            marks=pytest.mark.xfail(
+                strict=True, reason="the entropy of exp(x) is left out of the update on the logarithm"
+            ),
+        ),
+        "logistic",
+    ],
+)
+def test_damped_updates_reach_the_optimum(name):
+    """The ELBO rises, and at the end no small change of a block that is updated stepwise raises it."""
+    found = plan(name)
+    q, elbos = sweeps(found, start(found), 60)
+    assert np.diff(elbos).min() >= -RISES * np.abs(elbos).max()
+    (block,) = found.damped
+    with scope("float64"):
+        for size in (0.999, 1.001):
+            for changed in (
+                replace(q[block], h=q[block].h * size),
+                replace(q[block], precision=q[block].precision * size),
+            ):
+                other = q | {block: changed}
+                moments = {word: family.moments() for word, family in other.items()}
+                assert float(elbo(found.energy, other, moments)) < elbos[-1]
 
 
 @pytest.mark.parametrize(

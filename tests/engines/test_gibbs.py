@@ -15,7 +15,7 @@ from scipy import integrate, stats
 from tests.conjugacy.hand_chains import forward_backward, smoother
 from tests.conjugacy.zoo import example
 
-from jensen.conjugacy.plan import make_plan
+from jensen.conjugate.plan import make_plan
 from jensen.core.errors import OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.engines import gibbs

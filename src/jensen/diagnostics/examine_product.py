@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from jensen.conjugacy.product import Product, StoredProduct
+from jensen.conjugate.product import Product, StoredProduct
 from jensen.core import keys
 from jensen.diagnostics import gibbs_chains, quantities, verdict
 from jensen.diagnostics.correct import Correction

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jensen.conjugacy import blocks
-from jensen.conjugacy.probe import FAST_COMPILE
-from jensen.conjugacy.product import Product
+from jensen.conjugate import blocks
+from jensen.conjugate.probe import FAST_COMPILE
+from jensen.conjugate.product import Product
 from jensen.core import keys
 from jensen.diagnostics import quantities
 from jensen.diagnostics.correct import Correction
@@ -70,11 +70,11 @@ def correct(q: Product, *, seed: int, judging: bool = False, deadline: float | N
     count = _chains(q)
     streams = jax.random.split(keys.key(seed, "gibbs chains"), count)
     values = _flat(q, q.values(keys.key(seed, "gibbs chains start"), count))
-    program = _program(q, count)
+    chains = _Sweeps(q, count)
     evidence, pool, sweeps = None, [], 0
     stages = THINNING[:JUDGING_STAGES] if judging else THINNING
     for number, thin in enumerate(stages):
-        values, history = program(q.plan.energy, q.families, streams, values, sweeps, thin)
+        values, history = chains.stage(streams, values, sweeps, thin)
         sweeps += KEPT * thin
         draws = _draws(q, history)
         x = quantities.matrix(q.model, draws.values, draws.derived)
@@ -123,34 +123,45 @@ def _draws(q: Product, history: dict[str, Any]) -> Draws:
     return Draws(np.zeros((n, 0)), np.full(n, np.nan), values, Own(q).derived(values))
 
 
-def _program(q: Product, count: int) -> Any:
-    """Compile: a stage of `KEPT` transitions of `thin` sweeps of all chains; large discrete sites are not kept."""
-    names, sliced = order(q.plan), frozenset(q.plan.damped)
+def _kept(q: Product, count: int) -> tuple[str, ...]:
+    """Blocks whose draws are kept: not the large discrete ones."""
     nodes = blocks.nodes(q.plan)
-    kept = []
-    for block, sites in q.plan.blocks.items():
-        node = nodes[sites[0]]
-        if node.levels is None or KEPT * count * int(np.prod(node.shape)) <= MOST_NUMBERS:
-            kept.append(block)
+    return tuple(
+        block
+        for block, sites in q.plan.blocks.items()
+        if nodes[sites[0]].levels is None or KEPT * count * int(np.prod(nodes[sites[0]].shape)) <= MOST_NUMBERS
+    )
 
-    def stage(energy: Any, families: Any, streams: Any, values: Any, sweeps: Any, thin: Any) -> Any:
-        every = jax.vmap(partial(one_sweep, energy, families, names, sliced))
 
-        def transition(carry: Any, number: Any) -> Any:
-            def again(part: Any, values: Any) -> Any:
-                here = jax.vmap(jax.random.fold_in, (0, None))(streams, sweeps + number * thin + part)
-                return every(values, here)[0]
+class _Sweeps:
+    """One sweep of all chains, compiled; the host counts them.
 
-            values = jax.lax.fori_loop(0, thin, again, carry)
-            return values, {block: values[block] for block in kept}
+    A loop over sweeps inside of the program can hang on CPU: XLA's runtime loses track of LAPACK calls in nested loops.
+    """
 
-        return jax.lax.scan(transition, values, np.arange(KEPT))
+    def __init__(self, q: Product, count: int):
+        self.q, self.kept, self.compiled = q, _kept(q, count), None
+        self.every = jax.vmap(
+            partial(one_sweep, names=order(q.plan), sliced=frozenset(q.plan.damped)), (None, None, 0, 0)
+        )
 
-    compiled: list[Any] = []
+    def stage(self, streams: Any, values: Any, number: int, thin: int) -> tuple[Any, dict[str, np.ndarray]]:
+        """`KEPT` transitions of `thin` sweeps, from sweep `number` on: the last values, and the kept blocks' history."""
+        history: dict[str, list[np.ndarray]] = {block: [] for block in self.kept}
+        for sweep in range(KEPT * thin):
+            values = self._sweep(streams, values, number + sweep)
+            if (sweep + 1) % thin == 0:
+                for block in self.kept:
+                    history[block].append(np.asarray(values[block]))
+        return values, {block: np.stack(draws) for block, draws in history.items()}
 
-    def call(*args: Any) -> Any:
-        if not compiled:
-            compiled.append(jax.jit(stage).lower(*args).compile(compiler_options=FAST_COMPILE))
-        return compiled[0](*args)
+    def _sweep(self, streams: Any, values: Any, number: int) -> Any:
+        args = (self.q.plan.energy, self.q.families, values, streams, np.uint32(number))
+        if self.compiled is None:
 
-    return call
+            def sweep(energy: Any, families: Any, values: Any, streams: Any, number: Any) -> Any:
+                here = jax.vmap(jax.random.fold_in, (0, None))(streams, number)
+                return self.every(energy, families, values, here)[0]
+
+            self.compiled = jax.jit(sweep).lower(*args).compile(compiler_options=FAST_COMPILE)
+        return self.compiled(*args)

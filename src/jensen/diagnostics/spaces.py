@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jensen.conjugacy.product import Product, StoredProduct
+from jensen.conjugate.product import Product, StoredProduct
 from jensen.diagnostics.quantities import Draws
 from jensen.models.model import Model
 from jensen.models.target import Target

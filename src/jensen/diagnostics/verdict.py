@@ -216,6 +216,23 @@ def unfinished(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
     return Verdict(tuple(names), (DO_NOT_USE,) * len(names), {}, (why,), advice, log_weights, "q")
 
 
+def judge_chains(names: list[str], rhat: np.ndarray, bulk: np.ndarray, tail: np.ndarray) -> Verdict:
+    """Verdict on long chains from R-hat and effective sample sizes (K,)."""
+    constant = np.isnan(rhat)
+    mean_ok = constant | ((rhat < _RHAT[1]) & (bulk > _ENOUGH_DRAWS / 4))
+    both_ok = constant | ((rhat < _RHAT[0]) & (np.minimum(bulk, tail) > _ENOUGH_DRAWS))
+    words = _words(mean_ok, both_ok & mean_ok)
+    columns = {"r-hat": rhat, "bulk ess": bulk, "tail ess": tail}
+    worst = int(np.nanargmax(np.where(constant, 0.0, rhat)))
+    reasons = (f"the largest R-hat is {rhat[worst]:.3f}, at {names[worst]}; the smallest effective sample size {bulk.min():.0f}",)
+    advice = "Use it." if both_ok.all() else "Run longer chains: engine=jn.Gibbs(draws=...)."
+    return Verdict(tuple(names), words, columns, reasons, advice, np.full(1, np.nan), "the Gibbs chains")
+
+
+_RHAT = (1.01, 1.05)
+_ENOUGH_DRAWS = 400
+
+
 def exact(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
     """Verdict on a q that is the posterior by construction."""
     return Verdict(tuple(names), (TRUSTED,) * len(names), {}, (why,), "Use it.", log_weights, "q")

@@ -6,7 +6,7 @@
 with E the energy E_q[log p] as a function of mean parameters and ELBO = E + sum of entropies, which never decreases. Discrete
 sites come first in a sweep, then the others in the order of the model. A chunk of sweeps is one call of one compiled program.
 
-Requires a model whose plan has an energy (`jensen.conjugacy`). Each of several restarts runs the same program.
+Requires a model whose plan has an energy (`jensen.conjugate`). Each of several restarts runs the same program.
 
 References: Wainwright and Jordan (2008), Graphical models, exponential families, and variational inference; Khan and Rue (2023),
 The Bayesian learning rule, JMLR 24(281), for the steps with rho < 1.
@@ -15,17 +15,17 @@ The Bayesian learning rule, JMLR 24(281), for the steps with rho < 1.
 import time
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugacy import starts
-from jensen.conjugacy.plan import Plan
+from jensen.conjugate import starts
+from jensen.conjugate.plan import Plan
 from jensen.core import keys
 from jensen.engines.engine import Ticks
 from jensen.families import markov
-from jensen.families.gaussian import Gaussian
 from jensen.families.markov import MarkovChain
 
 CHUNK = 64
@@ -120,7 +120,7 @@ def order(target: Plan) -> tuple[str, ...]:
     return some + tuple(b for b in target.blocks if b not in some)
 
 
-_PROGRAMS: dict[Any, Any] = {}
+_PROGRAMS: WeakKeyDictionary[Plan, Any] = WeakKeyDictionary()
 
 
 def program(target: Plan) -> Any:
@@ -128,7 +128,7 @@ def program(target: Plan) -> Any:
 
     Discrete sites keep their families in the first `held` sweeps.
     """
-    if id(target) not in _PROGRAMS:
+    if target not in _PROGRAMS:
         damped, names, levels = frozenset(target.damped), order(target), discrete(target)
 
         def chunk(energy: Any, families: Any, count: Any, held: Any) -> Any:
@@ -141,9 +141,8 @@ def program(target: Plan) -> Any:
 
             return jax.lax.fori_loop(0, count, sweep, (families, jnp.full(CHUNK, jnp.nan), jnp.array(True)))
 
-        _PROGRAMS.clear()
-        _PROGRAMS[id(target)] = jax.jit(chunk)
-    return _PROGRAMS[id(target)]
+        _PROGRAMS[target] = jax.jit(chunk)
+    return _PROGRAMS[target]
 
 
 def one_sweep(
@@ -169,7 +168,7 @@ def one_sweep(
 
 def update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, Any]:
     """The block's coordinate optimum, and its moments."""
-    gradient = jax.grad(lambda own: energy(moments | {block: own}))(moments[block])
+    gradient = jax.grad(lambda own: energy(moments | {block: own}) + _volume(energy, block, own))(moments[block])
     new = families[block].from_gradient(gradient, moments[block])
     return new, new.moments()
 
@@ -179,7 +178,7 @@ def damped_update(energy: Any, families: Any, moments: Any, block: str) -> tuple
     old = families[block]
 
     def value(family: Any, own: Any) -> Any:
-        return energy(moments | {block: own}) + family.entropy()
+        return energy(moments | {block: own}) + family.entropy() + _volume(energy, block, own)
 
     before = value(old, moments[block])
     full, _ = update(energy, families, moments, block)
@@ -208,9 +207,13 @@ def elbo(energy: Any, families: Any, moments: Any) -> Any:
     total = energy(moments)
     for block, family in families.items():
         total = total + (markov.entropy(moments[block]) if isinstance(family, MarkovChain) else family.entropy())
-        if isinstance(family, Gaussian) and block in energy.logarithms:
-            total = total + moments[block]["mean"].sum()  # entropy of exp(x)
+        total = total + _volume(energy, block, moments[block])
     return total
+
+
+def _volume(energy: Any, block: str, moments: Any) -> Any:
+    """What the entropy of exp(x) has more than that of x."""
+    return moments["mean"].sum() if block in energy.logarithms else 0.0
 
 
 def bound(target: Plan, families: Any) -> float:

@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugacy import blocks
-from jensen.conjugacy.plan import Plan
+from jensen.conjugate import blocks
+from jensen.conjugate.plan import Plan
 from jensen.core import keys
 from jensen.core.errors import OptionError, UnsupportedError
 from jensen.engines.coordinate import order
@@ -247,22 +247,30 @@ def program(target: Plan, kept: tuple[str, ...], length: int) -> Any:
     Returns
     -------
     callable
-        (energy, families, keys, values, counts, sweep, count, stride, keep) -> (values, counts, values of the kept blocks
+        (energy, families, chains, values, counts, sweep, count, stride, keep) -> (values, counts, values of the kept blocks
         (length, chains, ...), log joint (length, chains), block at fault or -1): `count` steps of `stride` sweeps from
-        number `sweep` on; counts grow if `keep`.
+        number `sweep` on, with a key a chain; counts grow if `keep`.
     """
     names, sliced = order(target), frozenset(target.damped)
 
     def chunk(
-        energy: Any, families: Any, keys: Any, values: Any, counts: Any, sweep: Any, count: Any, stride: Any, keep: Any
+        energy: Any,
+        families: Any,
+        chains: Any,
+        values: Any,
+        counts: Any,
+        sweep: Any,
+        count: Any,
+        stride: Any,
+        keep: Any,
     ) -> Any:
-        every = jax.vmap(partial(one_sweep, energy, families, names, sliced))
+        every = jax.vmap(partial(one_sweep, energy, families, names=names, sliced=sliced))
         joint = jax.vmap(partial(log_joint, energy, families, names))
 
         def step(number: Any, carry: Any) -> Any:
             def again(part: Any, carry: Any) -> Any:
                 values, fault = carry
-                here = jax.vmap(jax.random.fold_in, (0, None))(keys, sweep + number * stride + part)
+                here = jax.vmap(jax.random.fold_in, (0, None))(chains, sweep + number * stride + part)
                 values, faults = every(values, here)
                 return values, jnp.where(fault < 0, _first(faults, len(names)), fault)
 
@@ -278,7 +286,7 @@ def program(target: Plan, kept: tuple[str, ...], length: int) -> Any:
             return values, counts, buffer, joints.at[number].set(logs), fault
 
         buffer = {block: jnp.zeros((length, *values[block].shape), values[block].dtype) for block in kept}
-        carry = (values, counts, buffer, jnp.zeros((length, len(keys))), jnp.array(-1))
+        carry = (values, counts, buffer, jnp.zeros((length, len(chains))), jnp.array(-1))
         return jax.lax.fori_loop(0, count, step, carry)
 
     programs = _PROGRAMS.setdefault(target, {})
@@ -304,7 +312,7 @@ def log_joint(energy: Any, families: Any, names: tuple[str, ...], values: Any) -
 
 
 def one_sweep(
-    energy: Any, families: Any, names: tuple[str, ...], sliced: frozenset[str], values: Any, key: Any
+    energy: Any, families: Any, values: Any, key: Any, names: tuple[str, ...], sliced: frozenset[str]
 ) -> tuple[Any, Any]:
     """Draw every block of one chain once; also the number of the first block at fault, len(names) if there is none."""
     values, fault = dict(values), len(names)

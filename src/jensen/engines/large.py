@@ -1,10 +1,10 @@
-"""Coordinate ascent for many rows: `jensen.engines.chunked` inside of the sweep of `jensen.engines.coordinate`.
+"""Coordinate ascent for many rows: `jensen.conjugate.local` inside of the sweep of `jensen.engines.coordinate`.
 
     S <- pass over all rows at the current q      then      eta_k <- d/dmu_k [E_rest + sum_p <S_p, psi_p>]   block by block
 
 which is a sweep of coordinate ascent with the same numbers; the probabilities of the rows are never stored. The start is found on
 a few chunks of rows, each of which counts for many: levels from clusters, held while the other blocks move to them,
-then some sweeps. Families are those of all other blocks; `chunked.responsibilities` gives the discrete site's.
+then some sweeps. Families are those of all other blocks; `local.responsibilities` gives the discrete site's.
 
 The compiled program does the steps of a schedule, and steps of stochastic variational inference (`jensen.engines.natural`) are
 steps with some of the chunks and a length rho < 1. Start, passes and such steps share it.
@@ -20,18 +20,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugacy import blocks, starts
-from jensen.conjugacy.energy import Constant, Energy
-from jensen.conjugacy.plan import Plan
+from jensen.conjugate import starts
+from jensen.conjugate.chunks import ROWS, split
+from jensen.conjugate.energy import Constant, Energy
+from jensen.conjugate.local import Local, given, held, some_rows, total
+from jensen.conjugate.plan import Plan
 from jensen.core import keys
-from jensen.engines import chunked, coordinate
-from jensen.engines.chunked import Local
+from jensen.engines import coordinate
 from jensen.engines.engine import Ticks
 
 STEPS = coordinate.CHUNK
 """Most steps of one call."""
 SAMPLE = 20_000
 """Rows of the start."""
+ROWS_A_CELL = 20
+"""More rows for models with parameters of their own for groups of rows."""
 SWEEPS = 30
 """Of the start, on these rows."""
 
@@ -63,7 +66,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class State:
-    """The problem, the families of all blocks but the large sites', the ELBO, and what decides when to stop."""
+    """The problem, the families of all blocks but the large sites', the ELBO, and what decides when to stop.
+
+    `blank` are sums of the large sites that nobody reads: what steps over rows are given in the place of those that are held.
+    """
 
     energy: Energy
     locals: tuple[Local, ...]
@@ -74,6 +80,7 @@ class State:
     still: int = 0
     taken: int = 0
     broken: bool = False
+    blank: Any = None
 
 
 @dataclass(frozen=True)
@@ -87,16 +94,16 @@ class LargeCoordinateAscent:
     tolerance
         Relative increase of the ELBO below which a pass counts as still; two in a row end the fit.
     smallest
-        Discrete sites with fewer rows keep their probabilities.
+        Discrete sites with fewer rows keep their probabilities; None: as suits their tables.
     """
 
     start: Any = None
     tolerance: float = coordinate.STILL
-    smallest: int = chunked.SMALLEST
+    smallest: int | None = None
 
     def init(self, target: Plan, seed: int) -> State:
         """First state."""
-        return begin(target, seed, self.start, self.smallest, chunked.ROWS)
+        return begin(target, seed, self.start, self.smallest, ROWS)
 
     def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
         """Some passes."""
@@ -132,11 +139,12 @@ def steps(
     state: State, target: Plan, schedule: Schedule, count: int, fixed: Sequence[Any] | None = None
 ) -> tuple[State, np.ndarray]:
     """Do the first `count` steps of a schedule: the new state, and the ELBO after each (those that are finite)."""
-    if fixed is None:
-        shapes = jax.eval_shape(lambda q: [chunked.total(one, _moments(q)) for one in state.locals], state.families)
-        fixed = jax.tree.map(lambda x: np.zeros(x.shape), shapes)
+    if state.blank is None:
+        shapes = jax.eval_shape(lambda some, q: [total(one, _moments(q)) for one in some], state.locals, state.families)
+        state = replace(state, blank=jax.tree.map(lambda x: np.zeros(x.shape), shapes))
+    fixed = state.blank if fixed is None else list(fixed)
     program = partial(_program, names=state.names, damped=frozenset(target.damped))
-    families, elbos, good = program(state.energy, state.locals, state.families, schedule, list(fixed), count)
+    families, elbos, good = program(state.energy, state.locals, state.families, schedule, fixed, count)
     elbos = np.asarray(elbos)[:count]
     broken = not bool(good)
     return replace(state, families=families, broken=broken, taken=state.taken + count), elbos[np.isfinite(elbos)]
@@ -159,11 +167,11 @@ def _program(
     def one(number: Any, carry: Any) -> Any:
         families, elbos, good = carry
         moments, whole, entropy = _moments(families), energy, jnp.zeros(())
-        for place, (local, order, given) in enumerate(zip(locals_, schedule.order, fixed, strict=True)):
+        for place, (local, order, own) in enumerate(zip(locals_, schedule.order, fixed, strict=True)):
             low, high = schedule.low[place, number], schedule.high[place, number]
-            found = chunked.total(local, moments, order, low, jnp.where(number < schedule.held, low, high))
-            found = jax.tree.map(partial(jnp.where, number < schedule.held), given, found)
-            whole, more = chunked.given(whole, local, found, moments, schedule.times[place, number])
+            found = total(local, moments, order, low, jnp.where(number < schedule.held, low, high))
+            found = jax.tree.map(partial(jnp.where, number < schedule.held), own, found)
+            whole, more = given(whole, local, found, moments, schedule.times[place, number])
             entropy = entropy + more
         new = _sweep(whole, families, moments, names, damped, schedule.rho[number])
         elbo = coordinate.elbo(whole, new, _moments(new)) + entropy
@@ -194,33 +202,34 @@ def _moments(families: Any) -> Any:
 # -- the start -------------------------------------------------------------------------------------------------------------
 
 
-def begin(target: Plan, seed: int, start: Any, smallest: int, rows: int) -> State:
+def begin(target: Plan, seed: int, start: Any, smallest: int | None, rows: int) -> State:
     """The state before the first pass; rows are in random order."""
     rng = keys.generator(seed, "coordinate ascent")
-    energy, locals_, orders = chunked.split(target, smallest, rows, rng)
+    energy, locals_, orders = split(target, smallest, rows, rng)
     gone = {local.site for local in locals_}
     names = tuple(name for name in coordinate.order(target) if name not in gone)
     energy, locals_ = jax.tree.map(jnp.asarray, (energy, locals_))
     if start is not None:
         return State(energy, locals_, names, {block: q for block, q in start.items() if block in names})
-    small, chunks = target, []
+    small, firsts, sweeps = target, [], SWEEPS
     for local, order in zip(locals_, orders, strict=True):
-        # Sites with a parameter for every few rows (documents) need more rows than others to know something about each.
-        wanted = max(SAMPLE, 20 * max(part.cells for part in local.parts))
-        chunks.append(min(local.chunks, -(-wanted // local.columns.shape[-1])))
-        small = subset(small, local.site, order[: local.sizes[: chunks[-1]].sum()])
+        cells = max(part.cells for part in local.parts)
+        firsts.append(min(local.chunks, -(-max(SAMPLE, ROWS_A_CELL * cells) // local.columns.shape[-1])))
+        small = subset(small, local.site, order[: local.sizes[: firsts[-1]].sum()])
+        # Parameters of few rows each (topics of a document) would settle on what these rows say, and not leave it again.
+        sweeps = 0 if cells * ROWS_A_CELL > SAMPLE else sweeps
     families = starts.start(small, rng)
-    fixed = []
-    for local, some in zip(locals_, chunks, strict=True):
+    fixed, times = [], []
+    for local, first in zip(locals_, firsts, strict=True):
         logits = np.asarray(families[local.site].logits).reshape(-1, local.levels)
         odds = np.exp(logits - logits.max(1, keepdims=True))
-        fixed.append(chunked.held(local, some, odds / odds.sum(1, keepdims=True)))
+        fixed.append(held(local, first, odds / odds.sum(1, keepdims=True)))
+        times.append(np.full(STEPS, local.multiplicities.sum() / local.multiplicities[:first].sum()))
     schedule = full(locals_)
-    share = [local.multiplicities.sum() / local.multiplicities[:some].sum() for local, some in zip(locals_, chunks, strict=True)]
-    high, times = schedule.high * 0 + np.array(chunks, int)[:, None], schedule.times * np.array(share)[:, None]
-    schedule = replace(schedule, high=high, times=times, held=starts.HELD)
+    high = np.zeros_like(schedule.high) + np.array(firsts, int)[:, None]
+    schedule = replace(schedule, high=high, times=np.array(times).reshape(high.shape), held=starts.HELD)
     state = State(energy, locals_, names, {block: families[block] for block in names})
-    state, _ = steps(state, target, schedule, starts.HELD + SWEEPS, fixed)
+    state, _ = steps(state, target, schedule, starts.HELD + sweeps, fixed)
     return replace(state, broken=False, taken=0)
 
 
@@ -231,7 +240,7 @@ def subset(plan: Plan, site: str, rows: Any) -> Plan:
     def part(table: Any) -> Any:
         if isinstance(table, Constant):
             return Constant(table.values if len(table.values) == 1 else table.values[rows])
-        return jax.tree.map(lambda leaf: chunked.some_rows(leaf, rows), table)
+        return jax.tree.map(lambda leaf: some_rows(leaf, rows), table)
 
     tables = {
         name: replace(one, parts=tuple(part(table) for table in one.parts)) if site in one.sites else one

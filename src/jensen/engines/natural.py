@@ -3,7 +3,8 @@
 A step takes a batch B of the N rows, gives its discrete sites their best phi, and moves every other block towards the optimum
 that it would have if all rows were like these,
 
-    eta_k <- (1 - rho_t) eta_k + rho_t dE_B / dmu_k,     E_B = E_rest + N / |B| sum_{n in B} <phi_n, e_n>,     rho_t = (t + tau)^-kappa
+    eta_k <- (1 - rho_t) eta_k + rho_t dE_B / dmu_k,    rho_t = (t + tau)^-kappa,
+    E_B = E_rest + N / |B| sum of <phi_n, e_n> over the rows n of B.
 
 Batches are chunks of rows that were shuffled once (gathering rows in every step takes several times longer), in a new order in
 every pass. The steps run inside of compiled loops. The last step is a whole pass of coordinate ascent, which gives the exact
@@ -18,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from jensen.conjugacy.plan import Plan
+from jensen.conjugate import chunks
+from jensen.conjugate.plan import Plan
 from jensen.core import keys
 from jensen.core.errors import OptionError, UnsupportedError
-from jensen.engines import chunked, large
+from jensen.engines import large
 from jensen.engines.engine import Ticks
 from jensen.engines.large import Schedule, State
 
@@ -44,7 +46,7 @@ class NaturalGradient:
         Families to start from, without those of the large sites; None: from some of the rows, by the seed.
     """
 
-    batch_size: int = chunked.ROWS
+    batch_size: int = chunks.ROWS
     kappa: float = 0.7
     tau: float = 10.0
     passes: int = 4
@@ -63,11 +65,11 @@ class NaturalGradient:
 
     def init(self, target: Plan, seed: int) -> "Stochastic":
         """First state."""
-        state = large.begin(target, seed, self.start, 2 * self.batch_size, min(self.batch_size, chunked.ROWS))
+        state = large.begin(target, seed, self.start, 2 * self.batch_size, min(self.batch_size, chunks.ROWS))
         if not state.locals:
             raise UnsupportedError(
-                f"the model has no rows to take batches of: no independent discrete site with {2 * self.batch_size} rows or more was "
-                "seen; use coordinate ascent, or a smaller batch_size."
+                "the model has no rows to take batches of: no independent discrete site with "
+                f"{2 * self.batch_size} rows or more was seen; use coordinate ascent, or a smaller batch_size."
             )
         return Stochastic(state, seed)
 

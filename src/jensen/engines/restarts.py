@@ -1,8 +1,9 @@
 """Restarts: several starts of coordinate ascent run for a few sweeps, and the best of them by the ELBO goes on alone.
 
 Mixtures, topics, hidden Markov and factor models have local optima, and ELBOs of the same model and family compare. The starts
-run one after the other through one compiled program: a sweep of most models takes less than a millisecond, so that eight starts
-cost less than the compilation of a second, batched program (and a `lax.cond` under `jax.vmap` would run both its branches).
+run one after the other through one compiled program. Batching them instead is no faster once compiled (12 levels, 1,000
+rows, 8 starts of 31 sweeps on two cores: 0.08 s, one after the other 0.07 s), needs a second program whose compilation takes
+longer than the starts, and would run both branches of every `lax.cond`.
 """
 
 from dataclasses import dataclass, replace
@@ -10,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jensen.conjugacy import blocks
-from jensen.conjugacy.plan import Plan
-from jensen.conjugacy.special import PoissonSum, Products
+from jensen.conjugate import blocks
+from jensen.conjugate.plan import Plan
+from jensen.conjugate.special import PoissonSum, Products
 from jensen.core.errors import OptionError
 from jensen.engines import coordinate
 from jensen.engines.coordinate import CoordinateAscent

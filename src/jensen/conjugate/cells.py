@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jensen.conjugacy.layout import Layout
-from jensen.conjugacy.pieces import Moments2, Psi, Read, Rows, Sum
-from jensen.conjugacy.slots import Slot, fit
-from jensen.conjugacy.terms import Entries, Log, MatrixQuadratic, Quadratic, Term
+from jensen.conjugate.layout import Layout
+from jensen.conjugate.pieces import Moments2, Psi, Read, Rows, Sum
+from jensen.conjugate.slots import Slot, fit
+from jensen.conjugate.terms import Entries, Log, MatrixQuadratic, Quadratic, Term
 
 MOST_STATS = 60_000_000
 """Numbers a term's stats may hold."""

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugacy import blocks
-from jensen.conjugacy.plan import Plan
-from jensen.conjugacy.probe import FAST_COMPILE, coordinate
+from jensen.conjugate import blocks
+from jensen.conjugate.plan import Plan
+from jensen.conjugate.probe import FAST_COMPILE, coordinate
 from jensen.core import keys
 from jensen.families.gaussian import Gaussian
 from jensen.models.graph import Node

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugacy.dependence import dependence
-from jensen.conjugacy.slots import LARGE, Affine, Pair, Slot, compact, decode, decode_pairs, partitions, tangents
+from jensen.conjugate.dependence import dependence
+from jensen.conjugate.slots import LARGE, Affine, Pair, Slot, compact, decode, decode_pairs, partitions, tangents
 from jensen.core import keys
 from jensen.models.graph import Graph, Node
 
@@ -30,6 +30,8 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
 }
 FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """For programs that run a handful of times: compiling them is all they cost."""
+MANY = 100_000
+"""Numbers in the data, from which on the cheapest partitions are tried by themselves first."""
 _CLOSE = 1e-7
 
 
@@ -207,6 +209,10 @@ class _Tangents:
 
     def read(self) -> dict[View, Reading]:
         splits = {name: partitions(self.latents[name].shape) for name in self.sites}
+        if sum(np.size(array) for array in self.data.values()) > MANY:
+            found = self._simply({name: split[:1] for name, split in splits.items()})
+            if found is not None:
+                return found
         stacks = {name: tangents(split, self.rng) for name, split in splits.items()}
         program = self._program(self.reads, {name: stack for name, (stack, _) in stacks.items()})
         constant, checked, pushed = program(self.zero)
@@ -221,7 +227,9 @@ class _Tangents:
             unread = any(self.latents[name].levels is None and name not in self.sites for name in names)
             if unread or any(some is None for some in slots[view].values()):
                 continue
-            affine = Affine(compact(constant[view]), tuple(slot for some in slots[view].values() for slot in some or ()))
+            affine = Affine(
+                compact(constant[view]), tuple(slot for some in slots[view].values() for slot in some or ())
+            )
             if _agree(affine.at(self.random), checked[view]):
                 found[view] = found[view]._replace(affine=affine)
             elif view.transform == "id":
@@ -237,6 +245,22 @@ class _Tangents:
                 view: a for view, a in crooked.items() if {self.sites[name] for name in self.reads[view]} == {words}
             }
             found |= self._products(words, some, found, checked, program, splits, stacks, pushed)
+        return found
+
+    def _simply(self, splits: dict[str, list[np.ndarray]]) -> dict[View, Reading] | None:
+        """All readings by the cheapest partition of every site, which spares most of the memory; None when one needs another."""
+        stacks = {name: tangents(split, self.rng) for name, split in splits.items()}
+        constant, checked, pushed = self._program(self.reads, {name: s for name, (s, _) in stacks.items()})(self.zero)
+        found = {}
+        for view, names in self.jobs.items():
+            found[view] = Reading(names, self.levels[view], None, shape=constant[view].shape)
+            if any(self.latents[name].levels is None and name not in self.sites for name in names):
+                continue
+            slots = [decode(name, splits[name], pushed[view][name], stacks[name][1]) for name in self.reads[view]]
+            affine = Affine(compact(constant[view]), tuple(slot for some in slots for slot in some or ()))
+            if None in slots or not _agree(affine.at(self.random), checked[view]):
+                return None
+            found[view] = found[view]._replace(affine=affine)
         return found
 
     def _one_by_one(self, slots: dict[View, dict[str, list[Slot] | None]]) -> None:

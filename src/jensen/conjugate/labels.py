@@ -15,14 +15,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugacy import blocks
-from jensen.conjugacy.energy import Tables
-from jensen.conjugacy.pieces import Rows
-from jensen.conjugacy.plan import GAUSSIAN, Plan
-from jensen.conjugacy.special import Products
+from jensen.conjugate import blocks
+from jensen.conjugate.energy import Tables
+from jensen.conjugate.pieces import Rows
+from jensen.conjugate.plan import GAUSSIAN, Plan
+from jensen.conjugate.probe import FAST_COMPILE
+from jensen.conjugate.special import Products
 from jensen.core.errors import OptionError
+from jensen.families.discrete import Categorical
 from jensen.families.gaussian import Gaussian
 from jensen.families.markov import MarkovChain
 
@@ -39,6 +43,7 @@ _MATRICES = ("wishart", "inverse wishart")
 _SIMPLEX = "dirichlet"
 
 Axes = dict[str, frozenset[int]]
+Summaries = dict[str, dict[str, np.ndarray]]
 
 
 def level_axes(plan: Plan, site: str, *, own: bool = True) -> Axes:
@@ -156,9 +161,10 @@ def canonical(plan: Plan, families: blocks.Families, value: Callable[[blocks.Fam
         Block -> family. Sites whose levels are not exchangeable (the ELBO changes) keep their order.
     """
     assert plan.energy is not None
+    known = _summaries(families)
     before = None
     for site in plan.energy.discrete:
-        order = _order(plan, families, site)
+        order = _order(plan, known, site)
         if np.array_equal(order, np.arange(len(order))):
             continue
         new = permuted(plan, families, site, order)
@@ -166,7 +172,7 @@ def canonical(plan: Plan, families: blocks.Families, value: Callable[[blocks.Fam
             continue
         before = value(families) if before is None else before
         if abs(value(new) - before) <= SAME * (1.0 + abs(before)):
-            families = new
+            families, known = new, _summaries(new)
     return families
 
 
@@ -225,34 +231,49 @@ def _moved(family: Gaussian, elements: np.ndarray) -> Gaussian | None:
     return Gaussian(np.asarray(family.h)[elements], precision, pattern)
 
 
-def _order(plan: Plan, families: blocks.Families, site: str) -> np.ndarray:
+def _order(plan: Plan, known: Summaries, site: str) -> np.ndarray:
     layout = plan.layout
     assert layout is not None
     for name, axes in level_axes(plan, site, own=False).items():
         if layout.role[name] != _SIMPLEX and layout.role[name] not in _MATRICES:
-            mean, _ = _summary(plan, families, name)
+            mean, _ = _site(plan, known, name)
             first = np.moveaxis(mean, min(axes), 0).reshape(mean.shape[min(axes)], -1)[:, 0]
             return np.argsort(first, kind="stable")
-    return np.argsort(-_expected(families[site]), kind="stable")
+    probs = known[site]["probs"]
+    return np.argsort(-probs.reshape(-1, probs.shape[-1]).sum(0), kind="stable")
 
 
-def _expected(family: Any) -> np.ndarray:
-    """Expected number of rows of every level."""
-    probs = np.asarray(family.moments()["probs"])
-    return probs.reshape(-1, probs.shape[-1]).sum(0)
+def _numbers(families: blocks.Families) -> dict[str, dict[str, Any]]:
+    found = {}
+    for block, family in families.items():
+        if isinstance(family, Categorical | MarkovChain):
+            found[block] = {"probs": family.moments()["probs"]}
+        elif isinstance(family, Gaussian):
+            moments = family.moments()
+            found[block] = {"mean": moments["mean"], "sd": jnp.sqrt(moments["cov"][: family.pattern.n])}
+        else:
+            found[block] = {"mean": family.mean, "sd": family.sd}
+    return found
 
 
-def _summary(plan: Plan, families: blocks.Families, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sd of a site in q, in its shape; of its logarithm where that is Gaussian."""
+_compiled = jax.jit(_numbers, compiler_options=FAST_COMPILE)
+
+
+def _summaries(families: blocks.Families) -> Summaries:
+    """Block -> "probs", or "mean" and "sd" (of the logarithm where that is Gaussian): one program for all."""
+    return jax.tree.map(np.asarray, _compiled(families))
+
+
+def _site(plan: Plan, known: Summaries, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd of a site, in its shape."""
     layout, shape = plan.layout, blocks.nodes(plan)[name].shape
     assert layout is not None
-    family = families[layout.block[name]]
-    if isinstance(family, Gaussian):
-        moments, offset = family.moments(), layout.offset[name]
-        inside = slice(offset, offset + int(np.prod(shape)))
-        cov = np.asarray(moments["cov"])[inside]
-        return np.asarray(moments["mean"])[inside].reshape(shape), np.sqrt(cov).reshape(shape)
-    return np.broadcast_to(np.asarray(family.mean), shape), np.broadcast_to(np.asarray(family.sd), shape)
+    block = layout.block[name]
+    mean, sd = known[block]["mean"], known[block]["sd"]
+    if name in layout.offset:
+        inside = slice(layout.offset[name], layout.offset[name] + int(np.prod(shape)))
+        return mean[inside].reshape(shape), sd[inside].reshape(shape)
+    return np.broadcast_to(mean, shape), np.broadcast_to(sd, shape)
 
 
 # -- collapsed optima --------------------------------------------------------------------------------------------------------
@@ -261,9 +282,9 @@ def _summary(plan: Plan, families: blocks.Families, name: str) -> tuple[np.ndarr
 def collapsed(plan: Plan, families: blocks.Families) -> list[str]:
     """What is degenerate about converged families, one sentence each; empty when nothing is."""
     assert plan.energy is not None
-    found = []
+    found, known = [], _summaries(families)
     for site in plan.energy.discrete:
-        probs = np.asarray(families[site].moments()["probs"])
+        probs = known[site]["probs"]
         probs = probs.reshape(-1, probs.shape[-1])
         if len(probs) <= probs.shape[1]:
             continue
@@ -278,13 +299,13 @@ def collapsed(plan: Plan, families: blocks.Families) -> list[str]:
             found.append(
                 f"{_levels(empty)} of {site} hold{'s' * (len(empty) == 1)} less than one row; fewer levels would do"
             )
-        for j, k in _copies(plan, families, children, probs.shape[1]):
+        for j, k in _copies(plan, known, children, probs.shape[1]):
             if j not in empty and k not in empty:
                 found.append(f"levels {j} and {k} of {site} are copies of each other; use another seed or fewer levels")
     for name, pieces in plan.energy.sums.items():
         for piece in pieces:
             if isinstance(piece, Products):
-                unused = _unused(piece, families)
+                unused = _unused(piece, known)
                 if len(unused):
                     numbers = ", ".join(map(str, unused))
                     found.append(
@@ -298,11 +319,11 @@ def _levels(numbers: np.ndarray) -> str:
     return f"level{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def _copies(plan: Plan, families: blocks.Families, axes: Axes, levels: int) -> list[tuple[int, int]]:
+def _copies(plan: Plan, known: Summaries, axes: Axes, levels: int) -> list[tuple[int, int]]:
     """Pairs of levels between which nothing that is read by level differs."""
     gaps = []
     for name, along in axes.items():
-        mean, sd = (np.moveaxis(array, min(along), 0).reshape(levels, -1) for array in _summary(plan, families, name))
+        mean, sd = (np.moveaxis(array, min(along), 0).reshape(levels, -1) for array in _site(plan, known, name))
         gaps.append(np.abs(mean[:, None] - mean[None]) / np.sqrt(0.5 * (sd[:, None] ** 2 + sd[None] ** 2)))
     if not gaps:
         return []
@@ -310,12 +331,10 @@ def _copies(plan: Plan, families: blocks.Families, axes: Axes, levels: int) -> l
     return [(j, k) for j in range(levels) for k in range(j + 1, levels) if far[j, k] < ALIKE]
 
 
-def _unused(piece: Products, families: blocks.Families) -> np.ndarray:
+def _unused(piece: Products, known: Summaries) -> np.ndarray:
     """Numbers of the products of which one side is zero within its own uncertainty."""
     weak = np.zeros(len(piece.x), bool)
     for block, index in ((piece.pair[0], piece.x), (piece.pair[1], piece.y)):
-        moments = families[block].moments()
-        mean, cov = np.asarray(moments["mean"]), np.asarray(moments["cov"])
         elements = np.asarray(index).reshape(len(piece.x), -1)
-        weak |= (np.abs(mean[elements]) < FEEBLE * np.sqrt(cov[elements])).all(1)
+        weak |= (np.abs(known[block]["mean"][elements]) < FEEBLE * known[block]["sd"][elements]).all(1)
     return np.flatnonzero(weak)

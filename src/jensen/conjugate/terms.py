@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jensen.conjugacy.probe import Probe, Reading, View
-from jensen.conjugacy.slots import Affine, Pair, Slot
+from jensen.conjugate.probe import Probe, Reading, View
+from jensen.conjugate.slots import Affine, Pair, Slot
 from jensen.models.graph import Node
 
 ONE_MINUS = "1-"
@@ -58,7 +58,7 @@ class Quadratic(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """E[f(eta)] with f one of `jensen.conjugacy.predicted` and `data` its arrays."""
+    """E[f(eta)] with f one of `jensen.conjugate.predicted` and `data` its arrays."""
 
     rule: str
     data: dict[str, np.ndarray]

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from jensen.conjugacy import blocks
-from jensen.conjugacy.energy import Tables
-from jensen.conjugacy.pieces import Rows
-from jensen.conjugacy.plan import Plan
-from jensen.conjugacy.special import PoissonSum, Products
+from jensen.conjugate import blocks
+from jensen.conjugate.energy import Tables
+from jensen.conjugate.pieces import Rows
+from jensen.conjugate.plan import Plan
+from jensen.conjugate.special import PoissonSum, Products
 from jensen.families.discrete import Categorical
 from jensen.families.exponential import Gamma
 from jensen.families.gaussian import Gaussian

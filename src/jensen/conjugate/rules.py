@@ -7,8 +7,8 @@ rate times a value a `Mean`, a squared residual a `Quadratic`. What cannot be wr
 import numpy as np
 from scipy.special import betaln, gammaln
 
-from jensen.conjugacy.slots import Affine, Pair, Slot, fit
-from jensen.conjugacy.terms import (
+from jensen.conjugate.slots import Affine, Pair, Slot, fit
+from jensen.conjugate.terms import (
     ONE_MINUS,
     Entries,
     Factor,

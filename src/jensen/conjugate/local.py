@@ -2,17 +2,19 @@
 
 An independent discrete site z that no other discrete site meets in a node has, given the mean parameters mu of all others,
 
-    phi_nk = softmax_k e_nk,    e_nk = sum_p sum_j T_pnj psi_pkj[u_pn](mu),    max over phi of ELBO terms with z = sum_n logsumexp_k e_nk
+    phi_nk = softmax_k e_nk,    e_nk = sum_p sum_j T_pnj psi_pkj[u_pn](mu),    energy + entropy of phi = sum_n logsumexp_k e_nk
 
 (parts p of its tables, columns j of the data, u_pn the *cell* of row n: rows with equal reads). All that other blocks need is
 
     S_pukj = sum of phi_nk T_pnj over the rows n of cell u,     energy given phi = sum_p <S_p, psi_p(mu)>,
 
-which is a plain `Sum` that does not know the number of rows. One pass over chunks of rows computes S and the logsumexps, so memory
-is that of the columns of the data that are not constant. Rows with equal cells and columns have equal phi and are merged into one
-with a multiplicity (tokens of one word in one document). Rows may be shuffled, for stochastic variational inference.
+which is a plain `Sum` that does not know the number of rows. One pass over chunks of rows computes S and the logsumexps, so
+memory is that of the columns of the data that are not constant. Rows with equal cells and columns have equal phi and are merged
+into one with a multiplicity (tokens of one word in one document). Rows may be shuffled, for stochastic variational inference.
 
 The numbers are those of coordinate ascent with stored probabilities, up to rounding.
+
+Reference: Hoffman, Blei, Wang & Paisley (2013), Stochastic variational inference, JMLR 14 (local and global variables).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,17 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jensen.conjugacy.cells import _cells
-from jensen.conjugacy.energy import Constant, Energy
-from jensen.conjugacy.pieces import Rows, Sum, static
-from jensen.conjugacy.plan import Plan
+from jensen.conjugate.energy import Constant, Energy
+from jensen.conjugate.pieces import Sum, static
+from jensen.conjugate.plan import Plan
 
-SMALLEST = 50_000
-"""Sites with fewer rows keep their probabilities."""
-ROWS = 4096
-"""Of a chunk: larger ones leave the cache, and are split up between threads, whose start costs more than they save."""
+FOLD = 16
+"""Rows of a chunk come in multiples of this."""
 _FEW = 8
-_FOLD = 16
 
 
 @jax.tree_util.register_dataclass
@@ -136,7 +134,7 @@ class Local:
     @property
     def sizes(self) -> np.ndarray:
         """Number of rows of every chunk; on the host."""
-        return _sizes(int(self.count), self.chunks)
+        return sizes(int(self.count), self.chunks)
 
     @property
     def multiplicities(self) -> np.ndarray:
@@ -184,42 +182,9 @@ class Local:
         return odds @ scale, _moments(odds, data * scale), cells
 
 
-def split(
-    plan: Plan, smallest: int = SMALLEST, rows: int = ROWS, shuffle: np.random.Generator | None = None
-) -> tuple[Energy, tuple[Local, ...], tuple[np.ndarray, ...]]:
-    """The energy without the tables of its large discrete sites, and these sites.
-
-    Parameters
-    ----------
-    plan
-        With an energy.
-    smallest
-        Sites with fewer rows are left in the energy.
-    rows
-        Of a chunk.
-    shuffle
-        Makes the order of the rows random. None: it is kept.
-
-    Returns
-    -------
-    Energy
-    tuple of Local
-    tuple of arrays
-        The rows of each, in the order of the chunks; of rows that are merged the first one.
-    """
-    assert plan.energy is not None and plan.layout is not None
-    energy, found, orders = plan.energy, [], []
-    for node in plan.graph.nodes:
-        if node.name not in energy.discrete or int(np.prod(node.shape)) < smallest:
-            continue
-        one = local(plan, node.name, rows, shuffle)
-        if one is not None:
-            found.append(one[0])
-            orders.append(one[1])
-    gone = {one.site for one in found}
-    tables = {node: tables for node, tables in energy.tables.items() if not gone & set(tables.sites)}
-    discrete = tuple(name for name in energy.discrete if name not in gone)
-    return replace(energy, tables=tables, discrete=discrete), tuple(found), tuple(orders)
+def sizes(count: int, chunks: int) -> np.ndarray:
+    """Rows of every chunk: as even as can be, since small ones would be noisy batches."""
+    return count // chunks + (np.arange(chunks) < count % chunks)
 
 
 def total(local: Local, moments: Mapping[str, Any], order: Any = None, low: Any = 0, high: Any = None) -> Any:
@@ -255,9 +220,7 @@ def held(local: Local, chunks: int, probs: np.ndarray) -> Any:
     return phi.sum(0), (data @ phi).T, cells, np.asarray(entropy)
 
 
-def given(
-    energy: Energy, local: Local, found: Any, moments: Mapping[str, Any], times: Any = 1.0
-) -> tuple[Energy, Any]:
+def given(energy: Energy, local: Local, found: Any, moments: Mapping[str, Any], times: Any = 1.0) -> tuple[Energy, Any]:
     """The energy with a site's sums in it, each row `times`, and the entropy of its phi.
 
     The entropy is right when `moments` are where the sums were computed.
@@ -296,14 +259,14 @@ def chunk(local: Local, natural: Sequence[tuple[Any, Any]], number: Any) -> Any:
     weights = local.multiplicity(number)
     if local.weights is None:
         # 1 <= norm <= C: a product of a few has one logarithm instead of many.
-        logs = jnp.log(jnp.where(weights > 0, norm, 1.0).reshape(_FOLD, -1).prod(0)).sum() + (weights * top).sum()
+        logs = jnp.log(jnp.where(weights > 0, norm, 1.0).reshape(FOLD, -1).prod(0)).sum() + (weights * top).sum()
     else:
         logs = (weights * (jnp.log(norm) + top)).sum()
     return *local.sums(number, odds, weights / norm), logs
 
 
 def _moments(odds: Any, data: Any) -> Any:
-    """odds (C, rows) times data (J, rows): (C, J); few columns one by one, which is faster."""
+    """Odds (C, rows) times data (J, rows): (C, J); few columns one by one, which is faster."""
     if len(data) > _FEW:
         return odds @ data.T
     return jnp.stack([odds @ column for column in data], 1) if len(data) else jnp.zeros((len(odds), 0))
@@ -345,129 +308,3 @@ def responsibilities(plan: Plan, families: Mapping[str, Any], site: str, rows: A
 def some_rows(leaf: Any, rows: Any) -> Any:
     """Some rows of an array of a table."""
     return leaf[:, rows] if np.ndim(leaf) >= 3 and leaf.shape[1] > 1 else leaf
-
-
-# -- on the host ---------------------------------------------------------------------------------------------------------
-
-
-def local(
-    plan: Plan, site: str, rows: int = ROWS, shuffle: np.random.Generator | None = None
-) -> tuple[Local, np.ndarray] | None:
-    """A discrete site as chunks; None when that cannot be: other discrete sites in its tables, or too many cells."""
-    energy, size = plan.energy, int(np.prod(next(node.shape for node in plan.graph.nodes if node.name == site)))
-    nodes = {node: tables for node, tables in energy.tables.items() if site in tables.sites}  # type: ignore[union-attr]
-    if site in energy.chains or any(tables.sites != (site,) for tables in nodes.values()):  # type: ignore[union-attr]
-        return None
-    parts: list[Part] = []
-    columns: list[np.ndarray] = []
-    codes: list[np.ndarray] = []
-    levels = next(iter(nodes.values())).count
-    for node, tables in nodes.items():
-        for table in tables.parts:
-            part = _part(node, table, size, levels, columns, codes)
-            if part is None:
-                return None
-            parts.append(part)
-    weights, kept = _merged(columns, codes, size)
-    if shuffle is not None:
-        order = shuffle.permutation(size if kept is None else len(kept))
-        kept = order if kept is None else kept[order]
-        weights = None if weights is None else weights[order]
-    count = size if kept is None else len(kept)
-    found = Local(
-        tuple(parts),
-        _chunked(columns, kept, count, rows, float),
-        _chunked(codes, kept, count, rows, np.int32),
-        None if weights is None else _chunked([weights], None, count, rows, float)[:, 0],
-        count,
-        site,
-        levels,
-    )
-    return found, np.arange(size) if kept is None else kept
-
-
-def _part(node: str, table: Any, size: int, levels: int, columns: list[Any], codes: list[Any]) -> Part | None:
-    """A table's part, with its columns and codes appended."""
-    if isinstance(table, Constant):
-        values = np.asarray(table.values)
-        if len(values) == 1:
-            return Part(Known(values.T.reshape(-1, 1, 1, 1)), np.ones((1, 1)), node, (), (), -1, 1)
-        stat, psi = values[None, :, None], Known(np.eye(levels).reshape(levels, 1, 1, levels))
-    elif isinstance(table, Rows):
-        stat, psi = np.asarray(table.stat), table.psi
-    else:
-        return None
-    if stat.shape[0] > 1 and stat.shape[1] > 1:
-        return None
-    flat = [leaf for leaf in jax.tree.leaves(psi) if np.ndim(leaf) >= 3 and leaf.shape[1] == size > 1]
-    code, cells = -1, 1
-    leaves = jax.tree.leaves(psi)
-    lead = [np.shape(leaf)[2] for leaf in leaves if np.ndim(leaf) >= 3]
-    rest = max([stat.shape[2], *lead])
-    if flat and not isinstance(psi, Known):
-        first, cell, cells = _cells(_keys(flat, size))
-        if 2 * cells * rest > size:
-            return None
-        if first is not None:
-            psi = jax.tree.map(
-                lambda leaf: np.asarray(leaf)[:, first] if np.ndim(leaf) >= 3 and leaf.shape[1] == size else leaf, psi
-            )
-            code = len(codes)
-            codes.append(cell)
-        else:
-            psi = jax.tree.map(lambda leaf: leaf[:, :1] if np.ndim(leaf) >= 3 else leaf, psi)
-    stat = np.broadcast_to(stat, (*stat.shape[:2], rest, stat.shape[3])).reshape(*stat.shape[:2], -1)
-    moving = [j for j in range(stat.shape[-1]) if stat.shape[1] > 1 and (stat[0, :, j] != stat[0, 0, j]).any()]
-    fixed = np.array(stat[:, 0])
-    fixed[:, moving] = 0.0
-    places = range(len(columns), len(columns) + len(moving))
-    columns += [stat[0, :, j] for j in moving]
-    return Part(psi, fixed, node, tuple(moving), tuple(places), code, cells)
-
-
-def _keys(leaves: Sequence[Any], size: int) -> list[np.ndarray]:
-    """Integer columns (size,) that tell rows with different index arrays apart."""
-    keys: list[np.ndarray] = []
-    for leaf in leaves:
-        for column in np.moveaxis(np.asarray(leaf), 1, 0).reshape(size, -1).T:
-            if column.dtype.kind == "f":
-                column = np.unique(column, return_inverse=True)[1]
-            shifted = column - column[0]
-            if shifted.any() and not any(np.array_equal(shifted, key - key[0]) for key in keys):
-                keys.append(column)
-    return keys
-
-
-def _merged(columns: Sequence[Any], codes: Sequence[Any], size: int) -> tuple[Any, Any]:
-    """Multiplicities and first rows of the sets of equal rows; (None, None) when a sample has no two equal ones."""
-    few = np.random.default_rng(0).choice(size, min(size, 4096), replace=False)
-
-    def keys(rows: Any) -> list[np.ndarray]:
-        whole = [np.unique(column[rows], return_inverse=True)[1] for column in columns]
-        return whole + [code[rows] for code in codes]
-
-    if _cells(keys(few))[2] == len(few):
-        return None, None
-    first, cell, count = _cells(keys(slice(None)))
-    if first is None:
-        return np.array([float(size)]), np.zeros(1, int)
-    if 2 * count > size * 1.8:
-        return None, None
-    return np.bincount(cell, minlength=count).astype(float), first  # type: ignore[arg-type]
-
-
-def _sizes(count: int, chunks: int) -> np.ndarray:
-    """Rows of every chunk: as even as can be, since small ones would be noisy batches."""
-    return count // chunks + (np.arange(chunks) < count % chunks)
-
-
-def _chunked(arrays: Sequence[Any], kept: Any, count: int, rows: int, dtype: Any) -> np.ndarray:
-    """(chunks, arrays, rows), every chunk padded with zeros."""
-    chunks = -(-count // rows)
-    size, more = divmod(count, chunks)
-    found = np.zeros((chunks, len(arrays), -(-(size + (more > 0)) // _FOLD) * _FOLD), dtype)
-    for place, array in enumerate(arrays):
-        array = array if kept is None else array[kept]
-        found[:more, place, : size + 1] = array[: more * (size + 1)].reshape(more, size + 1)
-        found[more:, place, :size] = array[more * (size + 1) :].reshape(chunks - more, size)
-    return found

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugacy import blocks
-from jensen.conjugacy.plan import GAUSSIAN, Plan
-from jensen.conjugacy.probe import FAST_COMPILE
+from jensen.conjugate import blocks
+from jensen.conjugate.plan import GAUSSIAN, Plan
+from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core import layout
 from jensen.models.model import Model
 

@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
 
-from jensen.conjugacy.layout import Layout
-from jensen.conjugacy.pieces import Read, static
-from jensen.conjugacy.slots import Pair, Slot, fit
-from jensen.conjugacy.terms import Predicted, Quadratic
+from jensen.conjugate.layout import Layout
+from jensen.conjugate.pieces import Read, static
+from jensen.conjugate.slots import Pair, Slot, fit
+from jensen.conjugate.terms import Predicted, Quadratic
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()

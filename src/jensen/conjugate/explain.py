@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jensen.conjugacy.certificate import Certificate, certify
-from jensen.conjugacy.plan import Finding, Plan, make_plan
+from jensen.conjugate.certificate import Certificate, certify
+from jensen.conjugate.plan import Finding, Plan, make_plan
 from jensen.core.errors import UnsupportedError
 from jensen.core.precision import scope
 from jensen.families.blocks import Blocks

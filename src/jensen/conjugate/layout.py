@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jensen.conjugacy.terms import ONE_MINUS
+from jensen.conjugate.terms import ONE_MINUS
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from jensen.conjugacy.energy import Energy, assemble
-from jensen.conjugacy.layout import Layout
-from jensen.conjugacy.probe import Probe, base, probe
-from jensen.conjugacy.rules import factor
-from jensen.conjugacy.slots import Slot
-from jensen.conjugacy.special import EXACT
-from jensen.conjugacy.terms import (
+from jensen.conjugate.energy import Energy, assemble
+from jensen.conjugate.layout import Layout
+from jensen.conjugate.probe import Probe, base, probe
+from jensen.conjugate.rules import factor
+from jensen.conjugate.slots import Slot
+from jensen.conjugate.special import EXACT
+from jensen.conjugate.terms import (
     ONE_MINUS,
     Factor,
     MatrixQuadratic,

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugacy.cells import arrange, sums, table
-from jensen.conjugacy.layout import Layout
-from jensen.conjugacy.pieces import static
-from jensen.conjugacy.slots import fit
-from jensen.conjugacy.special import Prior, poisson_sum, predictor, products
-from jensen.conjugacy.terms import Factor, NotConjugate, Predicted, Quadratic, Sampled
+from jensen.conjugate.cells import arrange, sums, table
+from jensen.conjugate.layout import Layout
+from jensen.conjugate.pieces import static
+from jensen.conjugate.slots import fit
+from jensen.conjugate.special import Prior, poisson_sum, predictor, products
+from jensen.conjugate.terms import Factor, NotConjugate, Predicted, Quadratic, Sampled
 from jensen.models.graph import Graph, Node
 
 

@@ -1,0 +1,128 @@
+"""Coordinate ascent found automatically, beside hand-written JAX sweeps and BayesPy, in one run.
+
+    python -m benchmarks conjugacy
+
+For every model: CPU seconds from the user's function to a compiled sweep (trace, probe, certificate, compilation), milliseconds a
+sweep of the same updates inside of a loop of 100 (ours alternating with the hand-written one, fastest of several), the same
+with the ELBO that our fits compute after every sweep, and BayesPy's time for an update of all nodes.
+"""
+
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jensen.conjugate import blocks
+from jensen.conjugate.certificate import certify
+from jensen.conjugate.plan import make_plan
+from jensen.core.precision import scope
+from jensen.core.threads import one_blas_thread
+from jensen.engines.coordinate import elbo, order, update
+from jensen.models.read import read
+from tests.conjugacy import bayespy_oracle, zoo_data
+from tests.conjugacy.hand import HAND
+from tests.conjugacy.zoo import example
+
+from benchmarks.conjugacy_hand import SIZES, make
+
+LARGE = {
+    "gmm (3e5)": ("gmm", partial(zoo_data.mixture, N=300_000, K=3)),
+    "regression (5e4 x 50)": ("regression", partial(zoo_data.linear, N=50_000, D=50)),
+    "multilevel (1e5)": ("multilevel", partial(zoo_data.grouped, N=100_000, groups=500)),
+}
+LOOP = 100
+
+
+def _sweep(energy: Any, families: Any, names: tuple[str, ...], bound: bool) -> Any:
+    families = dict(families)
+    moments = {block: family.moments() for block, family in families.items()}
+    for block in names:
+        families[block], moments[block] = update(energy, families, moments, block)
+    return families, elbo(energy, families, moments) if bound else 0.0
+
+
+def _ours(name: str, arguments: dict[str, Any]) -> tuple[float, Any, Any]:
+    """CPU seconds until a sweep is compiled, and two loops of sweeps: updates alone, and with the ELBO."""
+    model = example(name)
+    begun = time.process_time()
+    record = read(model.model, arguments)
+    plan = make_plan(record.graph(), record.data, blocks=())
+    certify(plan, record.data)
+    families = jax.tree.map(jax.numpy.asarray, blocks.start(plan, np.random.default_rng(0)))
+    names = tuple(site for site in model.order if site in plan.blocks)
+
+    def loop(energy: Any, families: Any, bound: bool) -> Any:
+        def once(_: Any, carry: Any) -> Any:
+            families, total = carry
+            families, value = _sweep(energy, families, names, bound)
+            return families, total + value
+
+        return jax.lax.fori_loop(0, LOOP, once, (families, 0.0))
+
+    plain = jax.jit(partial(loop, bound=False)).lower(plan.energy, families).compile()
+    seconds = time.process_time() - begun
+    both = jax.jit(partial(loop, bound=True)).lower(plan.energy, families).compile()
+    assert order(plan)
+    return seconds, partial(plain, plan.energy, families), partial(both, plan.energy, families)
+
+
+def _hand(name: str, arguments: dict[str, Any]) -> Any:
+    state, sweep = make(name, arguments)
+    program, statistics = sweep.func, sweep.args[0]
+
+    @jax.jit
+    def loop(statistics: Any, state: Any) -> Any:
+        return jax.lax.fori_loop(0, LOOP, lambda _, state: program(statistics, state), state)
+
+    return partial(loop, statistics, state)
+
+
+def _bayespy(name: str, arguments: dict[str, Any], sweeps: int = 3) -> float:
+    """Milliseconds of one BayesPy update of all nodes; NaN where there is no BayesPy version or it takes too long."""
+    try:
+        state = HAND[name].start(arguments, np.random.default_rng(0))
+        run = partial(bayespy_oracle.run, name, arguments, state, example(name).order)
+        run(1)
+        begun = time.process_time()
+        run(1)
+        once = time.process_time() - begun
+        begun = time.process_time()
+        run(1 + sweeps)
+        return 1e3 * (time.process_time() - begun - once) / sweeps
+    except (KeyError, ImportError, NotImplementedError):
+        return float("nan")
+
+
+def _alternating(*calls: Any, rounds: int = 7) -> list[float]:
+    """Milliseconds a sweep of each, the fastest of several rounds taken in turn."""
+    best = [np.inf] * len(calls)
+    for call in calls:
+        jax.block_until_ready(call())
+    for _ in range(rounds):
+        for number, call in enumerate(calls):
+            begun = time.perf_counter()
+            jax.block_until_ready(call())
+            best[number] = min(best[number], time.perf_counter() - begun)
+    return [1e3 * seconds / LOOP for seconds in best]
+
+
+def main() -> None:
+    print("| model | to a compiled sweep, CPU s | sweep, ms | hand JAX, ms | ratio | with ELBO, ms | BayesPy, ms | BayesPy / ours |")
+    print("|---|---|---|---|---|---|---|---|")
+    cases = {name: (name, sizes) for name, sizes in SIZES.items()} | LARGE
+    with scope("float64"), one_blas_thread():
+        for title, (name, sizes) in cases.items():
+            arguments = sizes()
+            seconds, plain, both = _ours(name, arguments)
+            ours, hand, bound = _alternating(plain, _hand(name, arguments), both)
+            bayespy = _bayespy(name, arguments) if title in SIZES else float("nan")
+            print(
+                f"| {title} | {seconds:.2f} | {ours:.4f} | {hand:.4f} | {ours / hand:.2f} | {bound:.4f} | {bayespy:.1f} | "
+                f"{bayespy / ours:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
