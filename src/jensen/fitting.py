@@ -8,28 +8,38 @@ from typing import Any
 
 import numpy as np
 
+from jensen.conjugate.chunks import candidates
 from jensen.conjugate.explain import certified, explain
+from jensen.conjugate.labels import canonical, collapsed
 from jensen.conjugate.plan import Plan
-from jensen.conjugate.product import Product
+from jensen.conjugate.product import Product, completed
 from jensen.core import keys, layout
 from jensen.core.errors import FitWarning, OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.core.threads import one_blas_thread
+from jensen.diagnostics.examine_chains import examine_chains
 from jensen.diagnostics.starts import fit_from_starts
-from jensen.engines.coordinate import CoordinateAscent
+from jensen.engines.coordinate import CoordinateAscent, bound
 from jensen.engines.fixed_draws import FixedDraws
+from jensen.engines.gibbs import Gibbs
+from jensen.engines.large import LargeCoordinateAscent
+from jensen.engines.natural import NaturalGradient
+from jensen.engines.restarts import Restarts
 from jensen.families.blocks import Blocks
 from jensen.families.fullrank import FullRank
 from jensen.families.meanfield import MeanField
 from jensen.models.model import Model
 from jensen.models.read import read
 from jensen.models.target import Target
-from jensen.posterior import Cost, Posterior, Settings, conclude
-from jensen.run import Callback, run
+from jensen.posterior import Cost, Posterior, Settings, conclude, together
+from jensen.run import Callback, Run, run
 
-METHODS = ("auto", "fullrank", "meanfield", "cavi")
+METHODS = ("auto", "fullrank", "meanfield", "cavi", "svi", "gibbs")
 _LARGEST_FULL_RANK = 400
 """Full rank by default up to here; beyond, its D(D+1)/2 parameters overfit any affordable design."""
+
+_BATCHES = 8
+"""Least number of batches of the stochastic method."""
 
 
 def fit(
@@ -38,7 +48,7 @@ def fit(
     *,
     data: Mapping[str, Any] | None = None,
     family: FullRank | MeanField | Blocks | None = None,
-    engine: FixedDraws | CoordinateAscent | None = None,
+    engine: FixedDraws | CoordinateAscent | NaturalGradient | Gibbs | None = None,
     steps: int | None = None,
     budget: float | None = None,
     start: Mapping[str, Any] | None = None,
@@ -58,7 +68,9 @@ def fit(
         ``"auto"``: a Gaussian by smoothed Newton (full rank up to D = 400, mean-field beyond), checked, and where it is not
         enough corrected by short chains; the answer is the corrected one. ``"fullrank"``, ``"meanfield"``: q itself is
         the answer, and the verdict is about q. ``"cavi"``: coordinate ascent on the families that the model's own
-        distributions suggest, exact where it is conditionally conjugate (see `jensen.conjugacy`); discrete sites are allowed.
+        distributions suggest, exact where the model is conditionally conjugate (see `jensen.conjugacy`); discrete sites are
+        allowed. ``"svi"``: the same by stochastic natural gradients on minibatches of rows. ``"gibbs"``: draws from the same
+        complete conditionals. "auto" takes this way for models with discrete sites, and for conjugate ones above D = 400.
     data
         Name -> array: the model function's arguments (NumPyro), data containers (PyMC), or the density's data.
     family, engine
@@ -102,8 +114,10 @@ def fit(
     record = read(model, data, precision)
     loop: dict[str, Any] = dict(steps=steps, budget=budget, callbacks=callbacks, progress=progress)
     with scope(precision), one_blas_thread():
-        if _conjugate(method, family, engine, record):
-            posterior = _coordinate_ascent(record, family, engine, start, settings, loop, begun)
+        plan = _conjugate_plan(record, family, engine, start, settings)
+        if plan is not None:
+            with scope("float64"):  # natural parameters of many rows need its digits
+                posterior = _conjugate(plan, record, engine, start, settings, loop, begun)
         else:
             posterior = _gaussian(record, family, engine, start, settings, loop, begun)
     posterior = posterior.replace(cost=Cost(posterior.cost.gradients, time.perf_counter() - begun))
@@ -124,32 +138,82 @@ def _gaussian(
     return conclude(target, q, run, engine=engine, settings=settings, budget=_left(loop["budget"], begun))
 
 
-def _conjugate(method: str, family: Any, engine: Any, record: Model) -> bool:
-    """Whether coordinate ascent is asked for, or the only way: discrete sites have no gradients."""
-    asked = method == "cavi" or isinstance(family, Blocks) or isinstance(engine, CoordinateAscent)
-    return asked or (method == "auto" and bool(record.discrete) and family is None and engine is None)
+def _wants_conjugate(method: str, family: Any, engine: Any) -> bool:
+    asked = method in ("cavi", "svi", "gibbs") or isinstance(family, Blocks)
+    return asked or isinstance(engine, CoordinateAscent | NaturalGradient | Gibbs)
 
 
-def _coordinate_ascent(
-    record: Model, family: Any, engine: Any, start: Any, settings: Settings, loop: dict[str, Any], begun: float
-) -> Posterior:
-    """A product of exponential families by coordinate ascent."""
-    if start is not None:
-        raise OptionError("start is for Gaussian fits; coordinate ascent starts from the data, by the seed.")
-    plan = _plan(record, family, settings)
-    engine = engine or CoordinateAscent()
-    families, record_of_run = run(engine, plan, seed=settings.seed, **loop)
-    q = Product(families, plan, record)
-    return conclude(None, q, record_of_run, engine=engine, settings=settings, budget=_left(loop["budget"], begun))
+def _conjugate_plan(record: Model, family: Any, engine: Any, start: Any, settings: Settings) -> Plan | None:
+    """The plan of coordinate ascent where that is asked for, or pays under "auto"; None otherwise.
 
-
-def _plan(record: Model, family: Blocks | None, settings: Settings) -> Plan:
-    plan, certificate = certified(record, family, settings.seed)
+    It pays where there is no other way (discrete sites have no gradients), and where a full-rank Gaussian is too large and every
+    site is conditionally conjugate: joint blocks then keep the correlations that mean-field would leave out.
+    """
+    asked = _wants_conjugate(settings.method, family, engine)
+    given = any(value is not None for value in (family, engine, start))
+    large = record.dim > _LARGEST_FULL_RANK and record.graph is not None
+    if not asked and (settings.method != "auto" or given or not (record.discrete or large)):
+        return None
+    try:
+        plan, certificate = certified(record, family if isinstance(family, Blocks) else None, settings.seed)
+    except UnsupportedError:
+        if asked:
+            raise
+        return None
+    if not asked and not record.discrete and (plan.refusal or plan.damped):
+        return None
     if not plan.refusal:
         return plan
-    if settings.method == "auto" and record.discrete:
+    if not asked:
         Target(record)  # says which site is discrete, and what to do
     raise UnsupportedError(f"coordinate ascent cannot run on this model.\n{explain(record, plan, certificate)}")
+
+
+def _conjugate(
+    plan: Plan, record: Model, engine: Any, start: Any, settings: Settings, loop: dict[str, Any], begun: float
+) -> Posterior:
+    """A product of exponential families by coordinate ascent, or Gibbs chains that start from it."""
+    if start is not None:
+        raise OptionError("start is for Gaussian fits; coordinate ascent starts from the data, by the seed.")
+    sampler = engine if isinstance(engine, Gibbs) else Gibbs() if settings.method == "gibbs" else None
+    ascent = engine if engine is not None and sampler is None else _ascent(plan, settings.method)
+    families, fitted = run(ascent, plan, seed=settings.seed, **loop)
+    families = completed(plan, families)
+    fitted = replace(fitted, notes=(*fitted.notes, _how(settings.method, ascent)))
+    if fitted.status != "interrupted":
+        families, fitted = _sorted(plan, families, fitted)
+    q = Product(families, plan, record)
+    engine = ascent.engine if isinstance(ascent, Restarts) else ascent
+    if sampler is None:
+        return conclude(None, q, fitted, engine=engine, settings=settings, budget=_left(loop["budget"], begun))
+    chains, sampled = run(replace(sampler, start=families), plan, seed=settings.seed, **(loop | {"steps": None}))
+    found = examine_chains(q, fitted.history["elbo"], chains)
+    fitted = replace(fitted, notes=(*fitted.notes, *sampled.notes), seconds=fitted.seconds + sampled.seconds)
+    return together(record, q, fitted, found, engine=engine, settings=settings)
+
+
+def _ascent(plan: Plan, method: str) -> Any:
+    if method == "svi":
+        rows = max((int(np.prod(node.shape)) for node in plan.graph.nodes if node.levels is not None), default=1)
+        return NaturalGradient(batch_size=max(1, min(NaturalGradient.batch_size, rows // _BATCHES)))
+    return LargeCoordinateAscent() if candidates(plan) else Restarts()
+
+
+def _how(method: str, ascent: Any) -> str:
+    words = {
+        NaturalGradient: "stochastic natural gradients",
+        LargeCoordinateAscent: "coordinate ascent in passes over the rows",
+    }
+    return f"{words.get(type(ascent), 'coordinate ascent')}: the model is conditionally conjugate where jn.conjugacy says so"
+
+
+def _sorted(plan: Plan, families: Any, fitted: Run) -> tuple[Any, Run]:
+    """Levels in a canonical order, and what is degenerate about the optimum in words."""
+    if not plan.energy or not plan.energy.discrete or set(families) != set(plan.blocks):
+        return families, fitted
+    if not candidates(plan):
+        families = canonical(plan, families, lambda some: bound(plan, some))
+    return families, replace(fitted, notes=(*fitted.notes, *collapsed(plan, families)))
 
 
 def _left(budget: float | None, begun: float) -> float | None:
@@ -159,12 +223,12 @@ def _left(budget: float | None, begun: float) -> float | None:
 def _named(method: str, family: Any, engine: Any) -> str:
     if method not in METHODS:
         raise OptionError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
-    structured = method == "cavi" and engine is None and isinstance(family, Blocks)
+    structured = method in ("cavi", "svi", "gibbs") and engine is None and isinstance(family, Blocks)
     if method != "auto" and not structured and (family is not None or engine is not None):
         raise OptionError(f"method={method!r} already says family and engine; leave one of them out.")
     if family is not None and engine is not None:
         raise OptionError(f"engine= has a family already, and family={family!r} was given too; say it in the engine.")
-    families, engines = (FullRank, MeanField, Blocks), (FixedDraws, CoordinateAscent)
+    families, engines = (FullRank, MeanField, Blocks), (FixedDraws, CoordinateAscent, NaturalGradient, Gibbs)
     for value, kinds, word in ((family, families, "family"), (engine, engines, "engine")):
         if value is not None and not isinstance(value, kinds):
             names = " or ".join(f"jn.{kind.__name__}()" for kind in kinds)

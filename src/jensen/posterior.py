@@ -354,7 +354,15 @@ def conclude(
         found = examine_product(q, record, precision=settings.precision, **looks)
     else:
         found = examine(target, q, record, known=known, **looks)
-    model = q.model if target is None else target.model
+    if target is None:
+        return together(q.model, q, record, found, engine=engine, settings=settings)
+    return together(target.model, q, record, found, engine=engine, settings=settings, gradients=target.gradients)
+
+
+def together(
+    model: Model, q: Any, record: Run, found: Examination, *, engine: Any, settings: Settings, gradients: int = 0
+) -> Posterior:
+    """A posterior from a fit and its examination."""
     return Posterior(
         model=model,
         q=q,
@@ -365,7 +373,7 @@ def conclude(
         kept=found.kept,
         weights=found.weights,
         settings=settings,
-        cost=Cost(0 if target is None else target.gradients, record.seconds),
+        cost=Cost(gradients, record.seconds),
         story=_story(model, record, found),
         engine=engine,
         chains=found.correction,

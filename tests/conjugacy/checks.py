@@ -53,11 +53,19 @@ def _compiled(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.jit(function).lower(*arguments).compile(compiler_options=FAST_COMPILE)
 
 
+_STEPS: dict[Any, Any] = {}
+"""Compiled sweeps by plan and order of blocks."""
+
+
 def sweeps(found: Plan, families: Any, count: int, names: tuple[str, ...] = ()) -> tuple[Any, np.ndarray]:
     """Families and ELBO after every sweep."""
-    damped, elbos = frozenset(found.damped), []
+    damped, names, elbos = frozenset(found.damped), names or order(found), []
     with scope("float64"):
-        step = _compiled(lambda energy, q: one_sweep(energy, q, names or order(found), damped), found.energy, families)
+        if (found, names) not in _STEPS:
+            _STEPS[found, names] = _compiled(
+                lambda energy, q: one_sweep(energy, q, names, damped), found.energy, families
+            )
+        step = _STEPS[found, names]
         for _ in range(count):
             families, elbo = step(found.energy, families)
             elbos.append(float(elbo))

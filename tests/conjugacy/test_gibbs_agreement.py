@@ -65,10 +65,7 @@ slow = pytest.mark.slow
     ("name", "bias"),
     [
         ("dirichlet_multinomial", 0.0),
-        pytest.param("inverse_gamma", 0.02, marks=slow),
-        pytest.param("gamma_poisson", 0.02, marks=slow),
         pytest.param("regression", 0.05, marks=slow),
-        pytest.param("varying_slopes", 0.05, marks=slow),
         pytest.param("multilevel", 0.1, marks=slow),
         pytest.param("student_mixture", 0.2, marks=slow),
         pytest.param("random_walk", 0.2, marks=slow),
@@ -77,14 +74,14 @@ slow = pytest.mark.slow
 def test_means_are_those_of_coordinate_ascent(name, bias):
     """`bias`: what mean field itself may be wrong by, in posterior sds."""
     target = plan(name)
-    _compare(_gibbs(target, warmup=200, draws=1000), _means(target), bias)
+    _compare(_gibbs(target, warmup=200, draws=600), _means(target), bias)
 
 
-@pytest.mark.parametrize("name", ["ugmm", pytest.param("gmm", marks=slow), pytest.param("hmm", marks=slow)])
+@pytest.mark.parametrize("name", ["gmm", pytest.param("hmm", marks=slow)])
 def test_components_in_the_order_of_their_means(name):
     """Chains may end in any labeling."""
     target = plan(name)
-    values, means = _gibbs(target, warmup=300, draws=1000), _means(target)
+    values, means = _gibbs(target, warmup=200, draws=600), _means(target)
     order, wanted = np.argsort(values["mu"], -1), np.argsort(means["mu"])
     sites = [site for site in ("mu", "pi", "tau") if site in values and (name != "hmm" or site != "pi")]
     by_label = {site: np.take_along_axis(values[site], order, -1) for site in sites}
@@ -92,23 +89,22 @@ def test_components_in_the_order_of_their_means(name):
 
 
 @slow
-@pytest.mark.parametrize("name", ["regression", "half_normal"])
-def test_nuts_finds_the_same(name):
+def test_nuts_finds_the_same():
     from numpyro.infer import MCMC, NUTS
 
-    record = example(name)
+    record = example("half_normal")
     with scope("float64"):
         chains = MCMC(
             NUTS(record.model),
             num_warmup=300,
-            num_samples=1000,
+            num_samples=600,
             num_chains=2,
             chain_method="vectorized",
             progress_bar=False,
         )
         chains.run(jax.random.key(1), **record.arguments)
         other = {site: np.asarray(x) for site, x in chains.get_samples(group_by_chain=True).items()}
-    values = _gibbs(plan(name), warmup=200, draws=1000)
+    values = _gibbs(plan("half_normal"), warmup=200, draws=600)
     for site, x in values.items():
         for ours, theirs in ((x, other[site]), (x**2, other[site] ** 2)):
             error = np.hypot(_errors(ours)[1], _errors(theirs)[1])

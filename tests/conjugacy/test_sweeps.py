@@ -25,12 +25,12 @@ def _hand_start(name: str, seed: int = 0):
 
 
 @pytest.mark.parametrize("name", HAND)
-def test_ten_sweeps_are_those_derived_by_hand(name):
+def test_sweeps_are_those_derived_by_hand(name):
     hand, data, found = HAND[name], example(name).arguments, plan(name)
     state, q = _hand_start(name)
-    q, elbos = sweeps(found, q, 10, example(name).order)
+    q, elbos = sweeps(found, q, 5, example(name).order)
     expected = []
-    for _ in range(10):
+    for _ in range(5):
         state = hand.sweep(state, data)
         expected.append(hand.elbo(state, data))
     with scope("float64"):
@@ -56,18 +56,7 @@ def test_elbo_rises(name):
     assert np.diff(elbos).min() >= -RISES * np.abs(elbos).max()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            "half_normal",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the entropy of exp(x) is left out of the update on the logarithm"
-            ),
-        ),
-        "logistic",
-    ],
-)
+@pytest.mark.parametrize("name", ["half_normal", "logistic"])
 def test_damped_updates_reach_the_optimum(name):
     """The ELBO rises, and at the end no small change of a block that is updated stepwise raises it."""
     found = plan(name)

@@ -19,7 +19,9 @@ from jensen.conjugate.plan import make_plan
 from jensen.core.errors import OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.engines import gibbs
+from jensen.engines.coordinate import CoordinateAscent
 from jensen.engines.gibbs import Gibbs
+from jensen.engines.slices import slice_sweep
 from jensen.models.numpyro_graph import graph
 from jensen.run import run
 
@@ -75,7 +77,7 @@ def test_gamma_poisson():
     weight = stats.gamma(2).logpdf(grid[:, 0]) + (3 * np.log(grid) - (3 + total) * np.log(grid + count)).sum(1)
     weight = np.exp(weight - weight.max())
     weight /= weight.sum()
-    draws = drawn(plan("gamma_poisson"), warmup=50, draws=1500)
+    draws = drawn(plan("gamma_poisson"), warmup=50, draws=800)
     agrees(draws.values["beta"], weight @ grid[:, 0])
     agrees(draws.values["beta"] ** 2, weight @ grid[:, 0] ** 2)
     agrees(draws.values["lam"], weight @ ((3 + total) / (grid + count)))
@@ -101,7 +103,7 @@ def test_regression_with_known_precision():
 def test_random_walk_is_the_smoother():
     y = example("random_walk_fixed").arguments["y"]
     exact = smoother(y, 16.0, 4.0)
-    x = drawn(plan("random_walk_fixed"), warmup=1, draws=1000).values["x"]
+    x = drawn(plan("random_walk_fixed"), warmup=1, draws=600).values["x"]
     agrees(x, exact["mean"])
     away = x - exact["mean"]
     agrees(away**2, exact["var"])
@@ -150,7 +152,7 @@ def test_mixture_by_enumeration():
         together.append(z[:, None] == z)
     exact = np.einsum("i,inm->nm", weights, together) / np.sum(weights)
     entry = example("ugmm")
-    z = drawn(make(entry.model, {"x": x}, K=2), warmup=100, draws=4000).values["z"]
+    z = drawn(make(entry.model, {"x": x}, K=2), warmup=100, draws=2000).values["z"]
     first, second = np.triu_indices(6, 1)
     agrees((z[..., first] == z[..., second]).astype(float), exact[first, second])
     agrees(z.astype(float), 0.5)
@@ -167,7 +169,7 @@ def test_half_normal_by_quadrature():
     weight = -0.5 * (np.log(total) + square / total).sum(1) - grid**2 / 8
     weight = np.exp(weight - weight.max())
     weight /= integrate.trapezoid(weight, grid)
-    sigma = drawn(plan("half_normal"), warmup=50, draws=1500).values["sigma"]
+    sigma = drawn(plan("half_normal"), warmup=50, draws=800).values["sigma"]
     mean = integrate.trapezoid(weight * grid, grid)
     agrees(sigma, mean)
     agrees((sigma - mean) ** 2, integrate.trapezoid(weight * (grid - mean) ** 2, grid))
@@ -182,7 +184,7 @@ def test_slice_keeps_a_distribution():
         @jax.jit
         @jax.vmap
         def move(key, x):
-            return gibbs.slice_sweep(lambda x: (shape * x - jnp.exp(x)).sum(), x, key)
+            return slice_sweep(lambda x: (shape * x - jnp.exp(x)).sum(), x, key)
 
         moved = np.asarray(move(jax.random.split(jax.random.key(0), 3000), x))
         still = move(jax.random.split(jax.random.key(0), 2), np.full((2, 2), np.inf))
@@ -226,6 +228,33 @@ def test_chunks_and_pauses_change_nothing():
     np.testing.assert_array_equal(middle.values["mu"], whole.values["mu"][:, :length])
     fewer = drawn(target, warmup=9, draws=20, chains=2)
     np.testing.assert_allclose(fewer.values["mu"], whole.values["mu"][:2], rtol=1e-9)
+
+
+def test_dense_blocks_finish():
+    """Cholesky factors of more than four rows: a loop over such sweeps inside of one program hung on CPU."""
+    target = plan("multilevel")
+    assert any(len(sites) > 1 for sites in target.blocks.values())
+    draws = drawn(target, warmup=10, draws=40, chains=16)
+    assert draws.log_joint.shape == (16, 40)
+    assert np.isfinite(draws.log_joint).all()
+
+
+def test_chains_start_at_draws_of_families():
+    """Given nearly the posterior, there is nothing to forget; a chain's start does not depend on their number."""
+    target = _small()
+    with scope("float64"):
+        q, _ = run(CoordinateAscent(), target, seed=0, progress=False)
+        many, two = (Gibbs(chains=n, start=q).init(target, 0).values for n in (400, 2))
+        mu, probs = q["mu"].moments()["mean"], np.asarray(q["z"].moments()["probs"])
+        white = np.asarray((many["mu"] - mu) / q["mu"].sd())
+        with pytest.raises(OptionError, match="start must have a family for each of"):
+            Gibbs(start={}).init(target, 0)
+    assert stats.kstest(white.ravel(), "norm").pvalue > 1e-3
+    assert (np.abs(np.eye(2)[many["z"]].mean(0) - probs) < 4.5 * np.sqrt(probs * (1 - probs) / 400) + 1e-3).all()
+    for block in q:
+        np.testing.assert_allclose(two[block], many[block][:2], rtol=1e-12)
+    log_joint = drawn(target, warmup=0, draws=400, start=q).log_joint
+    assert abs(log_joint[:, 0].mean() - log_joint.mean()) < 4 * log_joint.std() / 2
 
 
 def test_thinning_takes_every_third_sweep():

@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.energy import IMPOSSIBLE
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.probe import FAST_COMPILE, coordinate
+from jensen.conjugate.special import Predictor
 from jensen.core import keys
 from jensen.families.gaussian import Gaussian
 from jensen.models.graph import Node
@@ -63,6 +65,10 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
     known = blocks.nodes(plan)
     families = blocks.start(plan, rng)
     points = [{name: _draw(node, rng) for name, node in known.items()} for _ in range(2)]
+    wide = _wide(known, rng)
+    if any(table.excluding for table in plan.energy.tables.values()):
+        points = _possible(plan, families, points + wide, seed)
+        points, wide = points[:2], points[2:]
     spread = {block: _covariances(families[block], block in plan.damped, rng) for block in plan.blocks}
     program = _program(plan, families).lower(plan.energy, *points, _zeros(spread), _share(plan, 0.0), dict(data))
     compiled = program.compile(compiler_options=FAST_COMPILE)
@@ -72,10 +78,14 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
         return jax.tree.map(float, found)
 
     density: dict[str, float] = {}
-    for first, second in (points, points[::-1]):
+    saturated = {name for name, pieces in plan.energy.sums.items() if any(isinstance(p, Predictor) for p in pieces)}
+    tests = ((points, False), (points[::-1], False), (wide, True), (wide[::-1], True))
+    for (first, second), far_out in tests:
         found, truth = nodes(first, second, _zeros(spread), _share(plan, 0.0))
         for name, value in found.items():
             total, size = truth[name]
+            if far_out and (name in saturated or not np.isfinite(total)):
+                continue  # far out, log(1 - p) of a link has no digits left, and exponentials overflow
             error = abs(value - total) / (1.0 + size)
             density[name] = max(density.get(name, 0.0), error if np.isfinite(error) else np.inf)
 
@@ -153,3 +163,48 @@ def _draw(node: Node, rng: np.random.Generator) -> np.ndarray:
     if where == "unit":
         return rng.uniform(0.2, 0.8, node.shape)
     return 0.4 * rng.standard_normal(node.shape) if where == "real" else np.exp(0.5 * rng.standard_normal(node.shape))
+
+
+def _wide(known: Mapping[str, Node], rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
+    """Two points far out, the second the mirror image of the first: kinks away from the origin lie before one of them."""
+    sides: list[dict[str, np.ndarray]] = [{}, {}]
+    for name, node in known.items():
+        where = coordinate(node) if node.levels is None else None
+        sign = rng.choice([-1.0, 1.0], node.shape)
+        if where == "real":
+            x = sign * rng.uniform(3.0, 5.0, node.shape)
+            sides[0][name], sides[1][name] = x, -x
+        elif where == "log" and node.support == "positive":
+            x = sign * rng.uniform(5.0, 6.0, node.shape)
+            sides[0][name], sides[1][name] = np.exp(x), np.exp(-x)
+        elif where == "unit":
+            x = 0.5 + 0.5 * sign * rng.uniform(0.8, 0.98, node.shape)
+            sides[0][name], sides[1][name] = x, 1.0 - x
+        else:
+            sides[0][name], sides[1][name] = _draw(node, rng), _draw(node, rng)
+    return sides
+
+
+def _possible(plan: Plan, families: Any, points: list[Any], seed: int) -> list[dict[str, Any]]:
+    """The points with levels that are not excluded given all else: a Gibbs sweep with equal odds for what is possible."""
+    discrete = plan.energy.discrete  # type: ignore[union-attr]
+
+    def levels(energy: Any, values: Any, key: Any) -> dict[str, Any]:
+        moments = blocks.statistics(plan, families, values)
+        own = {name: moments[name] for name in discrete}
+        potentials = jax.tree.map(
+            lambda slope: jnp.where(slope > 0.1 * IMPOSSIBLE, 0.0, IMPOSSIBLE),
+            jax.grad(lambda own: energy(moments | own))(own),
+        )
+        drawn = {name: families[name].from_gradient(potentials[name], own[name]).sample(key, 1) for name in discrete}
+        return {name: blocks.unflat(plan, name, x)[name][0] for name, x in drawn.items()}
+
+    program = jax.jit(levels).lower(plan.energy, points[0], keys.key(seed, "possible levels"))
+    compiled = program.compile(compiler_options=FAST_COMPILE)
+    found = []
+    for number, point in enumerate(points):
+        for turn, name in enumerate(discrete * 2):
+            key = keys.key(seed, f"possible levels {number}", turn)
+            point = point | {name: np.asarray(compiled(plan.energy, point, key)[name])}
+        found.append(point)
+    return found

@@ -23,6 +23,9 @@ from jensen.conjugate.special import Prior, poisson_sum, predictor, products
 from jensen.conjugate.terms import Factor, NotConjugate, Predicted, Quadratic, Sampled
 from jensen.models.graph import Graph, Node
 
+IMPOSSIBLE = -1e30
+"""Stands for log 0 in tables, so that a level of probability zero adds 0 * IMPOSSIBLE = 0 and not 0 * -inf = NaN."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,11 @@ class Tables:
     def count(self) -> int:
         """Number of combinations of levels."""
         return int(np.prod(self.levels))
+
+    @property
+    def excluding(self) -> bool:
+        """Whether some row is impossible under some levels."""
+        return any(isinstance(part, Constant) and np.min(part.values) <= 0.1 * IMPOSSIBLE for part in self.parts)
 
     def __call__(self, moments: Any, probs: Mapping[str, Any]) -> Any:
         """Expectation over the discrete sites too; `probs` has (n, K) for every site."""
@@ -242,7 +250,7 @@ def _tabled(factor: Factor, latents: Mapping[str, Node], layout: Layout) -> tupl
             )
         parts.append(table(term, node.shape, counts[-1] if factor.own else 0, parents, axes, layout))
     rows = (*node.shape, counts[-1]) if factor.own else node.shape
-    constant = fit(np.asarray(factor.constant, float), len(rows))
+    constant = np.maximum(fit(np.asarray(factor.constant, float), len(rows)), IMPOSSIBLE)
     fixed = 0.0
     if len(constant) > 1 or not parts or (factor.own and np.ptp(constant, -1).max() > 0):
         constant = np.broadcast_to(constant, (len(constant), *rows))

@@ -30,7 +30,7 @@ from jensen.conjugate.terms import (
     Reader,
     Sampled,
 )
-from jensen.core.errors import OptionError, UnsupportedError
+from jensen.core.errors import DataError, OptionError, UnsupportedError
 from jensen.families.patterns import find_pattern
 from jensen.models.graph import Graph, Node
 
@@ -118,7 +118,17 @@ def make_plan(
         Groups of Gaussian sites that are one block; every other site is alone. None: as the model's rows suggest.
     seed
         Of the probe's random points.
+
+    Raises
+    ------
+    DataError
+        For data that are not finite, or that an observed node's distribution cannot take.
+    OptionError
+        When `blocks` does not fit the model.
     """
+    for name, array in data.items():
+        if np.issubdtype(np.result_type(array), np.inexact) and not np.isfinite(np.asarray(array)).all():
+            raise DataError(f"{name} has NaN or infinite values; drop or impute those rows.")
     latents = {node.name: node for node in graph.nodes if node.latent}
     found = probe(graph, data, seed)
     reader = Reader(found, latents)
@@ -179,6 +189,10 @@ def _check_roles(one: Factor, roles: dict[str, str], reasons: dict[str, str]) ->
     for term in one.terms:
         if not isinstance(term, Mean | Quadratic):
             continue
+        for one_slot, other in combinations(term.reads, 2):
+            if one_slot.site == other.site and ((one_slot.weight != 0) & (other.weight != 0)).any():
+                name = one_slot.site.removeprefix(ONE_MINUS)
+                raise NotConjugate({name}, f"{one.node.name} ({one.node.distribution}) multiplies elements of {name}")
         for slot in term.reads:
             name, role = slot.site, roles.get(slot.site, "")
             power = {"gamma": 1.0, "inverse gamma": -1.0}.get(role)
@@ -328,9 +342,7 @@ def _shared_reads(factors: Sequence[Factor]) -> list[tuple[Slot, ...]]:
     for one in factors:
         for term in one.terms:
             if isinstance(term, Quadratic):
-                found.append(term.residual.slots)
-                found.append(tuple(pair.x for pair in term.pairs))
-                found.append(tuple(pair.y for pair in term.pairs))
+                found.append(term.residual.slots + tuple(slot for pair in term.pairs for slot in pair))
             elif isinstance(term, MatrixQuadratic):
                 dim = term.index.shape[-1]
                 slots = []

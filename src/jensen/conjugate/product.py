@@ -6,7 +6,7 @@ the families themselves live in the model's own space, where their moments are e
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import jax
@@ -14,13 +14,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.local import responsibilities
 from jensen.conjugate.plan import GAUSSIAN, Plan
 from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core import layout
+from jensen.core.precision import scope
+from jensen.families.discrete import Categorical
+from jensen.families.exponential import Beta, Dirichlet, Gamma, InverseGamma
+from jensen.families.gaussian import Gaussian
 from jensen.models.model import Model
 
 MOST_NUMBERS = 20_000_000
 """Draws of a discrete site are kept up to this many numbers; beyond, its probabilities are what there is."""
+
+
+def wide(method: Any) -> Any:
+    """A method that runs in float64, as coordinate ascent does, wherever it is called from."""
+
+    @wraps(method)
+    def within(*args: Any, **kwargs: Any) -> Any:
+        with scope("float64"):
+            return method(*args, **kwargs)
+
+    return within
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +70,7 @@ class Product:
         return self.model.dim
 
     @cached_property
+    @wide
     def _moments(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         return jax.tree.map(np.asarray, self._compiled(self._exact)(self.families))
 
@@ -61,6 +78,8 @@ class Product:
         means, sds = {}, {}
         shapes = {name: node.shape for name, node in blocks.nodes(self.plan).items()}
         for block, names in self.plan.blocks.items():
+            if block not in families:  # a large discrete site: its moments are its probabilities
+                continue
             family, role = families[block], self.plan.layout.role[names[0]]  # type: ignore[union-attr]
             mean, sd = (family.moments()["mean"], family.sd()) if role in GAUSSIAN else (family.mean, family.sd)
             if role == "log gaussian":
@@ -88,31 +107,47 @@ class Product:
         """Exact standard deviations, like `means`."""
         return self._moments[1]
 
-    def probs(self, site: str) -> np.ndarray:
-        """Probabilities of the levels of a discrete site, (*shape, K)."""
+    @wide
+    def probs(self, site: str, rows: Any = None) -> np.ndarray:
+        """Probabilities of the levels of a discrete site, (*shape, K), or of some of its rows (flat indices), (rows, K)."""
+        if rows is not None or site not in self.families:
+            return np.asarray(responsibilities(self.plan, self.families, site, rows))
         probs = self.families[site].moments()["probs"]
         return np.asarray(jnp.moveaxis(probs, -2, 0) if self.plan.layout.role[site] == "chain" else probs)  # type: ignore[union-attr]
 
+    @wide
     def values(self, key: Any, n: int, discrete: bool = True) -> dict[str, np.ndarray]:
         """Independent draws by site, in the model's own space, draws first; large discrete sites are left out."""
-        known = blocks.nodes(self.plan)
+        known, found = blocks.nodes(self.plan), {}
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        compiled: dict[str, Any] = {}
+        for block, names in self.plan.blocks.items():
+            node = known[names[0]]
+            large = n * int(np.prod(node.shape)) > MOST_NUMBERS
+            if node.levels is not None and (not discrete or large or block not in self.families):
+                continue
+            x = host_draws(self.families[block], rng, n)
+            if x is None:
+                compiled[block] = self.families[block]
+            else:
+                found |= blocks.unflat(self.plan, block, x)
 
         def draw(families: dict[str, Any], key: Any) -> dict[str, Any]:
-            found: dict[str, Any] = {}
-            for number, (block, names) in enumerate(self.plan.blocks.items()):
-                node = known[names[0]]
-                if node.levels is not None and (not discrete or n * int(np.prod(node.shape)) > MOST_NUMBERS):
-                    continue
-                found |= blocks.unflat(self.plan, block, families[block].sample(jax.random.fold_in(key, number), n))
-            return found
+            parts: dict[str, Any] = {}
+            for number, (block, family) in enumerate(families.items()):
+                parts |= blocks.unflat(self.plan, block, family.sample(jax.random.fold_in(key, number), n))
+            return parts
 
-        return jax.tree.map(np.asarray, self._compiled(draw)(self.families, key))
+        if compiled:
+            found |= self._compiled(draw)(compiled, key)
+        return {name: np.asarray(found[name]) for name in known if name in found}
 
+    @wide
     def log_prob_values(self, values: Mapping[str, Any]) -> np.ndarray:
         """Log q (n,) of values of all sites, draws first, in the model's own space."""
 
         def one(values: Mapping[str, Any]) -> Any:
-            some = [block for block, names in self.plan.blocks.items() if names[0] in values]
+            some = [b for b, names in self.plan.blocks.items() if names[0] in values and b in self.families]
             return sum(
                 self.families[block].log_prob(blocks.flat(self.plan, block, values)) for block in some
             ) - self._volume(values)
@@ -124,6 +159,7 @@ class Product:
         role = self.plan.layout.role  # type: ignore[union-attr]
         return sum((jnp.log(values[name]).sum() for name in values if role[name] == "log gaussian"), jnp.zeros(()))
 
+    @wide
     def log_joint(self, values: Mapping[str, Any]) -> np.ndarray:
         """Log p(values, data) (n,) at values of all sites, draws first, in the model's own space."""
 
@@ -139,6 +175,7 @@ class Product:
         """Independent draws (n, D) of the flat vector."""
         return self.flatten(self.values(jax.random.key(int(rng.integers(2**31))), n, discrete=False))
 
+    @wide
     def flatten(self, values: Mapping[str, Any]) -> np.ndarray:
         """The flat vector (n, D) from values of the sites, draws first."""
         some = {site.name: values[site.name] for site in self.model.sites}
@@ -147,6 +184,7 @@ class Product:
             [np.asarray(free[site.name]).reshape(len(some[site.name]), -1) for site in self.model.sites], 1
         )
 
+    @wide
     def log_prob(self, z: Any) -> np.ndarray:
         """Log q (n,) at points z (n, D): the discrete sites are summed out, the Jacobian is in it."""
 
@@ -157,6 +195,44 @@ class Product:
 
         values, jacobian = jax.jit(jax.vmap(one, in_axes=(0, None)))(np.asarray(z), dict(self.model.data))
         return self.log_prob_values({site.name: values[site.name] for site in self.model.sites}) + np.asarray(jacobian)
+
+
+def host_draws(family: Any, rng: np.random.Generator, n: int) -> np.ndarray | None:
+    """Draws (n, *shape) by NumPy, which needs no compilation; None for families it has no generator for."""
+    if isinstance(family, Gamma | InverseGamma):
+        a, b = np.asarray(family.concentration), np.asarray(family.rate)
+        x = rng.gamma(a, size=(n, *np.broadcast_shapes(a.shape, b.shape)))
+        x = _inside(x / b if isinstance(family, Gamma) else x)
+        return x if isinstance(family, Gamma) else _inside(b / x)
+    if isinstance(family, Beta):
+        return rng.beta(family.a, family.b, size=(n, *np.broadcast_shapes(np.shape(family.a), np.shape(family.b))))
+    if isinstance(family, Dirichlet):
+        x = _inside(rng.gamma(np.asarray(family.concentration), size=(n, *np.shape(family.concentration))))
+        return x / x.sum(-1, keepdims=True)
+    if isinstance(family, Categorical):
+        logits = np.asarray(family.logits)
+        return np.argmax(logits + rng.gumbel(size=(n, *logits.shape)), -1) if n * logits.size <= MOST_NUMBERS else None
+    if isinstance(family, Gaussian) and family.pattern.size == family.pattern.n:
+        sd = 1 / np.sqrt(np.asarray(family.precision))
+        return np.asarray(family.h) * sd**2 + sd * rng.standard_normal((n, family.pattern.n))
+    return None
+
+
+def _inside(draws: np.ndarray) -> np.ndarray:
+    """Draws moved off 0 and infinity."""
+    limits = np.finfo(draws.dtype)
+    return np.clip(draws, limits.tiny, limits.max)
+
+
+def completed(plan: Plan, families: dict[str, Any]) -> dict[str, Any]:
+    """Families with those of the discrete sites that a fit in passes leaves out, unless they are too large to be kept."""
+    found = dict(families)
+    for block, names in plan.blocks.items():
+        node = blocks.nodes(plan)[names[0]]
+        if block not in families and int(np.prod(node.shape)) * (node.levels or 1) <= MOST_NUMBERS:
+            probs = responsibilities(plan, families, block)
+            found[block] = Categorical(jnp.log(probs).reshape(*node.shape, -1))
+    return {block: found[block] for block in plan.blocks if block in found}
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,9 @@ rate times a value a `Mean`, a squared residual a `Quadratic`. What cannot be wr
 """
 
 import numpy as np
-from scipy.special import betaln, gammaln
+from scipy.special import betaln, gammaln, multigammaln
 
+from jensen.conjugate.observed import check
 from jensen.conjugate.slots import Affine, Pair, Slot, fit
 from jensen.conjugate.terms import (
     ONE_MINUS,
@@ -35,6 +36,9 @@ def factor(node: Node, reader: Reader) -> Factor:
         With the sites to blame.
     """
     levels = _levels(node, reader)
+    reader.line_up(node)
+    if not node.latent:
+        check(node, reader)
     if node.kind == "other":
         return _other(node, reader, levels)
     rule = _RULES[node.kind]
@@ -234,16 +238,13 @@ def _wishart(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
         Entries(-0.5 * matrix.reshape(1, count, dim * dim), "value", node.name, index, (count, dim * dim)),
         Entries((0.5 * (sign * df - dim - 1))[None], "logdet", node.name, np.arange(count)[None], (count,)),
     ]
-    constant = 0.5 * df * logdet - 0.5 * df * dim * np.log(2) - _multigammaln(0.5 * df, dim)
+    constant = 0.5 * df * logdet - 0.5 * df * dim * np.log(2) - multigammaln(0.5 * df, dim)
     return terms, np.array(constant.sum() / max(np.prod(node.shape), 1))
 
 
-def _multigammaln(a: np.ndarray, dim: int) -> np.ndarray:
-    """Log of the multivariate gamma function, elementwise."""
-    return 0.25 * dim * (dim - 1) * np.log(np.pi) + sum(gammaln(a - 0.5 * i) for i in range(dim))
-
-
 def _binary(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
+    if node.latent and node.kind == "Bernoulli":
+        return _two_levels(node, reader)
     y = _data(node, reader)
     n = reader.constant(node, "total_count") if node.kind == "Binomial" else np.ones((1,) * y.ndim)
     binomial = gammaln(n + 1) - gammaln(y + 1) - gammaln(n - y + 1)
@@ -269,6 +270,21 @@ def _binary(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
     ) + binomial
 
 
+def _two_levels(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
+    """A latent Bernoulli: log(1 - p) and log p as the last axis, like the categories of a Categorical."""
+    if "logits" in reader.probe.parents[node.name]:
+        logits = reader.constant(node, "logits")
+        return [], -np.logaddexp(0.0, np.stack([logits, -logits], -1))
+    yes, no = _log_probability(node, "probs", reader)
+    slots = tuple(
+        Slot(slot.site, slot.index[..., None], slot.weight[..., None] * level)
+        for log, level in ((no, np.array([1.0, 0.0])), (yes, np.array([0.0, 1.0])))
+        for slot in log.slots
+    )
+    constant = np.stack([no.constant, yes.constant], -1)
+    return _times(np.ones(()), Affine(constant, slots)), constant
+
+
 def _finite(log: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Log probabilities with 0 where they are multiplied by zero."""
     return np.where((times == 0) & np.isneginf(log), 0.0, log)
@@ -280,12 +296,7 @@ def _data(node: Node, reader: Reader) -> np.ndarray:
         raise NotConjugate(
             {node.name}, f"{node.name} is a latent {node.distribution}, whose values cannot be enumerated"
         )
-    value = reader.constant(node, "value").astype(float)
-    if value.size and not (np.isfinite(value).all() and value.min() >= 0 and (value == np.rint(value)).all()):
-        raise DataError(
-            f"{node.name} ({node.distribution}) has values that are no counts; the smallest is {value.min():g}."
-        )
-    return value
+    return reader.constant(node, "value").astype(float)
 
 
 def _categorical(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:

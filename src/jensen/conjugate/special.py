@@ -4,7 +4,8 @@
 
     E[r^2] = E[a^2] + 2 E[a] sum_k s_k E[x_k] E[y_k] + sum_kl s_k s_l E[x_k x_l] E[y_k y_l].
 
-The first part is an ordinary quadratic piece; the others are contractions over axes, because x and y vary along different ones.
+and where a reads x with weight w, 2 w s_k Cov(x, x_k) E[y_k] besides (likewise y). The first part is an ordinary quadratic
+piece; the others are contractions over axes, because x and y vary along different ones.
 
 `Predictor`: likelihoods f(eta) with eta Gaussian of mean m and variance v a row. Logistic: Gauss-Hermite quadrature of
 y eta - n log(1 + exp(eta)). Poisson: y m - exp(m + v/2), exact. Probit: y log Phi(m) + (n - y) log Phi(-m) - n v/2, the bound
@@ -29,7 +30,7 @@ from jax.scipy.special import log_ndtr
 from jensen.conjugate.layout import Layout
 from jensen.conjugate.pieces import Read, static
 from jensen.conjugate.slots import Pair, Slot, fit
-from jensen.conjugate.terms import Predicted, Quadratic
+from jensen.conjugate.terms import NotConjugate, Predicted, Quadratic
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
@@ -151,6 +152,8 @@ class Products:
         Its sites.
     constant, weight, index
         E[a]: data and linear reads, each block's mean at index.
+    side, cross
+        For each linear read 0 or 1 when its block is that of x or y, else -1, and where its covariances with x_k or y_k are.
     product
         s_k.
     x, y, xx, yy
@@ -162,12 +165,14 @@ class Products:
     constant: Any
     weight: tuple[Any, ...]
     index: tuple[Any, ...]
+    cross: tuple[Any, ...]
     product: Any
     x: Any
     y: Any
     xx: Any
     yy: Any
     blocks: tuple[str, ...] = static()
+    side: tuple[int, ...] = static()
     pair: tuple[str, str] = static()
     shape: tuple[int, ...] = static()
 
@@ -184,6 +189,10 @@ class Products:
         for block, weight, index in zip(self.blocks, self.weight, self.index, strict=True):
             mean = moments[block]["mean"][index]
             total = total + contract(self.shape, [prec, weight, mean], [self.product, kx, ky], [])
+        for side, weight, position in zip(self.side, self.weight, self.cross, strict=True):
+            if side >= 0:
+                cov, other = moments[self.pair[side]]["cov"][position], (ky, kx)[side]
+                total = total + contract(self.shape, [prec, weight], [self.product, cov, other], [])
         square = self.product[:, None] * self.product[None]
         return -(total + 0.5 * contract(self.shape, [prec], [], [square, second_x, second_y]))
 
@@ -219,19 +228,31 @@ def products(term: Quadratic, shape: tuple[int, ...], layout: Layout) -> Product
     x = stack([pair.x.index + layout.offset[x_site] for pair in term.pairs])
     y = stack([pair.y.index + layout.offset[y_site] for pair in term.pairs])
     reads = tuple(Read(rows(slot.index), rows(slot.weight), *_where(slot, layout)) for slot in term.reads)
+    pair = (layout.block[x_site], layout.block[y_site])
+    if pair[0] == pair[1]:
+        raise NotConjugate({x_site, y_site}, f"{x_site} and {y_site} are multiplied with each other, and share a block")
+    slots = term.residual.slots
+    index = tuple(rows(slot.index) + layout.offset[slot.site] for slot in slots)
+    side = tuple(pair.index(layout.block[slot.site]) if layout.block[slot.site] in pair else -1 for slot in slots)
+    cross = tuple(
+        layout.position(pair[one], here[None], (x, y)[one]) if one >= 0 else np.zeros(0, int)
+        for one, here in zip(side, index, strict=True)
+    )
     return Products(
         scale=rows(term.stat),
         reads=reads,
         constant=rows(term.residual.constant),
-        weight=tuple(rows(slot.weight) for slot in term.residual.slots),
-        index=tuple(rows(slot.index) + layout.offset[slot.site] for slot in term.residual.slots),
+        weight=tuple(rows(slot.weight) for slot in slots),
+        index=index,
+        cross=cross,
         product=stack([pair.x.weight for pair in term.pairs]),
         x=x,
         y=y,
         xx=layout.position(layout.block[x_site], x[:, None], x[None]),
         yy=layout.position(layout.block[y_site], y[:, None], y[None]),
-        blocks=tuple(layout.block[slot.site] for slot in term.residual.slots),
-        pair=(layout.block[x_site], layout.block[y_site]),
+        blocks=tuple(layout.block[slot.site] for slot in slots),
+        side=side,
+        pair=pair,
         shape=shape,
     )
 

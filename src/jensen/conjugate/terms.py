@@ -159,6 +159,19 @@ class Reader:
         constant = np.broadcast_to(found.affine.constant, found.shape or np.shape(found.affine.constant))
         return constant if self.reading(node, leaf, "id") else np.exp(constant)
 
+    def line_up(self, node: Node) -> None:
+        """Refuse leaves under discrete sites that do not spread over the node's rows: slices of sites, read at length one."""
+        for view, found in self.probe.readings.items():
+            if view.node != node.name or not found.levels:
+                continue
+            rows = found.shape[1 : 1 + len(node.shape)]
+            if any(length not in (1, wanted) for length, wanted in zip(rows, node.shape, strict=False)):
+                names = ", ".join(found.levels)
+                raise NotConjugate(
+                    set(found.levels),
+                    f"the rows of {view.leaf} of {node.name} are not those of its discrete sites {names}",
+                )
+
     def _blame(self, node: Node, leaf: str) -> frozenset[str]:
         names = self.continuous(self.probe.parents[node.name][leaf])
         curved = frozenset(name for name in names if self.probe.coordinate.get(name) != "real")

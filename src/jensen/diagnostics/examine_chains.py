@@ -17,23 +17,22 @@ from jensen.diagnostics.spaces import Own
 from jensen.objectives.elbo import Elbo
 
 
-def examine_chains(q: Product, elbo: Elbo, values: dict[str, np.ndarray], log_joint: np.ndarray) -> Examination:
+def examine_chains(q: Product, elbos: np.ndarray, chains: Any) -> Examination:
     """Judge chains, pooled as the answer.
 
     Parameters
     ----------
-    q, elbo
-        What the chains started from, and its bound.
-    values
-        Site -> (chains, draws, *shape).
-    log_joint
-        (chains, draws).
+    q, elbos
+        What the chains started from, and its history.
+    chains
+        Their draws (`jensen.engines.gibbs.Draws`).
     """
-    flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in values.items()}
-    n = log_joint.size
-    draws = Draws(np.zeros((n, 0)), log_joint.reshape(-1), flat, Own(q).derived(flat))
+    flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in chains.values.items()}
+    n = chains.log_joint.size
+    draws = Draws(np.zeros((n, 0)), chains.log_joint.reshape(-1), flat, Own(q).derived(flat))
+    elbo = Elbo(float(elbos[-1]) if len(elbos) else -np.inf, 0.0)
     names = quantities.names(q.model)
-    x = quantities.matrix(q.model, draws.values, draws.derived).reshape(*log_joint.shape, -1)
+    x = quantities.matrix(q.model, draws.values, draws.derived).reshape(*chains.log_joint.shape, -1)
     rhat, bulk, tail = _arviz(x)
     judged = verdict.judge_chains(names, rhat, bulk, tail)
     note = f"{x.shape[0]} Gibbs chains of {x.shape[1]} draws"

@@ -95,7 +95,9 @@ def examine_product(
     return Examination(elbo, correction.draws, correction.weights, judged, True, note, correction)
 
 
-def moments(q: Product | StoredProduct, model: Model, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(
+    q: Product | StoredProduct, model: Model, mean: np.ndarray, sd: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Means and sds of all scalars, with those of the sites, which come first, replaced by their exact values."""
     mean, sd = mean.copy(), sd.copy()
     start = 0

@@ -33,6 +33,10 @@ THINNING = (1, 2, 4, 8, 16, 32)
 """Sweeps a transition, stage by stage: slow chains need long stages, and fast ones never get there."""
 JUDGING_STAGES = 4
 MOST_NUMBERS = 30_000_000
+MOST_IN_A_SWEEP = 5_000_000
+"""Numbers all chains together work on in a sweep; more would take minutes."""
+LONGEST_STAGE = 30.0
+"""Seconds; a stage that would take longer is not begun."""
 
 
 def possible(q: Product) -> str:
@@ -40,7 +44,7 @@ def possible(q: Product) -> str:
     for finding in q.plan.findings:
         if finding.update == "natural gradient" or (finding.update == "exact" and finding.reason):
             return f"{finding.site} has no complete conditional to draw from"
-    if _chains(q) < GROUPS:
+    if _chains(q) < GROUPS or set(q.families) != set(q.plan.blocks):
         return "the model is too large for chains"
     return ""
 
@@ -50,7 +54,8 @@ def _chains(q: Product) -> int:
     nodes = blocks.nodes(q.plan)
     per_sweep = sum(int(np.prod(node.shape)) * (node.levels or 1) for node in nodes.values())
     kept = KEPT * (q.model.dim + sum(int(np.prod(derived.shape)) for derived in q.model.derived))
-    return min(CHAINS, MOST_NUMBERS // max(per_sweep, kept, 1) // GROUPS * GROUPS)
+    affordable = min(MOST_IN_A_SWEEP // max(per_sweep, 1), MOST_NUMBERS // max(kept, 1))
+    return min(CHAINS, affordable // GROUPS * GROUPS)
 
 
 def correct(q: Product, *, seed: int, judging: bool = False, deadline: float | None = None) -> Correction:
@@ -74,7 +79,9 @@ def correct(q: Product, *, seed: int, judging: bool = False, deadline: float | N
     evidence, pool, sweeps = None, [], 0
     stages = THINNING[:JUDGING_STAGES] if judging else THINNING
     for number, thin in enumerate(stages):
+        begun = time.perf_counter()
         values, history = chains.stage(streams, values, sweeps, thin)
+        seconds = time.perf_counter() - begun
         sweeps += KEPT * thin
         draws = _draws(q, history)
         x = quantities.matrix(q.model, draws.values, draws.derived)
@@ -83,7 +90,7 @@ def correct(q: Product, *, seed: int, judging: bool = False, deadline: float | N
         pool = [*pool, (draws, x)] if before is not None and settled.all() else [(draws, x)]
         if number >= 1 and (settled.all() or (judging and evidence.between.max() < LIMITS["between"])):
             break
-        if deadline is not None and time.perf_counter() > deadline:
+        if 2 * seconds > LONGEST_STAGE or (deadline is not None and time.perf_counter() > deadline):
             break
     assert evidence is not None
     return _concluded(evidence, pool, number + 1)

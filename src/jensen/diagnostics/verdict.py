@@ -182,7 +182,9 @@ def judge_corrected(
         "mode shift": shifts,
     }
     known = f" (variance {spread(log_weights):.2g} in its log weights)" if np.isfinite(log_weights).all() else ""
-    reasons = [f"q alone is not enough{known}; the answer is that of {correction.stages} stages of short chains started from q"]
+    reasons = [
+        f"q alone is not enough{known}; the answer is that of {correction.stages} stages of short chains started from q"
+    ]
     refused = [i for i, word in enumerate(words) if word != TRUSTED]
     advice = "Use it."
     if refused:
@@ -224,7 +226,9 @@ def judge_chains(names: list[str], rhat: np.ndarray, bulk: np.ndarray, tail: np.
     words = _words(mean_ok, both_ok & mean_ok)
     columns = {"r-hat": rhat, "bulk ess": bulk, "tail ess": tail}
     worst = int(np.nanargmax(np.where(constant, 0.0, rhat)))
-    reasons = (f"the largest R-hat is {rhat[worst]:.3f}, at {names[worst]}; the smallest effective sample size {bulk.min():.0f}",)
+    reasons = (
+        f"the largest R-hat is {rhat[worst]:.3f}, at {names[worst]}; the smallest effective sample size {bulk.min():.0f}",
+    )
     advice = "Use it." if both_ok.all() else "Run longer chains: engine=jn.Gibbs(draws=...)."
     return Verdict(tuple(names), words, columns, reasons, advice, np.full(1, np.nan), "the Gibbs chains")
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from jensen.conjugate import starts
 from jensen.conjugate.plan import Plan
+from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core import keys
 from jensen.engines.engine import Ticks
 from jensen.families import markov
@@ -31,6 +32,8 @@ from jensen.families.markov import MarkovChain
 CHUNK = 64
 """Most sweeps of one call."""
 CHUNK_SECONDS = 0.2
+WORTH_OPTIMIZING = 1.0
+"""Seconds of running after which a program is compiled with all optimizations."""
 STILL = 1e-10
 """A sweep that raises the ELBO by less than this, relatively, is a still one; two in a row end the fit."""
 SHORTEN = 0.5
@@ -141,8 +144,26 @@ def program(target: Plan) -> Any:
 
             return jax.lax.fori_loop(0, count, sweep, (families, jnp.full(CHUNK, jnp.nan), jnp.array(True)))
 
-        _PROGRAMS[target] = jax.jit(chunk)
+        _PROGRAMS[target] = _Program(chunk)
     return _PROGRAMS[target]
+
+
+class _Program:
+    """A function compiled quickly at first, and again with all optimizations once its runs have become the larger cost."""
+
+    def __init__(self, function: Any):
+        self.function, self.compiled, self.seconds, self.optimized = jax.jit(function), None, 0.0, False
+
+    def __call__(self, energy: Any, families: Any, *numbers: int) -> Any:
+        args = (energy, jax.tree.map(jnp.asarray, families), *map(jnp.asarray, numbers))
+        if self.compiled is None or (self.seconds > WORTH_OPTIMIZING and not self.optimized):
+            self.optimized = self.compiled is not None
+            options = None if self.optimized else FAST_COMPILE
+            self.compiled = self.function.lower(*args).compile(compiler_options=options)
+        begun = time.perf_counter()
+        found = jax.block_until_ready(self.compiled(*args))
+        self.seconds += time.perf_counter() - begun
+        return found
 
 
 def one_sweep(

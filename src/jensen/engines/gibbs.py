@@ -6,15 +6,17 @@ with E the energy E_q[log p] as a function of mean parameters: it is affine in e
 it is the log joint there, so the gradient that is coordinate ascent's update under averages is the conditional under draws.
 Discrete sites come first in a sweep, then the others in the order of the model. A block is drawn jointly: Gaussian blocks by
 their precision pattern, Markov chains by messages forward and draws backward. A positive site that is not conditionally
-conjugate is moved by slice sampling of its logarithm, element by element: stepping out by 1, shrinking.
+conjugate is moved by slice sampling of its logarithm, element by element (slices.py).
 
-Every number is a function of (seed, chain, sweep, block), so that the length of a chunk or a pause changes nothing.
+Every number is a function of (seed, chain, sweep, block), so that the length of a chunk or a pause changes nothing. One sweep
+of all chains is one compiled program, and the host counts them: a loop over sweeps inside of the program can hang on CPU, where
+XLA's runtime loses track of LAPACK calls in nested loops.
 
-References: Geman and Geman (1984), IEEE PAMI 6; Gelfand and Smith (1990), JASA 85; Neal (2003), Slice sampling, Annals of
-Statistics 31.
+References: Geman and Geman (1984), IEEE PAMI 6; Gelfand and Smith (1990), JASA 85.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
@@ -31,17 +33,16 @@ from jensen.core import keys
 from jensen.core.errors import OptionError, UnsupportedError
 from jensen.engines.coordinate import order
 from jensen.engines.engine import Ticks
+from jensen.engines.slices import slice_sweep
 from jensen.families.discrete import Categorical
 from jensen.families.gaussian import Gaussian
 from jensen.families.markov import MarkovChain
 
 CHUNK = 64
-"""Most kept sweeps of one call."""
+"""Most steps of one chunk."""
 CHUNK_SECONDS = 0.2
 MOST_NUMBERS = 20_000_000
 """Numbers kept before discrete sites are kept as probabilities only."""
-NARROWEST = 1e-12
-"""A slice that has shrunk to this is given up, and the element stays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +111,8 @@ class Gibbs:
         Number of chains, which start apart.
     thin
         Sweeps between draws.
+    start
+        Families by block, such as coordinate ascent's: chains start at draws of them. None: at random levels and Gaussians.
 
     Raises
     ------
@@ -121,6 +124,7 @@ class Gibbs:
     draws: int = 1000
     chains: int = 4
     thin: int = 1
+    start: Any = None
 
     def __post_init__(self) -> None:
         for name, least in (("warmup", 0), ("draws", 1), ("chains", 1), ("thin", 1)):
@@ -132,8 +136,7 @@ class Gibbs:
         """First state; `UnsupportedError` if a site has no conditional that can be drawn from."""
         _check(target)
         chains = jnp.stack([keys.key(seed, "gibbs", chain) for chain in range(self.chains)])
-        starts = [_start(target, keys.generator(seed, "gibbs start", chain)) for chain in range(self.chains)]
-        values = {block: jnp.stack([start[block] for _, start in starts]) for block in target.blocks}
+        families, values = self._start(target, seed)
         known, counts, shapes = blocks.nodes(target), {}, {}
         room = MOST_NUMBERS - sum(self._numbers(node) for node in known.values() if node.levels is None)
         for node in sorted(known.values(), key=lambda node: (node.levels is not None, self._numbers(node))):
@@ -143,7 +146,20 @@ class Gibbs:
         for block, value in values.items():
             found = blocks.unflat(target, block, value)
             shapes |= {name: (part.shape[1:], part.dtype) for name, part in found.items() if name not in counts}
-        return State(starts[0][0], chains, values, counts, shapes)
+        return State(families, chains, values, counts, shapes)
+
+    def _start(self, target: Plan, seed: int) -> tuple[Any, dict[str, Any]]:
+        """Families, and values of every block (chains, ...)."""
+        if self.start is None:
+            starts = [_apart(target, keys.generator(seed, "gibbs start", chain)) for chain in range(self.chains)]
+            return starts[0][0], {block: jnp.stack([start[block] for _, start in starts]) for block in target.blocks}
+        if set(self.start) != set(target.blocks):
+            raise OptionError(
+                f"start must have a family for each of {', '.join(target.blocks)}; got {', '.join(self.start) or 'none'}; "
+                "take the families of coordinate ascent on this plan."
+            )
+        streams = jnp.stack([keys.key(seed, "gibbs start", chain) for chain in range(self.chains)])
+        return self.start, jax.jit(jax.vmap(partial(_draw, target.blocks), (None, 0)))(self.start, streams)
 
     def _numbers(self, node: Any) -> int:
         return self.chains * self.draws * int(np.prod(node.shape))
@@ -152,29 +168,35 @@ class Gibbs:
         """Up to `CHUNK` steps, all of the warmup or all after it."""
         begun = time.perf_counter()
         warm = state.step < self.warmup
-        left = (self.warmup if warm else self.warmup + self.draws) - state.step
-        count, stride = min(state.count, left), 1 if warm else self.thin
-        sweeps = state.step if warm else self.warmup + self.thin * (state.step - self.warmup)
-        kept = tuple(block for block, sites in target.blocks.items() if sites[0] in state.shapes)
-        chunk = program(target, kept, min(CHUNK, self.draws))
-        count = min(count, self.draws)
-        values, counts, buffer, joint, fault = chunk(
-            target.energy, state.families, state.keys, state.values, state.counts, sweeps, count, stride, not warm
-        )
-        joint = np.asarray(joint)[:count]
-        if int(fault) >= 0:
-            return state, Ticks(np.zeros(0), done=True, note=_fault(target, int(fault)))
-        seconds = time.perf_counter() - begun
-        faster = state.count if seconds > CHUNK_SECONDS else min(2 * state.count, CHUNK)
-        step = state.step + count
+        count = min(state.count, (self.warmup if warm else self.warmup + self.draws) - state.step)
+        stride = 1 if warm else self.thin
+        first = state.step if warm else self.warmup + self.thin * (state.step - self.warmup)
+        sweep, fixed = program(target), (target.energy, state.families, state.keys)
+        values, counts = state.values, state.counts
+        drawn: dict[str, list[np.ndarray]] = {
+            block: [] for block, sites in target.blocks.items() if sites[0] in state.shapes
+        }
+        joints = []
+        for number in range(count * stride):
+            last = (number + 1) % stride == 0
+            values, counts, joint, fault = sweep(*fixed, values, counts, np.uint32(first + number), last and not warm)
+            if int(fault) >= 0:
+                return state, Ticks(np.zeros(0), done=True, note=_fault(target, int(fault)))
+            if last:
+                joints.append(np.asarray(joint))
+            if last and not warm:
+                for block, draws in drawn.items():
+                    draws.append(np.asarray(values[block]))
+        step, log_joint = state.step + count, np.stack(joints, 1)
+        faster = state.count if time.perf_counter() - begun > CHUNK_SECONDS else min(2 * state.count, CHUNK)
         new = replace(state, values=values, counts=counts, step=step, count=faster)
         if not warm:
-            found: dict[str, np.ndarray] = {}
-            for block, drawn in buffer.items():
-                found |= blocks.unflat(target, block, np.asarray(drawn)[:count].swapaxes(0, 1))
-            sites = {name: np.asarray(value) for name, value in found.items()}
-            new = replace(new, kept=(*state.kept, (sites, joint.T)), done=step >= self.warmup + self.draws)
-        return new, Ticks(-joint.mean(1), done=new.done)
+            sites: dict[str, np.ndarray] = {}
+            for block, draws in drawn.items():
+                found = blocks.unflat(target, block, np.stack(draws, 1))
+                sites |= {name: np.asarray(value) for name, value in found.items()}
+            new = replace(new, kept=(*state.kept, (sites, log_joint)), done=step >= self.warmup + self.draws)
+        return new, Ticks(-log_joint.mean(0), done=new.done)
 
     def finish(self, state: State) -> Draws:
         """The draws so far."""
@@ -215,7 +237,7 @@ def _fault(target: Plan, number: int) -> str:
     return f"{what} is not finite in some chain; the state before is kept"
 
 
-def _start(target: Plan, rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
+def _apart(target: Plan, rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
     """Families, and the values at which a chain starts: random levels and Gaussians, the others at their means."""
     families, values = blocks.start(target, rng), {}
     for block, family in families.items():
@@ -229,75 +251,38 @@ def _start(target: Plan, rng: np.random.Generator) -> tuple[Any, dict[str, Any]]
     return families, values
 
 
-_PROGRAMS: WeakKeyDictionary[Plan, dict[Any, Any]] = WeakKeyDictionary()
+def _draw(names: Iterable[str], families: Any, key: Any) -> dict[str, Any]:
+    """One draw of every block."""
+    return {block: families[block].sample(jax.random.fold_in(key, number), 1)[0] for number, block in enumerate(names)}
 
 
-def program(target: Plan, kept: tuple[str, ...], length: int) -> Any:
-    """The compiled chunk.
+_PROGRAMS: WeakKeyDictionary[Plan, Any] = WeakKeyDictionary()
 
-    Parameters
-    ----------
-    target
-        The plan.
-    kept
-        Blocks whose values are returned.
-    length
-        Steps there is room for.
 
-    Returns
-    -------
-    callable
-        (energy, families, chains, values, counts, sweep, count, stride, keep) -> (values, counts, values of the kept blocks
-        (length, chains, ...), log joint (length, chains), block at fault or -1): `count` steps of `stride` sweeps from
-        number `sweep` on, with a key a chain; counts grow if `keep`.
+def program(target: Plan) -> Any:
+    """One compiled sweep of all chains, number `number`, with a key a chain; counts grow if `keep`.
+
+    (energy, families, chains, values, counts, number, keep) -> (values, counts, log joint (chains,), block at fault or -1)
     """
-    names, sliced = order(target), frozenset(target.damped)
+    if target not in _PROGRAMS:
+        names, sliced = order(target), frozenset(target.damped)
 
-    def chunk(
-        energy: Any,
-        families: Any,
-        chains: Any,
-        values: Any,
-        counts: Any,
-        sweep: Any,
-        count: Any,
-        stride: Any,
-        keep: Any,
-    ) -> Any:
-        every = jax.vmap(partial(one_sweep, energy, families, names=names, sliced=sliced))
-        joint = jax.vmap(partial(log_joint, energy, families, names))
-
-        def step(number: Any, carry: Any) -> Any:
-            def again(part: Any, carry: Any) -> Any:
-                values, fault = carry
-                here = jax.vmap(jax.random.fold_in, (0, None))(chains, sweep + number * stride + part)
-                values, faults = every(values, here)
-                return values, jnp.where(fault < 0, _first(faults, len(names)), fault)
-
-            values, counts, buffer, joints, fault = carry
-            values, fault = jax.lax.fori_loop(0, stride, again, (values, fault))
-            logs = joint(values)
-            fault = jnp.where((fault < 0) & ~jnp.isfinite(logs).all(), len(names), fault)
+        def sweep(
+            energy: Any, families: Any, chains: Any, values: Any, counts: Any, number: Any, keep: Any
+        ) -> tuple[Any, Any, Any, Any]:
+            here = jax.vmap(jax.random.fold_in, (0, None))(chains, number)
+            values, faults = jax.vmap(partial(one_sweep, energy, families, names=names, sliced=sliced))(values, here)
+            joint = jax.vmap(partial(log_joint, energy, families, names))(values)
+            fault = faults.min()
+            fault = jnp.where((fault == len(names)) & jnp.isfinite(joint).all(), -1, fault)
             counts = {
                 name: total + keep * jax.vmap(partial(_indicators, families[name]))(values[name])
                 for name, total in counts.items()
             }
-            buffer = {block: drawn.at[number].set(values[block]) for block, drawn in buffer.items()}
-            return values, counts, buffer, joints.at[number].set(logs), fault
+            return values, counts, joint, fault
 
-        buffer = {block: jnp.zeros((length, *values[block].shape), values[block].dtype) for block in kept}
-        carry = (values, counts, buffer, jnp.zeros((length, len(chains))), jnp.array(-1))
-        return jax.lax.fori_loop(0, count, step, carry)
-
-    programs = _PROGRAMS.setdefault(target, {})
-    if (kept, length) not in programs:
-        programs[kept, length] = jax.jit(chunk)
-    return programs[kept, length]
-
-
-def _first(faults: Any, none: int) -> Any:
-    first = faults.min()
-    return jnp.where(first == none, -1, first)
+        _PROGRAMS[target] = jax.jit(sweep)
+    return _PROGRAMS[target]
 
 
 def _indicators(family: Any, x: Any) -> Any:
@@ -340,37 +325,3 @@ def _given(energy: Any, moments: Any, block: str, own: Any) -> Any:
 def _any_nan(family: Any) -> Any:
     leaves = [leaf for leaf in jax.tree.leaves(family) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
     return jnp.stack([jnp.isnan(leaf).any() for leaf in leaves]).any()
-
-
-def slice_sweep(density: Any, x: Any, key: Any) -> Any:
-    """Move every element of x (n,) once by slice sampling; `density` is the log density of x."""
-
-    def element(index: Any, x: Any) -> Any:
-        first, second, third = jax.random.split(jax.random.fold_in(key, index), 3)
-        level = density(x) + jnp.log(jax.random.uniform(first, dtype=x.dtype, minval=jnp.finfo(x.dtype).tiny))
-
-        def inside(move: Any) -> Any:
-            return density(x.at[index].add(move)) > level
-
-        left = -jax.random.uniform(second, dtype=x.dtype)
-        right = jax.lax.while_loop(inside, lambda move: move + 1, left + 1)
-        left = jax.lax.while_loop(inside, lambda move: move - 1, left)
-
-        def outside(carry: Any) -> Any:
-            _, left, right, move, _ = carry
-            return ~inside(move) & (right - left > NARROWEST)
-
-        def shrink(carry: Any) -> Any:
-            number, left, right, move, _ = carry
-            left, right = jnp.where(move < 0, move, left), jnp.where(move < 0, right, move)
-            return number + 1, left, right, *propose(number, left, right)
-
-        def propose(number: Any, left: Any, right: Any) -> tuple[Any, Any]:
-            share = jax.random.uniform(jax.random.fold_in(third, number), dtype=x.dtype)
-            return left + share * (right - left), right - left
-
-        start = (1, left, right, *propose(0, left, right))
-        _, left, right, move, _ = jax.lax.while_loop(outside, shrink, start)
-        return x.at[index].add(jnp.where(right - left > NARROWEST, move, 0.0))
-
-    return jax.lax.fori_loop(0, len(x), element, x)

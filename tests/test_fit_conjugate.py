@@ -1,0 +1,161 @@
+"""jn.fit and jn.conjugacy on conditionally conjugate models: the way from a user's function to a judged posterior."""
+
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from tests.conjugacy.zoo import CONTROLS, example
+
+import jensen as jn
+import jensen.posterior
+from jensen.families.gaussian import Gaussian
+
+pytestmark = pytest.mark.filterwarnings("ignore::jensen.FitWarning")
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    one = example("gmm")
+    return jn.fit(one.model, "cavi", data=one.arguments)
+
+
+def test_a_mixture_by_coordinate_ascent(mixture):
+    assert mixture.run.status == "converged"
+    assert np.all(np.diff(mixture.history["elbo"]) > -1e-9 * abs(mixture.elbo.value))
+    assert mixture.verdict.overall == "trusted"
+    assert mixture.elbo.error == 0.0
+    np.testing.assert_allclose(np.sort(mixture.mean["mu"]), [-6, 0, 6], atol=0.3)
+    assert "trusted" in repr(mixture)
+
+
+def test_levels_are_in_order_and_probabilities_belong_to_rows(mixture):
+    order = np.argsort(mixture.mean["mu"])
+    assert np.array_equal(order, np.arange(3))
+    probs = mixture.q.probs("z")
+    x = example("gmm").arguments["x"]
+    nearest = np.abs(x[:, None] - mixture.mean["mu"]).argmin(1)
+    assert probs.shape == (len(x), 3)
+    assert (probs.argmax(1) == nearest).mean() > 0.95
+
+
+def test_draws_hold_discrete_sites_and_reach_arviz(mixture):
+    draws = mixture.draws(50)
+    assert draws["z"].shape == (50, 300)
+    assert np.issubdtype(draws["z"].dtype, np.integer)
+    data = mixture.sample(50, log_likelihood=True)
+    assert data.posterior["z"].dims == ("chain", "draw", "rows")
+    assert np.isfinite(data.sample_stats["lp"]).all()
+    assert data.log_likelihood["x"].shape == (1, 50, 300)
+    assert mixture.predict(draws=3)["x"].shape == (3, 300)
+
+
+def test_q_is_a_density_on_the_flat_vector(mixture):
+    z = mixture.q.sample(np.random.default_rng(0), 2000)
+    assert z.shape == (2000, mixture.model.dim)
+    # E_q[log q] is minus the entropy: in the model's own space it is known, and the Jacobian is the same for all of q.
+    assert np.isfinite(mixture.q.log_prob(z)).all()
+
+
+def test_saving_and_refining(mixture, tmp_path):
+    mixture.save(tmp_path / "fit.nc")
+    loaded = jensen.posterior.load(tmp_path / "fit.nc")
+    np.testing.assert_array_equal(loaded.mean["mu"], mixture.mean["mu"])
+    assert loaded.verdict.words == mixture.verdict.words
+    assert loaded.sample(10).posterior.sizes["draw"] == 10
+    more = mixture.refine(steps=2)
+    assert more.elbo.value >= mixture.elbo.value - 1e-9
+    with pytest.raises(jn.OptionError, match="linear response"):
+        mixture.linear_response()
+
+
+def test_auto_takes_discrete_models_and_says_so():
+    one = example("ugmm")
+    posterior = jn.fit(one.model, data=one.arguments)
+    assert any("coordinate ascent" in line for line in posterior.story)
+    assert posterior.answer == "corrected"
+    assert posterior.verdict.overall == "trusted"
+
+
+def test_gibbs_agrees_with_coordinate_ascent(mixture):
+    one = example("gmm")
+    chains = jn.fit(one.model, engine=jn.Gibbs(warmup=100, draws=400), data=one.arguments)
+    assert chains.answer == "corrected"
+    np.testing.assert_allclose(chains.mean["mu"], mixture.mean["mu"], atol=0.05)
+    assert "r-hat" in chains.verdict.table.columns
+
+
+def test_stochastic_steps_arrive_where_passes_do():
+    one = example("ugmm")
+    data = one.simulate(N=20_000)
+    stochastic = jn.fit(one.model, "svi", data=data, correct=False)
+    passes = jn.fit(one.model, "cavi", data=data, correct=False)
+    assert abs(stochastic.elbo.value - passes.elbo.value) < 1e-4 * abs(passes.elbo.value)
+    assert passes.verdict.overall == "means only"
+
+
+def test_blocks_decide_the_factorization():
+    one = example("multilevel_correlated")
+    joint = jn.fit(one.model, "cavi", data=one.arguments, correct=False)
+    apart = jn.fit(one.model, "cavi", data=one.arguments, family=jn.Blocks(), correct=False)
+    some = jn.fit(one.model, data=one.arguments, family=jn.Blocks(("mu", "a")), correct=False)
+    assert joint.elbo.value > some.elbo.value > apart.elbo.value
+    assert isinstance(joint.q.families["mu + b + a"], Gaussian)
+    assert apart.sd["a"].mean() < 0.9 * joint.sd["a"].mean()
+    with pytest.raises(jn.OptionError, match="no site of the model"):
+        jn.fit(one.model, "cavi", data=one.arguments, family=jn.Blocks(("mu", "nothing")))
+    with pytest.raises(jn.OptionError, match="twice"):
+        jn.Blocks(("mu",), ("mu", "a"))
+
+
+def test_conjugacy_explains():
+    one = example("half_normal")
+    found = jn.conjugacy(one.model, data=one.arguments)
+    assert found.runs
+    assert found.table.loc["sigma", "update"] == "free"
+    assert "HalfNormal" in repr(found)
+    assert found.table.loc["b", "update"] == "exact"
+
+
+@pytest.mark.parametrize("name", ["gamma_shape", "two_views"])
+def test_what_coordinate_ascent_cannot_do_is_refused_with_the_table(name):
+    one = next(control for control in CONTROLS if control.name == name)
+    with pytest.raises(jn.UnsupportedError, match="Conjugacy of"):
+        jn.fit(one.model, "cavi", data=one.arguments)
+    assert not jn.conjugacy(one.model, data=one.arguments).runs
+
+
+def test_auto_falls_through_to_what_works():
+    one = next(control for control in CONTROLS if control.name == "gamma_shape")
+    assert jn.fit(one.model, data=one.arguments, correct=False).run.status == "converged"
+    views = next(control for control in CONTROLS if control.name == "two_views")
+    with pytest.raises(jn.UnsupportedError, match="z is discrete"):
+        jn.fit(views.model, data=views.arguments)
+
+
+def test_a_large_conjugate_model_keeps_its_correlations_under_auto():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(500), 4)
+    y = 1.0 + rng.normal(size=500)[groups] + rng.normal(size=2000)
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 10))
+        tau = numpyro.sample("tau", dist.Gamma(2, 1))
+        with numpyro.plate("group", 500):
+            a = numpyro.sample("a", dist.Normal(mu, tau**-0.5))
+        numpyro.sample("y", dist.Normal(a[groups], 1.0), obs=y)
+
+    posterior = jn.fit(model, data={"y": y}, correct=False)
+    assert any("coordinate ascent" in line for line in posterior.story)
+    # Given tau, the posterior of mu is known: precision of 500 group means with variance 1 / tau + 1 / 4.
+    tau = posterior.mean["tau"]
+    np.testing.assert_allclose(posterior.sd["mu"], np.sqrt((1 / tau + 0.25) / 500), rtol=0.02)
+
+
+def test_options_that_do_not_fit():
+    one = example("gmm")
+    with pytest.raises(jn.OptionError, match="start"):
+        jn.fit(one.model, "cavi", data=one.arguments, start={"mu": np.zeros(3)})
+    with pytest.raises(jn.OptionError, match="already says"):
+        jn.fit(one.model, "cavi", data=one.arguments, family=jn.MeanField())
+    with pytest.raises(jn.UnsupportedError, match="log density"):
+        jn.fit(jn.density(lambda p: -(p["x"] ** 2), {"x": 0.0}), "cavi")
