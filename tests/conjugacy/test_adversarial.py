@@ -303,6 +303,12 @@ def test_refused_in_words(model, y):
     assert any(node.name in found.refusal for node in found.graph.nodes)
 
 
+def test_sites_that_are_multiplied_share_no_block():
+    found = make(product_of_sites, {"y": TABLE}, [("u", "v")])
+    assert found.energy is None
+    assert "u and v" in found.refusal
+
+
 # -- what only the certificate sees ---------------------------------------------------------------------------------------
 
 

@@ -227,6 +227,11 @@ def clipped_precision(y):
     seen(y, 0.0, jnp.maximum(gamma("t"), 1e-2) ** -0.5)
 
 
+def bent_mean(y):
+    x = normal("x")
+    seen(y, jnp.where(x > 2.5, 2 * x - 2.5, x))
+
+
 @pytest.mark.parametrize("model", [impossible_level, left_to_right])
 def test_impossible_levels(model):
     found = make(model, {"y": Y})
@@ -254,5 +259,6 @@ def test_slices_of_levels():
     assert not passes(make(shifted_slices, {"y": Y}), {"y": Y})
 
 
-def test_kink_away_from_the_origin():
-    assert not passes(make(clipped_precision, {"y": Y}), {"y": Y})
+@pytest.mark.parametrize("model", [clipped_precision, bent_mean])
+def test_kink_away_from_the_origin(model):
+    assert not passes(make(model, {"y": Y}), {"y": Y})

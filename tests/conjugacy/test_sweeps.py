@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from tests.conjugacy import bayespy_oracle
@@ -24,7 +25,11 @@ def _hand_start(name: str, seed: int = 0):
         return state, families(found, state)
 
 
-@pytest.mark.parametrize("name", HAND)
+SAME = {"multilevel_correlated", "probit_ndtr", "dirichlet_multinomial_shared", "hmm_split"}
+"""As other models but for their data or how they are written; their bounds and single updates are in test_hand."""
+
+
+@pytest.mark.parametrize("name", [name for name in HAND if name not in SAME])
 def test_sweeps_are_those_derived_by_hand(name):
     hand, data, found = HAND[name], example(name).arguments, plan(name)
     state, q = _hand_start(name)
@@ -39,13 +44,13 @@ def test_sweeps_are_those_derived_by_hand(name):
     assert np.diff(elbos).min() >= -RISES * np.abs(elbos).max()
 
 
-@pytest.mark.parametrize("name", ["multilevel", "multilevel_correlated", "varying_slopes"])
+@pytest.mark.parametrize("name", ["multilevel", "varying_slopes"])
 def test_joint_blocks_are_no_worse(name):
     """Mean field over sites is a special case of the joint Gaussian, whose bound is therefore higher."""
     joint, single = plan(name, joint=True), plan(name)
     _, elbos = sweeps(joint, start(joint), 60)
     assert np.diff(elbos).min() >= -RISES * np.abs(elbos).max()
-    assert elbos[-1] > sweeps(single, start(single), 300)[1][-1]
+    assert elbos[-1] > sweeps(single, start(single), 300, example(name).order)[1][-1]
 
 
 @pytest.mark.parametrize("name", ["factorial_hmm", "random_walk_fixed"])
@@ -63,15 +68,18 @@ def test_damped_updates_reach_the_optimum(name):
     q, elbos = sweeps(found, start(found), 60)
     assert np.diff(elbos).min() >= -RISES * np.abs(elbos).max()
     (block,) = found.damped
+
+    @jax.jit
+    def value(energy, q):
+        return elbo(energy, q, {word: family.moments() for word, family in q.items()})
+
     with scope("float64"):
         for size in (0.999, 1.001):
             for changed in (
                 replace(q[block], h=q[block].h * size),
                 replace(q[block], precision=q[block].precision * size),
             ):
-                other = q | {block: changed}
-                moments = {word: family.moments() for word, family in other.items()}
-                assert float(elbo(found.energy, other, moments)) < elbos[-1]
+                assert float(value(found.energy, q | {block: changed})) < elbos[-1]
 
 
 @pytest.mark.parametrize(

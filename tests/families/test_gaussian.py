@@ -42,23 +42,19 @@ def trend(length):
 NONE = np.zeros((0, 2), int)
 MODELS = {
     "mean field": (9, NONE),
-    "regression and scalars": (14, clique(range(3, 9))),
     "small regression and pairs": (9, np.concatenate([clique([8, 1, 4]), [[0, 7], [2, 3]]])),
     "rows of four": (24, np.concatenate([clique(range(4 * g, 4 * g + 4)) for g in range(6)])),
     "random walk": (80, chain(80)),
-    "autoregression of order two": (81, chain(81, reach=2)),
     "local linear trend": (60, trend(30)),
     "several walks": (90, np.concatenate([chain(30, 30 * c) for c in range(3)])),
     "walks of different lengths": (120, np.concatenate([chain(50), chain(70, 50)])),
     "walk and scalars": (75, chain(70, 3)),
-    "multilevel": (130, bordered(range(6), range(6, 130))),
     "multilevel, border last": (130, bordered(range(126, 130), range(126))),
     "varying slopes": (
         127,
         np.concatenate([bordered(range(7), range(7, 127)), [[7 + 2 * g, 8 + 2 * g] for g in range(60)]]),
     ),
     "walk with a mean": (90, np.concatenate([chain(89), bordered([89], range(89))])),
-    "crossed effects": (36, bordered(range(6), range(6, 36))),
     "dense": (70, clique(range(70))),
 }
 
@@ -139,10 +135,7 @@ def test_against_dense_algebra(name):
     assert tuple(bool(ok) for ok in done["valid"]) == (True, False)
 
 
-FEW = ["small regression and pairs", "local linear trend", "varying slopes"]
-
-
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", ["local linear trend", "varying slopes"])
 def test_density_entropy_and_draws(name):
     pattern = find_pattern(*MODELS[name])
     dense, entries = matrix(pattern)
@@ -165,7 +158,7 @@ def test_density_entropy_and_draws(name):
     np.testing.assert_allclose(np.std(draws, 0), sd, rtol=0.03)
 
 
-@pytest.mark.parametrize("name", [*FEW, "walk with a mean"])
+@pytest.mark.parametrize("name", ["small regression and pairs", "walk with a mean"])
 def test_coordinate_ascent_finds_the_gaussian(name):
     """From the energy of a known Gaussian, one update from any moments gives that Gaussian."""
     pattern = find_pattern(*MODELS[name])
@@ -188,9 +181,7 @@ def test_coordinate_ascent_finds_the_gaussian(name):
     assert not point["cov"].any()
 
 
-@pytest.mark.parametrize(
-    "name", ["small regression and pairs", "varying slopes", "walk with a mean", "several walks", "dense"]
-)
+@pytest.mark.parametrize("name", ["varying slopes", "several walks", "dense"])
 def test_the_gradient_of_the_log_partition_is_the_moments(name):
     """Under grad and vmap: d/dh of A = h'mean/2 - logdet/2 is the mean, d/dP_ii is -E x_i^2 / 2."""
     pattern = find_pattern(*MODELS[name])
@@ -341,7 +332,7 @@ def test_single_precision():
         np.testing.assert_allclose(sd, 2.0, rtol=1e-6)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.integers(1, 30), st.data())
 def test_any_small_pattern(n, data):
     element = st.integers(0, n - 1)
