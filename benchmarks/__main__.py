@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-NAMES = ("posteriors", "record", "cold_start", "dimension")
+NAMES = ("posteriors", "record", "cold_start", "dimension", "conjugacy", "conjugacy_hand", "mixture_large")
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or NAMES

@@ -186,7 +186,8 @@ def _conjugate(
     engine = ascent.engine if isinstance(ascent, Restarts) else ascent
     if sampler is None:
         return conclude(None, q, fitted, engine=engine, settings=settings, budget=_left(loop["budget"], begun))
-    chains, sampled = run(replace(sampler, start=families), plan, seed=settings.seed, **(loop | {"steps": None}))
+    loop["steps"] = None  # were those of the ascent
+    chains, sampled = run(replace(sampler, start=families), plan, seed=settings.seed, **loop)
     found = examine_chains(q, fitted.history["elbo"], chains)
     fitted = replace(fitted, notes=(*fitted.notes, *sampled.notes), seconds=fitted.seconds + sampled.seconds)
     return together(record, q, fitted, found, engine=engine, settings=settings)

@@ -61,12 +61,14 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
     seed
         Of the random points.
     """
+    assert plan.energy is not None
+    whole = plan.energy
     rng = keys.generator(seed, "certificate")
     known = blocks.nodes(plan)
     families = blocks.start(plan, rng)
     points = [{name: _draw(node, rng) for name, node in known.items()} for _ in range(2)]
     wide = _wide(known, rng)
-    if any(table.excluding for table in plan.energy.tables.values()):
+    if any(table.excluding for table in whole.tables.values()):
         points = _possible(plan, families, points + wide, seed)
         points, wide = points[:2], points[2:]
     spread = {block: _covariances(families[block], block in plan.damped, rng) for block in plan.blocks}
@@ -78,9 +80,9 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
         return jax.tree.map(float, found)
 
     density: dict[str, float] = {}
-    saturated = {name for name, pieces in plan.energy.sums.items() if any(isinstance(p, Predictor) for p in pieces)}
-    tests = ((points, False), (points[::-1], False), (wide, True), (wide[::-1], True))
-    for (first, second), far_out in tests:
+    saturated = {name for name, pieces in whole.sums.items() if any(isinstance(p, Predictor) for p in pieces)}
+    for pair, far_out in ((points, False), (points[::-1], False), (wide, True), (wide[::-1], True)):
+        first, second = pair
         found, truth = nodes(first, second, _zeros(spread), _share(plan, 0.0))
         for name, value in found.items():
             total, size = truth[name]
@@ -90,7 +92,7 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
             density[name] = max(density.get(name, 0.0), error if np.isfinite(error) else np.inf)
 
     def energy(share: Any) -> float:
-        return sum(nodes(*points, spread, share)[0].values())
+        return sum(nodes(points[0], points[1], spread, share)[0].values())
 
     auxiliary = {finding.site for finding in plan.findings if finding.update == "exact" and finding.reason}
     affine, here = {}, energy(_share(plan, 0.0))

@@ -10,6 +10,7 @@ Under a discrete site z the same product is a *table*, row n and level k: e_nk =
 same in all rows (mixtures: two matrix products a sweep), and row by row otherwise.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,57 @@ import numpy as np
 def static(**kwargs: Any) -> Any:
     """A field that is part of the program."""
     return field(metadata={"static": True}, **kwargs)
+
+
+FEW = 8
+"""Reads of a block that are handled one by one."""
+KNOWN = 4096
+"""Index arrays of up to this many numbers may be constants of a program."""
+
+
+def take(array: Any, index: Any) -> Any:
+    """The elements of a flat array; where they are known and lie side by side, a slice, whose gradient needs no scatter."""
+    if not isinstance(index, np.ndarray) or not index.size:
+        return array[index]
+    flat = index.reshape(-1)
+    if not beside(flat):
+        return array[index]
+    if len(flat) > 1 and flat[1] != flat[0] + 1:
+        rest = jax.lax.slice(array, (int(flat[1]),), (int(flat[-1]) + 1,))
+        return jnp.concatenate([array[int(flat[0]) : int(flat[0]) + 1], rest]).reshape(index.shape)
+    whole = int(flat[0]) == 0 and len(flat) == array.shape[0]
+    found = array if whole else jax.lax.slice(array, (int(flat[0]),), (int(flat[-1]) + 1,))
+    return found.reshape(index.shape)
+
+
+def beside(flat: np.ndarray) -> bool:
+    """Whether all elements but the first, which may be any, follow each other."""
+    return bool((np.diff(flat[1:]) == 1).all())
+
+
+def known(energy: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """Split an energy into arrays that change from data to data, and a function that puts them back beside the known reads.
+
+    Which elements are read is part of a program's shape as long as it is short to say: small index arrays, and runs.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(energy)
+    arrays = [leaf for _, leaf in leaves]
+    fixed = [isinstance(leaf, np.ndarray) and _is_known(path, leaf) for path, leaf in leaves]
+
+    def back(changing: list[Any]) -> Any:
+        some = iter(changing)
+        return jax.tree.unflatten(tree, [leaf if own else next(some) for leaf, own in zip(arrays, fixed, strict=True)])
+
+    return [leaf for leaf, own in zip(arrays, fixed, strict=True) if not own], back
+
+
+def _is_known(path: Any, leaf: np.ndarray) -> bool:
+    if getattr(path[-1], "name", "") == "power":
+        return leaf.size <= KNOWN
+    if not np.issubdtype(leaf.dtype, np.integer):
+        return False
+    columns = leaf.reshape(-1, leaf.shape[-1]).T if leaf.ndim > 1 and leaf.shape[-1] <= FEW else leaf.reshape(1, -1)
+    return leaf.size <= KNOWN or all(beside(column) for column in columns) or beside(leaf.reshape(-1))
 
 
 @jax.tree_util.register_dataclass
@@ -37,18 +89,23 @@ class Read:
         """Power * E[log s]."""
         own = moments[self.block]
         if self.role == "log gaussian":
-            return self.power * own["mean"][self.index]
+            return self._powered(take(own["mean"], self.index))
         key = "log1m" if self.role == "complement" else "log"
-        return self.power * own[key].reshape(-1)[self.index]
+        return self._powered(take(own[key].reshape(-1), self.index))
+
+    def _powered(self, log: Any) -> Any:
+        return log if isinstance(self.power, np.ndarray) and (self.power == 1).all() else self.power * log
 
     def mean(self, moments: Any) -> Any:
         """E[s^power]."""
         own = moments[self.block]
         if self.role == "log gaussian":
-            mean, variance = own["mean"][self.index], own["cov"][self.index]
+            mean, variance = take(own["mean"], self.index), take(own["cov"], self.index)
             return jnp.exp(self.power * mean + 0.5 * self.power**2 * variance)
         key = "inverse" if self.role == "inverse gamma" else "value"
-        return jnp.where(self.power == 0, 1.0, own[key].reshape(-1)[self.index])
+        value = take(own[key].reshape(-1), self.index)
+        everywhere = isinstance(self.power, np.ndarray) and (self.power != 0).all()
+        return value if everywhere else jnp.where(self.power == 0, 1.0, value)
 
 
 @jax.tree_util.register_dataclass
@@ -74,8 +131,24 @@ class Moments2:
     first: tuple[int, ...] = static()
     second: tuple[int, ...] = static()
 
+    def columns(self, moments: Any) -> list[Any] | None:
+        """The columns one by one, where their elements are known and few: no array with a short last axis is made."""
+        if not all(isinstance(index, np.ndarray) and index.shape[-1] <= FEW for index in self.index):
+            return None
+        u: list[Any] = [jnp.ones(())]
+        cov: list[Any] = []
+        for block, index, position in zip(self.blocks, self.index, self.position, strict=True):
+            u += [take(moments[block]["mean"], index[..., k]) for k in range(index.shape[-1])]
+            cov += [take(moments[block]["cov"], np.asarray(position)[..., k]) for k in range(position.shape[-1])]
+        found = [u[i] * u[j] for i, j in zip(self.first, self.second, strict=True)]
+        return [a + b for a, b in zip(found, cov, strict=False)] + found[len(cov) :]
+
     def __call__(self, moments: Any) -> Any:
         """(..., J)."""
+        columns = self.columns(moments)
+        if columns is not None:
+            lead = np.broadcast_shapes((1,), *(jnp.shape(column) for column in columns))
+            return jnp.stack([jnp.broadcast_to(column, lead) for column in columns], -1)
         lead = np.broadcast_shapes((1,), *(index.shape[:-1] for index in self.index))
         parts = [jnp.ones((*lead, 1))]
         parts += [_spread(moments[b]["mean"][i], lead) for b, i in zip(self.blocks, self.index, strict=True)]
@@ -118,7 +191,7 @@ class Psi:
         if self.kind in ("value", "logdet"):
             own = moments[self.block]
             key = self.kind if self.kind in own else "inverse"
-            return own[key].reshape(-1)[self.index][..., None]
+            return take(own[key].reshape(-1), self.index)[..., None]
         if self.kind == "matrix":
             own = moments[self.block]
             entries = own["value" if "value" in own else "inverse"].reshape(-1)[self.index]
@@ -141,7 +214,15 @@ class Sum:
 
     def __call__(self, moments: Any) -> Any:
         """The expectation, a scalar."""
-        return (self.stat * self.psi(moments)).sum()
+        second = self.psi.second
+        if self.psi.kind != "quadratic" or second is None or (columns := second.columns(moments)) is None:
+            return (self.stat * self.psi(moments)).sum()
+        total = jnp.zeros(())
+        for number, column in enumerate(columns):
+            total = total + self.stat[:, number] * column
+        for read in self.psi.reads:
+            total = total * read.mean(moments)
+        return total.sum()
 
 
 @jax.tree_util.register_dataclass

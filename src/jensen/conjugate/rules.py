@@ -5,7 +5,7 @@ rate times a value a `Mean`, a squared residual a `Quadratic`. What cannot be wr
 """
 
 import numpy as np
-from scipy.special import betaln, gammaln, multigammaln
+from scipy.special import betaln, gammaln, multigammaln  # pyright: ignore[reportAttributeAccessIssue]
 
 from jensen.conjugate.observed import check
 from jensen.conjugate.slots import Affine, Pair, Slot, fit

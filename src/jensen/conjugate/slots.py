@@ -103,7 +103,7 @@ def partitions(shape: tuple[int, ...], largest: int = SMALL) -> list[np.ndarray]
         for some in combinations(axes, count):
             lengths = [shape[axis] for axis in some]
             if prod(lengths) <= largest:
-                found.append(np.ravel_multi_index([grid[axis] for axis in some], lengths))
+                found.append(np.asarray(np.ravel_multi_index([grid[axis] for axis in some], lengths)))
     found = [
         classes for n, classes in enumerate(found) if not any(np.array_equal(classes, other) for other in found[:n])
     ]

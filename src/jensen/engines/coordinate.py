@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import starts
+from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core import keys
@@ -74,7 +75,7 @@ class CoordinateAscent:
     def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
         """Up to `CHUNK` sweeps."""
         begun = time.perf_counter()
-        families, elbos, good = program(target)(target.energy, state.families, state.count, state.held)
+        families, elbos, good = program(target)(state.families, state.count, state.held)
         elbos = np.asarray(elbos)[: state.count]
         seconds = time.perf_counter() - begun
         if not good:
@@ -127,14 +128,18 @@ _PROGRAMS: WeakKeyDictionary[Plan, Any] = WeakKeyDictionary()
 
 
 def program(target: Plan) -> Any:
-    """The compiled chunk: (energy, families, count, held) -> (families, ELBO a sweep (CHUNK,), whether all is finite).
+    """The compiled chunk: (families, count, held) -> (families, ELBO a sweep (CHUNK,), whether all is finite).
 
     Discrete sites keep their families in the first `held` sweeps.
     """
     if target not in _PROGRAMS:
         damped, names, levels = frozenset(target.damped), order(target), discrete(target)
 
-        def chunk(energy: Any, families: Any, count: Any, held: Any) -> Any:
+        changing, back = known(target.energy)
+
+        def chunk(changing: Any, families: Any, count: Any, held: Any) -> Any:
+            energy = back(changing)
+
             def sweep(number: Any, carry: Any) -> Any:
                 families, elbos, good = carry
                 new, elbo = one_sweep(energy, families, names, damped, levels, number < held)
@@ -144,18 +149,19 @@ def program(target: Plan) -> Any:
 
             return jax.lax.fori_loop(0, count, sweep, (families, jnp.full(CHUNK, jnp.nan), jnp.array(True)))
 
-        _PROGRAMS[target] = _Program(chunk)
+        _PROGRAMS[target] = _Program(chunk, changing)
     return _PROGRAMS[target]
 
 
 class _Program:
     """A function compiled quickly at first, and again with all optimizations once its runs have become the larger cost."""
 
-    def __init__(self, function: Any):
+    def __init__(self, function: Any, changing: Any):
+        self.changing = changing
         self.function, self.compiled, self.seconds, self.optimized = jax.jit(function), None, 0.0, False
 
-    def __call__(self, energy: Any, families: Any, *numbers: int) -> Any:
-        args = (energy, jax.tree.map(jnp.asarray, families), *map(jnp.asarray, numbers))
+    def __call__(self, families: Any, *numbers: int) -> Any:
+        args = (self.changing, jax.tree.map(jnp.asarray, families), *map(jnp.asarray, numbers))
         if self.compiled is None or (self.seconds > WORTH_OPTIMIZING and not self.optimized):
             self.optimized = self.compiled is not None
             options = None if self.optimized else FAST_COMPILE
@@ -239,7 +245,7 @@ def _volume(energy: Any, block: str, moments: Any) -> Any:
 
 def bound(target: Plan, families: Any) -> float:
     """ELBO of families one sweep on, by the compiled program: that of converged families."""
-    return float(program(target)(target.energy, families, 1, 0)[1][0])
+    return float(program(target)(families, 1, 0)[1][0])
 
 
 def _nodes(energy: Any, families: Any) -> Any:

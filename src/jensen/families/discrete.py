@@ -45,7 +45,11 @@ class Categorical:
 
     def moments(self) -> Moments:
         """Mean parameters: the probabilities (..., K)."""
-        return {"probs": jax.nn.softmax(self.logits)}
+        return {"probs": jnp.moveaxis(self._levels_first(), 0, -1)}
+
+    def _levels_first(self) -> Any:
+        """Probabilities (K, ...): loops over the many variables run in vector registers, loops over few levels do not."""
+        return jax.nn.softmax(jnp.moveaxis(jnp.asarray(self.logits), -1, 0), axis=0)
 
     def statistics(self, x: Any) -> Moments:
         """One-hot rows (..., K) of integers x (...)."""
@@ -62,7 +66,7 @@ class Categorical:
 
     def entropy(self) -> Any:
         """Entropy, in nats."""
-        return entr(jax.nn.softmax(self.logits)).sum()
+        return entr(self._levels_first()).sum()
 
     def log_prob(self, x: Any) -> Any:
         """Log probability of integers x (...)."""

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jensen.core.errors import UnsupportedError
 from jensen.models.graph import Graph, Leaves, Node
@@ -96,7 +97,7 @@ def _node(name: str, site: Mapping[str, Any]) -> Node:
 
 
 def _is_concrete(value: Any) -> bool:
-    return not isinstance(value, jax.core.Tracer)
+    return not isinstance(value, Tracer)
 
 
 _KINDS = {

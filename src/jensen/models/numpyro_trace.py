@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jensen.core.errors import DataError, UnsupportedError
 from jensen.models.misfit import CONCRETIZATION, first_line, is_about_shapes, shapes
@@ -62,7 +63,7 @@ def levels(fn: Any) -> int | None:
     if type(base.support).__name__ == "_Boolean":
         return 2
     lower, upper = getattr(base.support, "lower_bound", None), getattr(base.support, "upper_bound", None)
-    if lower is None or upper is None or isinstance(lower, jax.core.Tracer) or isinstance(upper, jax.core.Tracer):
+    if lower is None or upper is None or isinstance(lower, Tracer) or isinstance(upper, Tracer):
         return None
     return int(np.max(upper)) + 1 if np.all(np.asarray(lower) == 0) and np.ptp(upper) == 0 else None
 

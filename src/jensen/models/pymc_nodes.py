@@ -205,9 +205,10 @@ def _log_prob(
     if not rvs:
         return {}
     given = {twins[rv]: values[rv] for rv in rvs}
+    nothing: Any = dict.fromkeys(given)
     try:
         densities = transformed_conditional_logp(
-            list(given), rvs_to_values=given, rvs_to_transforms=dict.fromkeys(given), jacobian=False
+            list(given), rvs_to_values=given, rvs_to_transforms=nothing, jacobian=False
         )
     except NotImplementedError as error:
         raise UnsupportedError(
