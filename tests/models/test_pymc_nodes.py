@@ -300,7 +300,7 @@ def test_discrete_variables_are_no_sites():
 
 def test_a_fit_refuses_discrete_variables_by_name():
     with pytest.raises(UnsupportedError, match=r"site z is discrete \(Categorical\)"):
-        jn.fit(mixture())
+        jn.fit(mixture(), "fullrank")
 
 
 def test_values_that_are_missing():
