@@ -108,6 +108,7 @@ def _fit(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from jensen.conjugate.explain import certified, explain
     from jensen.core import precision
     from jensen.models.read import read
     from jensen.models.target import Target
@@ -115,10 +116,14 @@ def _check(arguments: argparse.Namespace) -> int:
     model, data = _load(arguments)
     with precision.scope(arguments.precision):
         record = read(model, data)
+        print(_description(record))
+        if record.graph is not None:
+            print(f"\n{explain(record, *certified(record))}\n")
+        if record.discrete:
+            return 0
         target = Target(record, arguments.precision)
         origin = np.zeros((1, record.dim))
         value, gradient = target(origin)
-        print(_description(record))
         if np.isfinite(value).all() and np.isfinite(gradient).all():
             print(f"log density at the origin of the unconstrained space: {value[0]:.6g}, its gradient is finite")
             return 0

@@ -156,10 +156,10 @@ def _conjugate_plan(record: Model, family: Any, engine: Any, start: Any, setting
         return None
     try:
         plan, certificate = certified(record, family if isinstance(family, Blocks) else None, settings.seed)
-    except UnsupportedError:
-        if asked:
+    except Exception:
+        if asked or record.discrete:
             raise
-        return None
+        return None  # whatever is odd about the model: the Gaussian way does not need its graph
     if not asked and not record.discrete and (plan.refusal or plan.damped):
         return None
     if not plan.refusal:

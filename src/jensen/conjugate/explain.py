@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from jensen.conjugate.certificate import Certificate, certify
 from jensen.conjugate.plan import Finding, Plan, make_plan
 from jensen.core.errors import UnsupportedError
@@ -118,7 +120,7 @@ def certified(model: Model, blocks: Blocks | None = None, seed: int = 0) -> tupl
             f"a {model.language} has no distributions to look at, so nothing is known about its conjugacy; write it in PyMC or "
             "NumPyro, or use method='auto'."
         )
-    with scope("float64"):
+    with scope("float64"), np.errstate(all="ignore"):  # what is not finite is not conjugate, and said in words
         plan = make_plan(model.graph(), model.data, None if blocks is None else blocks.groups, seed)
         if plan.energy is None:
             return plan, None

@@ -325,7 +325,11 @@ def _placed(
         pairs = [np.zeros((0, 2), int)]
         for slots in reads:
             inside = [slot.index + offset[slot.site] for slot in slots if slot.site in names]
-            pairs += [_pairs(i, j, start) for i, j in combinations(inside, 2)]
+            if all(index.size == 1 for index in inside):  # the same elements in all rows, maybe hundreds of them
+                some = np.array([index.reshape(-1)[0] for index in inside], int)
+                pairs.append(np.stack([some[k] for k in np.triu_indices(len(some), 1)], 1))
+            else:
+                pairs += [_pairs(i, j, start) for i, j in combinations(inside, 2)]
         pattern[word] = find_pattern(start, np.concatenate(pairs))
     return {word: tuple(names) for word, names in members.items()}, Layout(dict(roles), block, offset, pattern)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 SMALL = 64
 """Class partitions of up to this many classes are tried in the first round."""
-LARGE = 2048
+LARGE = 512
 """Sites of up to this many elements may be read element by element."""
 _TOLERANCE = 1e-7
 
