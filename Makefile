@@ -43,11 +43,11 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.core
 	@$(BIN)/jensen demo
 
-# Compiled programs are kept between test runs; the tests pass without.
+# Compiled programs are kept between test runs; the tests pass without. Compilation uses one core: two workers, a file each.
 test: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest -q $(if $(MARKS),-m "$(MARKS)") $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(if $(MARKS),-m "$(MARKS)") $(ARGS)
 
 # All four run, so that one report shows everything.
 check: $(VENV)/.test
