@@ -207,19 +207,19 @@ class Psi:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """A term without discrete parents: stat (M, J) and psi."""
+    """A term without discrete parents: stat (M, J) and psi, or anything that gives (M, J) from moments."""
 
     stat: Any
-    psi: Psi
+    psi: Any
 
     def __call__(self, moments: Any) -> Any:
         """The expectation, a scalar."""
-        second = self.psi.second
-        if self.psi.kind != "quadratic" or second is None or (columns := second.columns(moments)) is None:
+        second = self.psi.second if isinstance(self.psi, Psi) and self.psi.kind == "quadratic" else None
+        if second is None or (columns := second.columns(moments)) is None:
             return (self.stat * self.psi(moments)).sum()
         total = jnp.zeros(())
         for number, column in enumerate(columns):
-            total = total + self.stat[:, number] * column
+            total = total + self.stat[..., number] * column
         for read in self.psi.reads:
             total = total * read.mean(moments)
         return total.sum()
