@@ -47,6 +47,9 @@ def test_draws_hold_discrete_sites_and_reach_arviz(mixture):
     assert np.isfinite(data.sample_stats["lp"]).all()
     assert data.log_likelihood["x"].shape == (1, 50, 300)
     assert mixture.predict(draws=3)["x"].shape == (3, 300)
+    new = mixture.predict(data={"x": np.zeros(7)}, draws=500)["x"]
+    assert new.shape == (500, 7)
+    assert new.std() > 3  # of the whole mixture: new rows draw their own levels
 
 
 def test_q_is_a_density_on_the_flat_vector(mixture):

@@ -246,8 +246,10 @@ class Posterior:
             raise OptionError(
                 f"a {self.model.language} cannot be simulated from; use posterior.draws() and your own simulation."
             )
-        data = {**self.model.data, **checked(self.model, {} if data is None else data)}
         values = self._draws(draws).values
+        if data is not None:  # the levels of old rows say nothing about new ones, which draw their own
+            values = {name: value for name, value in values.items() if name not in self.model.discrete}
+        data = {**self.model.data, **checked(self.model, {} if data is None else data)}
         try:
             with precision.scope(self.settings.precision):
                 return self.model.predict(values, data, self.settings.seed)
