@@ -85,11 +85,12 @@ def examine_product(
     if correction is None:
         return Examination(elbo, draws, equal, verdict.unchecked(names, why, log_w))
     none = np.zeros(len(names))
-    if report_q:
-        x = quantities.matrix(q.model, draws.values, draws.derived)
-        mean, sd = moments(q, q.model, x.mean(0), x.std(0))
-        judged = verdict.judge_fit(names, mean, sd, correction, log_w, (), none)
-        return Examination(elbo, draws, equal, judged, correction=correction)
+    x = quantities.matrix(q.model, draws.values, draws.derived)
+    mean, sd = moments(q, q.model, x.mean(0), x.std(0))
+    about_q = verdict.judge_fit(names, mean, sd, correction, log_w, (), none)
+    # What the chains confirm is the better answer: its moments carry no sampling error.
+    if report_q or about_q.overall == verdict.TRUSTED:
+        return Examination(elbo, draws, equal, about_q, correction=correction)
     judged = verdict.judge_corrected(names, correction, log_w, (), none)
     note = f"{correction.stages} stages of chains"
     return Examination(elbo, correction.draws, correction.weights, judged, True, note, correction)
