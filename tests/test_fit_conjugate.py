@@ -110,6 +110,34 @@ def test_blocks_decide_the_factorization():
         jn.Blocks(("mu",), ("mu", "a"))
 
 
+@pytest.mark.parametrize("name", ["gmm", "random_walk_fixed"])
+def test_a_fit_that_was_cut_short_is_not_to_be_used(name):
+    one = example(name)  # the second is one exact block: one sweep would have been the posterior
+    cut = jn.fit(one.model, "cavi", data=one.arguments, budget=1e-6, correct=False)
+    assert cut.run.status == "budget"
+    assert cut.verdict.overall == "do not use"
+
+
+def test_chains_that_were_cut_short_are_not_to_be_used():
+    one = example("beta_bernoulli")
+    short = jn.fit(one.model, engine=jn.Gibbs(warmup=0, draws=3), data=one.arguments)
+    assert short.verdict.overall == "do not use"
+    none = jn.fit(one.model, engine=jn.Gibbs(warmup=5000), data=one.arguments, callbacks=[_second_run()])
+    assert none.verdict.overall == "do not use"
+
+
+def _second_run():
+    """A callback that stops the sampler, which starts to count again after the ascent."""
+    seen = []
+
+    def stop(snapshot):
+        again = bool(seen) and snapshot.step < seen[-1]
+        seen.append(snapshot.step)
+        return again or bool(seen) and len(seen) > 50
+
+    return stop
+
+
 def test_conjugacy_explains():
     one = example("half_normal")
     found = jn.conjugacy(one.model, data=one.arguments)

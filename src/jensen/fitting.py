@@ -188,6 +188,9 @@ def _conjugate(
         return conclude(None, q, fitted, engine=engine, settings=settings, budget=_left(loop["budget"], begun))
     loop["steps"] = None  # were those of the ascent
     chains, sampled = run(replace(sampler, start=families), plan, seed=settings.seed, **loop)
+    if not chains.log_joint.size:  # stopped in the warmup: q is all there is, and nothing has checked it
+        fitted, settings = replace(fitted, status=sampled.status), replace(settings, correct=False)
+        return conclude(None, q, fitted, engine=engine, settings=settings)
     found = examine_chains(q, fitted.history["elbo"], chains)
     fitted = replace(fitted, notes=(*fitted.notes, *sampled.notes), seconds=fitted.seconds + sampled.seconds)
     return together(record, q, fitted, found, engine=engine, settings=settings)

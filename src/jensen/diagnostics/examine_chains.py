@@ -34,7 +34,7 @@ def examine_chains(q: Product, elbos: np.ndarray, chains: Any) -> Examination:
     names = quantities.names(q.model)
     x = quantities.matrix(q.model, draws.values, draws.derived).reshape(*chains.log_joint.shape, -1)
     rhat, bulk, tail = _arviz(x)
-    judged = verdict.judge_chains(names, rhat, bulk, tail)
+    judged = verdict.judge_chains(names, np.ptp(x, (0, 1)) == 0, rhat, bulk, tail)
     note = f"{x.shape[0]} Gibbs chains of {x.shape[1]} draws"
     return Examination(elbo, draws, np.full(n, 1 / n), judged, True, note)
 

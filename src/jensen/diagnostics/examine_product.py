@@ -72,9 +72,13 @@ def examine_product(
             raise KeyboardInterrupt
         if run.status == "stuck":
             return Examination(elbo, draws, equal, verdict.unfinished(names, "the fit did not converge", log_w))
-        if len(q.plan.blocks) == 1 and not q.plan.damped and not _auxiliary(q):
+        finished = run.status == "converged"
+        if finished and len(q.plan.blocks) == 1 and not q.plan.damped and not _auxiliary(q):
             judged = verdict.exact(names, "one block, updated exactly: q is the posterior", log_w)
             return Examination(elbo, draws, equal, judged)
+        if not finished and not correcting:
+            why = f"the fit ended before it converged ({run.status})"
+            return Examination(elbo, draws, equal, verdict.unfinished(names, why, log_w))
         if not correcting:
             return Examination(elbo, draws, equal, verdict.unchecked(names, "no chains were run to check it", log_w))
         correction, why = _correction(q, draws, seed, precision, report_q, deadline)
@@ -83,7 +87,8 @@ def examine_product(
         judged = verdict.unfinished(names, f"{why}, so nothing is known about it", log_w)
         return Examination(elbo, draws, equal, judged)
     if correction is None:
-        return Examination(elbo, draws, equal, verdict.unchecked(names, why, log_w))
+        judge = verdict.unchecked if finished else verdict.unfinished
+        return Examination(elbo, draws, equal, judge(names, why, log_w))
     none = np.zeros(len(names))
     x = quantities.matrix(q.model, draws.values, draws.derived)
     mean, sd = moments(q, q.model, x.mean(0), x.std(0))

@@ -218,9 +218,12 @@ def unfinished(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
     return Verdict(tuple(names), (DO_NOT_USE,) * len(names), {}, (why,), advice, log_weights, "q")
 
 
-def judge_chains(names: list[str], rhat: np.ndarray, bulk: np.ndarray, tail: np.ndarray) -> Verdict:
-    """Verdict on long chains from R-hat and effective sample sizes (K,)."""
-    constant = np.isnan(rhat)
+def judge_chains(
+    names: list[str], constant: np.ndarray, rhat: np.ndarray, bulk: np.ndarray, tail: np.ndarray
+) -> Verdict:
+    """Verdict on long chains from R-hat and effective sample sizes (K,); too few draws make them NaN, which is not enough."""
+    rhat = np.where(np.isnan(rhat) & ~constant, np.inf, rhat)
+    bulk, tail = (np.where(constant, np.inf, np.nan_to_num(size)) for size in (bulk, tail))
     mean_ok = constant | ((rhat < _RHAT[1]) & (bulk > _ENOUGH_DRAWS / 4))
     both_ok = constant | ((rhat < _RHAT[0]) & (np.minimum(bulk, tail) > _ENOUGH_DRAWS))
     words = _words(mean_ok, both_ok & mean_ok)
