@@ -187,17 +187,6 @@ def test_numpyro_param_has_no_posterior():
     refused(jn.UnsupportedError, model, "location", "numpyro.param", "prior")
 
 
-def test_a_subsampled_plate_is_not_silently_a_few_rows():
-    """A plate of 6 that draws 3 of its rows once would fit those three, scaled to six, and call it trusted."""
-
-    def model(y):
-        mu = numpyro.sample("mu", dist.Normal(0, 5))
-        with numpyro.plate("rows", 6, subsample_size=3) as rows:
-            numpyro.sample("y", dist.Normal(mu, 1), obs=y[rows])
-
-    refused(jn.UnsupportedError, model, "rows", "subsample", data={"y": Y})
-
-
 def test_nothing_to_infer():
     def model(y):
         numpyro.sample("y", dist.Normal(0, 1), obs=y)

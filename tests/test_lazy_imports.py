@@ -32,3 +32,20 @@ def test_import_leaves_jax_settings_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_gaussian_fit_leaves_conjugacy_out():
+    """What coordinate ascent and Gibbs chains need costs as much to import as a small fit takes."""
+    code = (
+        "import sys, jensen\n"
+        "model = jensen.density(lambda p: -0.5 * (p['x'] ** 2).sum(), {'x': [0.0, 0.0]})\n"
+        "posterior = jensen.fit(model, method='auto')\n"
+        "posterior.summary(), posterior.draws(5000), repr(posterior)\n"
+        "print('\\n'.join(name for name in sys.modules if name.startswith('jensen.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "jensen.engines.fixed_draws" in loaded
+    engines = {f"jensen.engines.{name}" for name in ("coordinate", "gibbs", "large", "natural", "restarts")}
+    assert not {name for name in loaded if name in engines or name.startswith("jensen.conjugate")}

@@ -1,45 +1,38 @@
-"""`fit`: the straight line from a model to a posterior, and the only file that knows every layer."""
+"""`fit`: the straight line from a model to a posterior; with its conjugate half, fitting_conjugate.py, it knows every layer."""
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from jensen.conjugate.chunks import candidates
-from jensen.conjugate.explain import certified, explain
-from jensen.conjugate.labels import canonical, collapsed
-from jensen.conjugate.plan import Plan
-from jensen.conjugate.product import Product, completed
 from jensen.core import keys, layout
-from jensen.core.errors import FitWarning, OptionError, UnsupportedError
+from jensen.core.errors import FitWarning, OptionError
 from jensen.core.precision import scope
 from jensen.core.threads import one_blas_thread
-from jensen.diagnostics.examine_chains import examine_chains
+from jensen.data.table import Table
 from jensen.diagnostics.starts import fit_from_starts
-from jensen.engines.coordinate import CoordinateAscent, bound
+from jensen.engines.engine import Engine
 from jensen.engines.fixed_draws import FixedDraws
-from jensen.engines.gibbs import Gibbs
-from jensen.engines.large import LargeCoordinateAscent
-from jensen.engines.natural import NaturalGradient
-from jensen.engines.restarts import Restarts
 from jensen.families.blocks import Blocks
 from jensen.families.fullrank import FullRank
 from jensen.families.meanfield import MeanField
 from jensen.models.model import Model
 from jensen.models.read import read
 from jensen.models.target import Target
-from jensen.posterior import Cost, Posterior, Settings, conclude, together
-from jensen.run import Callback, Run, run
+from jensen.posterior import Cost, Posterior, Settings, conclude
+from jensen.run import Callback
 
 METHODS = ("auto", "fullrank", "meanfield", "cavi", "svi", "gibbs")
 _LARGEST_FULL_RANK = 400
 """Full rank by default up to here; beyond, its D(D+1)/2 parameters overfit any affordable design."""
 
-_BATCHES = 8
-"""Least number of batches of the stochastic method."""
+
+MANY_ROWS = 20_000
+"""Rows from which on a subsample may pay."""
 
 
 def fit(
@@ -48,7 +41,7 @@ def fit(
     *,
     data: Mapping[str, Any] | None = None,
     family: FullRank | MeanField | Blocks | None = None,
-    engine: FixedDraws | CoordinateAscent | NaturalGradient | Gibbs | None = None,
+    engine: Engine | None = None,
     steps: int | None = None,
     budget: float | None = None,
     start: Mapping[str, Any] | None = None,
@@ -74,8 +67,8 @@ def fit(
     data
         Name -> array: the model function's arguments (NumPyro), data containers (PyMC), or the density's data.
     family, engine
-        Instead of a word: `FullRank()`, `MeanField()`, or `Blocks(...)` for coordinate ascent; an engine such as
-        `FixedDraws(...)`.
+        Instead of a word: `FullRank()`, `MeanField()`, or `Blocks(...)` for coordinate ascent; `FixedDraws(...)`,
+        `CoordinateAscent(...)`, `NaturalGradient(...)` or `Gibbs(...)`.
     steps
         Largest number of steps of the engine.
     budget
@@ -111,113 +104,75 @@ def fit(
         raise OptionError(f"correct must be 'auto', True or False; got {correct!r}.")
     _check_stops(budget, callbacks)
     settings = Settings(_named(method, family, engine), keys.check_seed(seed), precision, bool(correct))
-    record = read(model, data, precision)
+    record, plate, rows = _read(model, data, settings)
     loop: dict[str, Any] = dict(steps=steps, budget=budget, callbacks=callbacks, progress=progress)
+    asked, posterior, left = _asked(method, family, engine), None, partial(_left, budget, begun)
     with scope(precision), one_blas_thread():
-        plan = _conjugate_plan(record, family, engine, start, settings)
-        if plan is not None:
-            with scope("float64"):  # natural parameters of many rows need its digits
-                posterior = _conjugate(plan, record, engine, start, settings, loop, begun)
-        else:
-            posterior = _gaussian(record, family, engine, start, settings, loop, begun)
+        if rows is None and (asked or _may_pay(record, family, engine, start, method)):
+            from jensen.fitting_conjugate import fit_conjugate
+
+            posterior = fit_conjugate(record, family, engine, start, settings, loop, left, asked=asked)
+        if posterior is None:
+            family = family or _family(method, record.dim)
+            posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left)
     posterior = posterior.replace(cost=Cost(posterior.cost.gradients, time.perf_counter() - begun))
     if posterior.verdict.overall == "do not use":
         warnings.warn(f"{posterior.verdict.counts}: {posterior.verdict.reasons[-1]}", FitWarning, stacklevel=2)
     return posterior
 
 
-def _gaussian(
-    record: Model, family: Any, engine: Any, start: Any, settings: Settings, loop: dict[str, Any], begun: float
-) -> Posterior:
-    """A Gaussian q by smoothed Newton."""
-    target = Target(record, settings.precision)
-    engine = engine or FixedDraws(family or _family(settings.method, record.dim))
-    if start is not None:
-        engine = replace(engine, start=engine.family.start(_location(record, start), 0.1))
-    q, run = fit_from_starts(target, engine, seed=settings.seed, **loop)
-    return conclude(target, q, run, engine=engine, settings=settings, budget=_left(loop["budget"], begun))
+def _asked(method: str, family: Any, engine: Any) -> bool:
+    """Whether the conjugate half was asked for in so many words."""
+    by_engine = engine is not None and not isinstance(engine, FixedDraws)
+    return method in ("cavi", "svi", "gibbs") or isinstance(family, Blocks) or by_engine
 
 
-def _wants_conjugate(method: str, family: Any, engine: Any) -> bool:
-    asked = method in ("cavi", "svi", "gibbs") or isinstance(family, Blocks)
-    return asked or isinstance(engine, CoordinateAscent | NaturalGradient | Gibbs)
-
-
-def _conjugate_plan(record: Model, family: Any, engine: Any, start: Any, settings: Settings) -> Plan | None:
-    """The plan of coordinate ascent where that is asked for, or pays under "auto"; None otherwise.
-
-    It pays where there is no other way (discrete sites have no gradients), and where a full-rank Gaussian is too large and every
-    site is conditionally conjugate: joint blocks then keep the correlations that mean-field would leave out.
-    """
-    asked = _wants_conjugate(settings.method, family, engine)
+def _may_pay(record: Model, family: Any, engine: Any, start: Any, method: str) -> bool:
+    """Whether "auto" has a reason to look for conjugacy: no gradients, or too many dimensions for full rank."""
     given = any(value is not None for value in (family, engine, start))
     large = record.dim > _LARGEST_FULL_RANK and record.graph is not None
-    if not asked and (settings.method != "auto" or given or not (record.discrete or large)):
-        return None
-    try:
-        plan, certificate = certified(record, family if isinstance(family, Blocks) else None, settings.seed)
-    except Exception:
-        if asked or record.discrete:
-            raise
-        return None  # whatever is odd about the model: the Gaussian way does not need its graph
-    if not asked and not record.discrete and (plan.refusal or plan.damped):
-        return None
-    if not plan.refusal:
-        return plan
-    if not asked:
-        Target(record)  # says which site is discrete, and what to do
-    raise UnsupportedError(f"coordinate ascent cannot run on this model.\n{explain(record, plan, certificate)}")
+    return method == "auto" and not given and bool(record.discrete or large)
 
 
-def _conjugate(
-    plan: Plan, record: Model, engine: Any, start: Any, settings: Settings, loop: dict[str, Any], begun: float
+def _read(model: Any, data: Any, settings: Settings) -> tuple[Model, Any, Any]:
+    """The model, and where its rows are read from a table their plate and the table."""
+    given = [data, *data.values()] if isinstance(data, Mapping) else [data]
+    if not any(isinstance(value, Table) for value in given):
+        return read(model, data, settings.precision), None, None
+    from jensen.fitting_large import read_streamed
+
+    return read_streamed(model, data, settings)
+
+
+def _gaussian(
+    model: tuple[Model, Any, Any],
+    family: Any,
+    engine: Any,
+    start: Any,
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
 ) -> Posterior:
-    """A product of exponential families by coordinate ascent, or Gibbs chains that start from it."""
+    """A Gaussian q by smoothed Newton, on a corrected subsample where there are many rows."""
+    record, plate, rows = model
     if start is not None:
-        raise OptionError("start is for Gaussian fits; coordinate ascent starts from the data, by the seed.")
-    sampler = engine if isinstance(engine, Gibbs) else Gibbs() if settings.method == "gibbs" else None
-    ascent = engine if engine is not None and sampler is None else _ascent(plan, settings.method)
-    families, fitted = run(ascent, plan, seed=settings.seed, **loop)
-    families = completed(plan, families)
-    fitted = replace(fitted, notes=(*fitted.notes, _how(settings.method, ascent)))
-    if fitted.status != "interrupted":
-        families, fitted = _sorted(plan, families, fitted)
-    q = Product(families, plan, record)
-    engine = ascent.engine if isinstance(ascent, Restarts) else ascent
-    if sampler is None:
-        return conclude(None, q, fitted, engine=engine, settings=settings, budget=_left(loop["budget"], begun))
-    loop["steps"] = None  # were those of the ascent
-    chains, sampled = run(replace(sampler, start=families), plan, seed=settings.seed, **loop)
-    if not chains.log_joint.size:  # stopped in the warmup: q is all there is, and nothing has checked it
-        fitted, settings = replace(fitted, status=sampled.status), replace(settings, correct=False)
-        return conclude(None, q, fitted, engine=engine, settings=settings)
-    found = examine_chains(q, fitted.history["elbo"], chains)
-    fitted = replace(fitted, notes=(*fitted.notes, *sampled.notes), seconds=fitted.seconds + sampled.seconds)
-    return together(record, q, fitted, found, engine=engine, settings=settings)
+        start = (engine.family if engine else family).start(_location(record, start), 0.1)
+    if engine is None and (rows is not None or _many(record)):
+        from jensen.fitting_large import fit_large
+
+        posterior = fit_large(record, plate, rows, family, start, settings, loop, left)
+        if posterior is not None:
+            return posterior
+    target = Target(record, settings.precision)
+    engine = engine or FixedDraws(family)
+    engine = engine if start is None else replace(engine, start=start)
+    q, run = fit_from_starts(target, engine, seed=settings.seed, **loop)
+    return conclude(target, q, run, engine=engine, settings=settings, budget=left())
 
 
-def _ascent(plan: Plan, method: str) -> Any:
-    if method == "svi":
-        rows = max((int(np.prod(node.shape)) for node in plan.graph.nodes if node.levels is not None), default=1)
-        return NaturalGradient(batch_size=max(1, min(NaturalGradient.batch_size, rows // _BATCHES)))
-    return LargeCoordinateAscent() if candidates(plan) else Restarts()
-
-
-def _how(method: str, ascent: Any) -> str:
-    words = {
-        NaturalGradient: "stochastic natural gradients",
-        LargeCoordinateAscent: "coordinate ascent in passes over the rows",
-    }
-    return f"{words.get(type(ascent), 'coordinate ascent')}: the model is conditionally conjugate where jn.conjugacy says so"
-
-
-def _sorted(plan: Plan, families: Any, fitted: Run) -> tuple[Any, Run]:
-    """Levels in a canonical order, and what is degenerate about the optimum in words."""
-    if not plan.energy or not plan.energy.discrete or set(families) != set(plan.blocks):
-        return families, fitted
-    if not candidates(plan):
-        families = canonical(plan, families, lambda some: bound(plan, some))
-    return families, replace(fitted, notes=(*fitted.notes, *collapsed(plan, families)))
+def _many(record: Model) -> bool:
+    """Whether some array of the data is so long that a subsample may pay."""
+    return any(max(value.shape, default=0) >= MANY_ROWS for value in record.data.values())
 
 
 def _left(budget: float | None, begun: float) -> float | None:
@@ -232,7 +187,12 @@ def _named(method: str, family: Any, engine: Any) -> str:
         raise OptionError(f"method={method!r} already says family and engine; leave one of them out.")
     if family is not None and engine is not None:
         raise OptionError(f"engine= has a family already, and family={family!r} was given too; say it in the engine.")
-    families, engines = (FullRank, MeanField, Blocks), (FixedDraws, CoordinateAscent, NaturalGradient, Gibbs)
+    families: tuple[type, ...] = (FullRank, MeanField, Blocks)
+    engines: tuple[type, ...] = (FixedDraws,)
+    if engine is not None and not isinstance(engine, FixedDraws):
+        from jensen.fitting_conjugate import ENGINES
+
+        engines += ENGINES
     for value, kinds, word in ((family, families, "family"), (engine, engines, "engine")):
         if value is not None and not isinstance(value, kinds):
             names = " or ".join(f"jn.{kind.__name__}()" for kind in kinds)

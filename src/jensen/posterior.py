@@ -15,16 +15,14 @@ from typing import Any
 import numpy as np
 
 from jensen import archive
-from jensen.conjugate.product import Product, StoredProduct
 from jensen.core import keys, layout, precision
 from jensen.core.errors import DataError, OptionError
 from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.examine import Examination, examine
-from jensen.diagnostics.examine_product import examine_product, moments
 from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.quantities import Draws, weighted_quantiles
-from jensen.diagnostics.spaces import log_q, space_of
+from jensen.diagnostics.spaces import FLAT, log_q, space_of
 from jensen.diagnostics.verdict import Verdict
 from jensen.export import table
 from jensen.models.misfit import first_line, shapes
@@ -112,7 +110,9 @@ class Posterior:
         x = np.concatenate([self._scalars(name) for name in self._variables], axis=1)
         mean = self.weights @ x
         sd = np.sqrt(self.weights @ (x - mean) ** 2)
-        if isinstance(self.q, Product | StoredProduct) and self.answer == "q":
+        if not isinstance(self.q, FLAT) and self.answer == "q":
+            from jensen.diagnostics.examine_product import moments
+
             mean, sd = moments(self.q, self.model, mean, sd)
         quantiles = weighted_quantiles(x, self.weights, (0.05, 0.5, 0.95))
         return {"mean": mean, "sd": sd, "5%": quantiles[0], "50%": quantiles[1], "95%": quantiles[2]}
@@ -272,13 +272,13 @@ class Posterior:
 
     def linear_response(self) -> "Posterior":
         """The same mean with the covariance of linear response: correlations and sds that mean-field leaves out."""
-        if isinstance(self.q, Product):
-            raise OptionError(
-                "linear response is for mean-field Gaussians; for coordinate ascent, join sites with family=jn.Blocks(...), or "
-                "use method='auto' for the corrected answer."
-            )
         with precision.scope(self.settings.precision), one_blas_thread():
-            target = self._target()
+            target = self._space().target
+            if target is None:
+                raise OptionError(
+                    "linear response is for mean-field Gaussians; for coordinate ascent, join sites with "
+                    "family=jn.Blocks(...), or use method='auto' for the corrected answer."
+                )
             q = linear_response(target, self.q, seed=self.settings.seed)
             settings = replace(self.settings, method="linear response")
             return conclude(target, q, self.run, engine=self.engine, settings=settings, known=self.chains)
@@ -323,10 +323,6 @@ class Posterior:
         self._refuse_without_code()
         return space_of(self.q, self.model, self.settings.precision)
 
-    def _target(self) -> Target:
-        self._refuse_without_code()
-        return Target(self.model, self.settings.precision)
-
     def __repr__(self) -> str:
         columns: dict[str, Any] = {**self._moments, "verdict": self._words()}
         head = f"Posterior of {self.model.name} ({self.model.language}, {self.model.dim} unconstrained dimensions)"
@@ -352,12 +348,12 @@ def conclude(
     looks: dict[str, Any] = dict(
         seed=settings.seed, report_q=settings.method != "auto", correcting=settings.correct, budget=budget
     )
-    if isinstance(q, Product):
-        found = examine_product(q, record, precision=settings.precision, **looks)
-    else:
-        found = examine(target, q, record, known=known, **looks)
     if target is None:
+        from jensen.diagnostics.examine_product import examine_product
+
+        found = examine_product(q, record, precision=settings.precision, **looks)
         return together(q.model, q, record, found, engine=engine, settings=settings)
+    found = examine(target, q, record, known=known, **looks)
     return together(target.model, q, record, found, engine=engine, settings=settings, gradients=target.gradients)
 
 

@@ -8,16 +8,23 @@ difference, the log importance weight, is the same in both.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from jensen.conjugate.product import Product, StoredProduct
 from jensen.diagnostics.quantities import Draws
+from jensen.families.fullrank import DenseGaussian
+from jensen.families.meanfield import DiagonalGaussian
 from jensen.models.model import Model
 from jensen.models.target import Target
 from jensen.run import Run, run
+
+if TYPE_CHECKING:
+    from jensen.conjugate.product import Product  # which Gaussian fits leave unloaded
+
+FLAT = (DenseGaussian, DiagonalGaussian)
+"""The approximations that live on the flat vector; every other one is a product, with exact ``means`` and ``sds`` by site."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +60,7 @@ class Flat:
 class Own:
     """Draws of a product of exponential families, in the model's own space; `Draws.z` is empty."""
 
-    q: Product
+    q: "Product"
     target = None
 
     def go_on(self, engine: Any, **loop: Any) -> tuple[Any, Run]:
@@ -97,11 +104,13 @@ def _derived_program(unconstrain: Callable[..., Any], constrain: Callable[..., A
 
 def space_of(q: Any, model: Model, precision: str) -> Flat | Own:
     """The space of an approximation."""
-    return Own(q) if isinstance(q, Product) else Flat(Target(model, precision), q)
+    return Flat(Target(model, precision), q) if isinstance(q, FLAT) else Own(q)
 
 
 def log_q(q: Any, draws: Draws) -> np.ndarray | None:
     """Log density of an approximation at draws (n,), in the space they were made in; None where it has no code."""
-    if isinstance(q, StoredProduct):
-        return None
-    return q.log_prob_values(draws.values) if isinstance(q, Product) else np.asarray(q.log_prob(draws.z))
+    if isinstance(q, FLAT):
+        return np.asarray(q.log_prob(draws.z))
+    from jensen.conjugate.product import StoredProduct
+
+    return None if isinstance(q, StoredProduct) else q.log_prob_values(draws.values)

@@ -39,6 +39,7 @@ class Density:
     init: dict[str, np.ndarray]
     support: dict[str, Any]
     data: dict[str, Any] | None
+    log_likelihood: Callable[..., Any] | None = None
     dims: dict[str, tuple[str, ...]] = field(default_factory=dict)
     coords: dict[str, Any] = field(default_factory=dict)
 
@@ -49,6 +50,7 @@ def density(
     *,
     support: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    log_likelihood: Callable[..., Any] | None = None,
     dims: Mapping[str, tuple[str, ...]] | None = None,
     coords: Mapping[str, Any] | None = None,
 ) -> Density:
@@ -66,6 +68,9 @@ def density(
         ``"positive_ordered_vector"``, ``"corr_cholesky"``, a pair ``(low, high)``, or a NumPyro constraint.
     data
         Arrays handed to `log_density` as its second argument; never close over large arrays instead.
+    log_likelihood
+        JAX function of ``(params, data)`` -> (N,): the log likelihood of every row, which is added to `log_density` (then the
+        log prior, of ``(params)``). It makes large data cheap: rows can be subsampled and read in blocks.
     dims, coords
         Names of the axes of a parameter, and values along named axes, as in ArviZ.
 
@@ -76,6 +81,11 @@ def density(
     >>> jn.fit(model).mean["x"].round(3)
     array([0., 0.])
     """
+    if log_likelihood is not None and not callable(log_likelihood):
+        raise OptionError(
+            f"log_likelihood must be a function of (params, data); got {type(log_likelihood).__name__}; leave it out where "
+            "log_density has everything."
+        )
     if not callable(log_density):
         raise OptionError(f"log_density must be a function of (params[, data]); got {type(log_density).__name__}.")
     if not isinstance(init, Mapping) or not init:
@@ -99,6 +109,7 @@ def density(
         arrays,
         dict(support or {}),
         None if data is None else dict(data),
+        log_likelihood,
         {name: tuple(value) for name, value in (dims or {}).items()},
         dict(coords or {}),
     )
@@ -127,7 +138,7 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
     parameters = list(inspect.signature(described.log_density).parameters.values())
     required = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
     with_data = len(required) > 1 or (bool(arrays) and len(parameters) > 1)
-    if arrays and not with_data:
+    if arrays and not with_data and described.log_likelihood is None:
         raise DataError(f"data {sorted(arrays)} were given, but log_density takes params only; add a second argument.")
     transforms = {name: _transform(described.support.get(name, "real")) for name in described.init}
     sites = []
@@ -158,15 +169,21 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
             for name, transform in transforms.items()
             if described.support.get(name, "real") != "real"
         }
-        return Factors({"log_density": jnp.asarray(log_prob)}, {}, jacobian)
+        parts = {"log_density": jnp.asarray(log_prob)}
+        if described.log_likelihood is not None:
+            parts["log_likelihood"] = jnp.asarray(described.log_likelihood(values, data))
+        return Factors(parts, {}, jacobian)
 
     def unconstrain(values: Any, data: Any) -> dict[str, Any]:
         return {name: transform.inv(jnp.asarray(values[name])) for name, transform in transforms.items()}
 
     free = {site.name: jax.ShapeDtypeStruct(site.free_shape, float) for site in sites}
-    shape = _traced(factors, free, described.init, arrays).log_prob["log_density"].shape
+    parts = _traced(factors, free, described.init, arrays).log_prob
+    shape = parts["log_density"].shape
     if shape != ():
         raise ModelError(f"log_density must return a scalar; it returned shape {shape}; sum over the rows.")
+    if "log_likelihood" in parts and len(parts["log_likelihood"].shape) == 0:
+        raise ModelError("log_likelihood must return one number a row; it returned a scalar; leave the sum out.")
     return Model(
         name=getattr(described.log_density, "__name__", "log density"),
         language="log density",
@@ -177,9 +194,16 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
         unconstrain=unconstrain,
         coords=described.coords,
         dims={site.name: site.dims for site in sites},
+        likelihoods=tuple(name for name in parts if name == "log_likelihood"),
         constants=tuple(arrays),
         source=described,
+        resized=partial(_resized, described),
     )
+
+
+def _resized(described: Density, data: Mapping[str, np.ndarray], lengths: Mapping[int, int]) -> Model:
+    """The same density for other rows; its functions take arrays of any length."""
+    return read(described, data)
 
 
 def _traced(

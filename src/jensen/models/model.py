@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jensen.core import layout
@@ -32,7 +33,8 @@ class Factors(NamedTuple):
     log_prob
         Factor name -> batch-shaped, unscaled log density in the constrained space.
     scale
-        Factor name -> what `log_prob` is multiplied by; factors not named have scale 1.
+        Factor name -> what `log_prob` is multiplied by, a number or an array that broadcasts with it; factors not named have
+        scale 1.
     jacobian
         Site name -> log determinant of the transform from unconstrained to constrained values.
     """
@@ -85,6 +87,13 @@ class Model:
     graph
         Makes the `Graph` of the model when called, the same one each time, in the precision in which the model was read;
         None where the front end has none.
+    resized
+        Function ``(data, lengths) -> Model``: the same model for other rows. `data` has every array of the record, some of
+        them longer or shorter; `lengths` maps the old length of what changed to the new one, for plates, dimensions and
+        shapes whose length is written in the model. Factors are scaled as in the full model, whatever the number of rows.
+        Called again with the same shapes it returns the same functions. None where the front end cannot.
+    batch_size
+        Rows of a minibatch, where the model says so itself (``pm.Minibatch``, ``subsample_size=``).
     """
 
     name: str
@@ -105,6 +114,8 @@ class Model:
     notes: tuple[str, ...] = ()
     discrete: tuple[str, ...] = ()
     graph: Callable[[], Graph] | None = None
+    resized: Callable[[Mapping[str, np.ndarray], Mapping[int, int]], "Model"] | None = None
+    batch_size: int | None = None
 
     @property
     def dim(self) -> int:
@@ -113,10 +124,12 @@ class Model:
 
 
 def total(factors: Factors) -> Any:
-    """The log density: every factor summed and scaled, and the Jacobians."""
+    """The log density: every factor scaled and summed, and the Jacobians; a scale may be one number or one a row."""
     parts = []
     for name, value in factors.log_prob.items():
-        value = value.sum() if value.ndim else value
-        parts.append(value * factors.scale[name] if name in factors.scale else value)
+        scale = factors.scale.get(name)
+        by_row = scale is not None and jnp.ndim(scale) > 0
+        value = (value * scale).sum() if by_row else value.sum() if value.ndim else value
+        parts.append(value if by_row or scale is None else value * scale)
     parts += [value.sum() if value.ndim else value for value in factors.jacobian.values()]
     return sum(parts[1:], parts[0])

@@ -24,19 +24,25 @@ from jensen.models.cache import remember
 from jensen.models.graph import Graph
 from jensen.models.misfit import CONCRETIZATION
 from jensen.models.model import Factors, Model
+from jensen.models.numpyro_rows import Resized
 from jensen.models.numpyro_trace import abstract_trace, is_factor, log_densities, name_of, replay
 
 
-def read(model: Callable[..., Any], data: Mapping[str, Any] | None = None) -> Model:
+def read(
+    model: Callable[..., Any], data: Mapping[str, Any] | None = None, lengths: Mapping[int, int] | None = None
+) -> Model:
     """Read a NumPyro model function.
 
     Parameters
     ----------
     model
-        A function with ``numpyro.sample`` statements; it is called as ``model(**data)``.
+        A function with ``numpyro.sample`` statements; it is called as ``model(**data)``. Subsampled plates are read with all
+        of their rows: minibatches are taken outside of the model.
     data
         Its keyword arguments. Arrays and floats become inputs of the compiled program; integers, strings, booleans and None
         are part of its shape.
+    lengths
+        Length of a plate -> number of its rows that `data` hold.
 
     Raises
     ------
@@ -45,18 +51,23 @@ def read(model: Callable[..., Any], data: Mapping[str, Any] | None = None) -> Mo
     UnsupportedError
         For discrete latent sites with infinitely many values, or an unsupported support.
     """
-    data = dict(data or {})
+    return _read(model, dict(data or {}), dict(lengths or {}))
+
+
+def _read(source: Callable[..., Any], data: dict[str, Any], lengths: Mapping[int, int]) -> Model:
+    model = Resized(source, lengths)
     inputs = {name: _as_input(value) for name, value in data.items() if _is_input(value)}
     static = {name: _as_static(value) for name, value in data.items() if name not in inputs}
     shape = (
         tuple((name, value.shape, value.dtype.str) for name, value in inputs.items()),
         tuple((name, repr(value)) for name, value in static.items()),
+        tuple(lengths.items()),
     )
     build = partial(_build, model, inputs, static)
     # Lists of arrays, dicts and objects are constants too, but their repr does not tell them apart: build anew.
     simple = all(isinstance(value, bool | str | int | type(None)) for value in static.values())
     try:
-        blueprint = remember(model, shape, build) if simple else build()
+        blueprint = remember(source, shape, build) if simple else build()
     except CONCRETIZATION as error:
         # The model computes shapes or branches from values: make the integers constants first, then everything.
         integers = {name: value for name, value in inputs.items() if not np.issubdtype(value.dtype, np.floating)}
@@ -75,7 +86,14 @@ def read(model: Callable[..., Any], data: Mapping[str, Any] | None = None) -> Mo
                 f"the model {name_of(model)} needs concrete values where JAX has tracers ({type(error).__name__}); "
                 "use jax.lax.cond or jnp.where instead of Python branches on sampled values."
             ) from error
-    return replace(blueprint, data=inputs, observed=_observed(blueprint, inputs))
+    resized = partial(_resized, source, static)
+    return replace(blueprint, data=inputs, observed=_observed(blueprint, inputs), source=source, resized=resized)
+
+
+def _resized(
+    source: Callable[..., Any], static: dict[str, Any], data: Mapping[str, np.ndarray], lengths: Mapping[int, int]
+) -> Model:
+    return _read(source, {**static, **data}, lengths)
 
 
 def _is_input(value: Any) -> bool:
@@ -101,7 +119,7 @@ def _as_static(value: Any) -> Any:
     return value.item() if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0 else value
 
 
-def _build(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: Mapping[str, Any]) -> Model:
+def _build(model: Resized, inputs: Mapping[str, np.ndarray], static: Mapping[str, Any]) -> Model:
     trace = abstract_trace(model, inputs, static)
     sites, discrete, derived, likelihoods, dims, observed = [], [], [], [], {}, {}
     coords: dict[str, Any] = {}
@@ -132,7 +150,7 @@ def _build(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: 
         )
     for name, site in trace.items():
         if site["type"] == "plate":
-            coords[name] = np.arange(site["args"][0])
+            coords[name] = np.arange(site["args"][1])
     if not likelihoods and not any(is_factor(site) for site in trace.values() if site["type"] == "sample"):
         notes = ("nothing is observed, so this is the prior; pass the observed values in data=",)
     else:
@@ -155,6 +173,7 @@ def _build(model: Callable[..., Any], inputs: Mapping[str, np.ndarray], static: 
         constants=(),
         predict=partial(_predict, model, dict(static), tuple(likelihoods)),
         source=model,
+        batch_size=model.batch_size,
         notes=notes,
         discrete=tuple(discrete),
         # Kept, so that programs compiled for a graph's functions are found again.

@@ -25,6 +25,7 @@ Trace = dict[str, Any]
 
 def name_of(model: Callable[..., Any]) -> str:
     """What to call a model function in sentences."""
+    model = getattr(model, "__wrapped__", model)
     return getattr(model, "__name__", None) or type(model).__name__
 
 
@@ -147,19 +148,12 @@ def abstract_trace(model: Callable[..., Any], inputs: Mapping[str, Any], static:
 
 
 def _refuse(site: Mapping[str, Any]) -> None:
-    """Statements that have no posterior, or would give that of a part of the data."""
+    """Statements that have no posterior."""
     if site["type"] in ("param", "mutable"):
         raise UnsupportedError(
             f"site {site['name']} is a numpyro.{site['type']}, which has no posterior; give it a prior with numpyro.sample "
             "or make it a constant."
         )
-    if site["type"] == "plate":
-        size, subsample_size = site["args"]
-        if subsample_size not in (None, size):
-            raise UnsupportedError(
-                f"plate {site['name']} has subsample_size {subsample_size} of {size}, and a fit would see those rows only; "
-                "leave subsample_size out."
-            )
 
 
 def _shape(site: Mapping[str, Any]) -> tuple[int, ...]:

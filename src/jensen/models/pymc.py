@@ -9,34 +9,19 @@ PeerJ Computer Science 9:e1516.
 """
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache, partial
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jensen.core.errors import DataError, ModelError, UnsupportedError
-from jensen.core.layout import Derived, Site
-from jensen.core.precision import scope
 from jensen.models.cache import remember
-from jensen.models.graph import Graph
-from jensen.models.model import Arrays, Factors, Model
+from jensen.models.model import Model
 
-_SUPPORT = {
-    "log": "positive",
-    "log_exp_m1": "positive",
-    "logodds": "unit interval",
-    "interval": "interval",
-    "simplex": "simplex",
-    "sumto1": "simplex",
-    "ordered": "ordered",
-    "circular": "circle",
-    "zerosum": "zero sum",
-    "cholesky-cov-packed": "cholesky factor",
-}
+if TYPE_CHECKING:
+    from jensen.models.pymc_blueprint import Blueprint
 
 
 def current() -> Any:
@@ -58,6 +43,9 @@ def read(model: Any, data: Mapping[str, Any] | None = None) -> Model:
 
     Raises
     ------
+    ModelError
+        For a model without latent variables, an observed variable that reads ``pm.Minibatch`` without `total_size`, and a
+        potential that reads one.
     DataError
         For a name that is no container, or an array whose number of dimensions, type or length does not fit.
     UnsupportedError
@@ -67,7 +55,7 @@ def read(model: Any, data: Mapping[str, Any] | None = None) -> Model:
     -----
     Categorical and Bernoulli latent variables are no sites, but named in the record's `discrete`.
     """
-    from jensen.models import pymc_graph, pymc_predict, pymc_roots
+    from jensen.models import pymc_blueprint, pymc_predict, pymc_roots
 
     source, model = model, _pymc_model(model)
     _refuse_discrete(model)
@@ -83,20 +71,27 @@ def read(model: Any, data: Mapping[str, Any] | None = None) -> Model:
         name: value.astype(float, copy=False) if value.dtype.kind == "f" else value for name, value in arrays.items()
     }
     lengths = pymc_predict.lengths(model, arrays)
-    key = (
-        structure,
-        tuple((name, value.shape, value.dtype.str) for name, value in arrays.items()),
-        tuple((name, arrays[name].tobytes()) for name, variable in found.shared.items() if variable in found.fixed),
-        tuple(lengths.items()),
-    )
+    key = _key(structure, found, arrays, lengths)
     try:
-        blueprint = remember(model, key, lambda: _build(model, found, arrays, lengths))
-    except (ValueError, TypeError, IndexError) as error:
+        blueprint = remember(model, key, lambda: pymc_blueprint.build(model, found, arrays, lengths))
+    except pymc_blueprint.MISFITS as error:
         if not data:
             raise
-        shapes = ", ".join(f"{name} {value.shape}" for name, value in arrays.items())
-        text = str(error).splitlines()[0].rstrip(".")
-        raise DataError(f"the new data do not fit the model: {text}; the shapes are {shapes}.") from error
+        raise DataError(f"the new data do not fit the model: {_shapes(error, arrays)}.") from error
+    record = _record(model, found, blueprint, arrays, lengths)
+    predict = None if found.minibatch else partial(pymc_predict.predict, model, found, arrays, lengths)
+    notes = _notes(found) + blueprint.notes
+    resized = partial(_resized, source, model, found, key, blueprint, lengths)
+    record = replace(record, predict=predict, source=source, notes=notes, graph=blueprint.graph, resized=resized)
+    return replace(record, batch_size=blueprint.batch_size)
+
+
+def _record(
+    model: Any, found: Any, blueprint: "Blueprint", arrays: dict[str, np.ndarray], lengths: Mapping[str, int]
+) -> Model:
+    from jensen.models.pymc_graph import observed_value
+    from jensen.models.pymc_roots import dims_of, is_float
+
     coords = {dim: np.asarray(labels) for dim, labels in model.coords.items() if labels is not None}
     observed = {rv.name: model.rvs_to_values[rv] for rv in model.observed_RVs}
     return Model(
@@ -110,15 +105,72 @@ def read(model: Any, data: Mapping[str, Any] | None = None) -> Model:
         likelihoods=tuple(observed),
         derived=blueprint.derived,
         coords={dim: labels for dim, labels in coords.items() if lengths.get(dim) == len(labels)},
-        dims={name: _dims(model, name) for name in model.named_vars if model.named_vars_to_dims.get(name)},
-        observed={name: pymc_graph.observed_value(value, found, arrays) for name, value in observed.items()},
+        dims={name: dims_of(model, name) for name in model.named_vars if model.named_vars_to_dims.get(name)},
+        observed={name: observed_value(value, found, arrays) for name, value in observed.items()},
         constants=found.covariates,
-        predict=None if found.minibatch else partial(pymc_predict.predict, model, found, arrays, lengths),
-        source=source,
-        notes=_notes(found),
-        graph=blueprint.graph,
-        discrete=tuple(rv.name for rv in model.free_RVs if not _is_float(rv)),
+        discrete=tuple(rv.name for rv in model.free_RVs if not is_float(rv)),
     )
+
+
+def _resized(
+    source: Any,
+    model: Any,
+    found: Any,
+    full_key: tuple[Any, ...],
+    full: "Blueprint",
+    full_lengths: Mapping[str, int],
+    data: Mapping[str, np.ndarray],
+    lengths: Mapping[int, int],
+) -> Model:
+    """The model for other rows. A row keeps its weight: scales are those of the full data, whatever the number of rows."""
+    from jensen.models import pymc_blueprint, pymc_graph, pymc_predict
+
+    arrays = dict(data)
+    held = {name for name, variable in found.shared.items() if variable in found.fixed}
+    like = {name: value if name in held else _like(value) for name, value in arrays.items()}
+    dims = {dim: lengths.get(length, length) for dim, length in full_lengths.items()}
+    dims |= pymc_predict.held(model, arrays)
+    # A length outside of shapes is a number of the density, and stays.
+    changed = {full_lengths[dim]: length for dim, length in dims.items() if full_lengths[dim] != length} | dict(lengths)
+    changed = {old: changed.get(new, new) for old, new in full.changed.items()} | changed
+    key = (full_key, _key((), found, like, dims), tuple(sorted(changed.items())))
+
+    def build() -> "Blueprint":
+        return pymc_blueprint.assemble(pymc_graph.freeze(model, found, like, full_lengths, changed, full.frozen))
+
+    try:
+        blueprint = remember(model, key, build)
+    except (*pymc_blueprint.MISFITS, AssertionError, NotImplementedError) as error:
+        said = ", ".join(f"{old} -> {new}" for old, new in lengths.items())
+        raise UnsupportedError(
+            f"the model cannot be read with other lengths ({said}): {_shapes(error, arrays)}; lengths that cannot be changed "
+            "are best taken from data, as in x.shape[0] with x = pm.Data(...)."
+        ) from error
+    resized = partial(_resized, source, model, found, full_key, full, full_lengths)
+    return replace(_record(model, found, blueprint, arrays, dims), source=source, resized=resized)
+
+
+def _like(value: np.ndarray) -> np.ndarray:
+    """An array of this shape, without its memory; floats are read in full precision."""
+    return np.broadcast_to(np.zeros((), float if value.dtype.kind == "f" else value.dtype), value.shape)
+
+
+def _key(
+    structure: tuple[Any, ...], found: Any, arrays: Mapping[str, np.ndarray], lengths: Mapping[str, int]
+) -> tuple[Any, ...]:
+    """All a blueprint depends on: shapes, and the values that decide one."""
+    return (
+        structure,
+        tuple((name, value.shape, value.dtype.str) for name, value in arrays.items()),
+        tuple((name, arrays[name].tobytes()) for name, variable in found.shared.items() if variable in found.fixed),
+        tuple(lengths.items()),
+    )
+
+
+def _shapes(error: Exception, arrays: Mapping[str, np.ndarray]) -> str:
+    shapes = ", ".join(f"{name} {value.shape}" for name, value in arrays.items())
+    text = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    return f"{text}; the shapes are {shapes}"
 
 
 def _pymc_model(model: Any) -> Any:
@@ -130,19 +182,16 @@ def _pymc_model(model: Any) -> Any:
     return model.backend.model
 
 
-def _is_float(variable: Any) -> bool:
-    return variable.type.dtype.startswith("float")
-
-
 def _refuse_discrete(model: Any) -> None:
     from jensen.models import pymc_kinds
+    from jensen.models.pymc_roots import is_float
 
     if not model.free_RVs:
         raise ModelError(
             f"{model.name or 'the model'} has no latent variable; every variable is observed; remove one observed=."
         )
     for rv in model.free_RVs:
-        if not _is_float(rv) and pymc_kinds.levels(rv) is None:
+        if not is_float(rv) and pymc_kinds.levels(rv) is None:
             kind = getattr(rv.owner.op, "_print_name", (type(rv.owner.op).__name__,))[0]
             advice = (
                 "these are missing values of the data, drop their rows"
@@ -163,11 +212,6 @@ def _structure(model: Any) -> tuple[Any, ...]:
     return len(model.free_RVs), tuple(id(part) for part in parts)
 
 
-def _dims(model: Any, name: str) -> tuple[str, ...]:
-    """One name an axis; axes without one are numbered, as ArviZ does."""
-    return tuple(dim or f"{name}_dim_{axis}" for axis, dim in enumerate(model.named_vars_to_dims[name]))
-
-
 def _notes(found: Any) -> tuple[str, ...]:
     notes = []
     fixed = [name for name, variable in found.shared.items() if variable in found.fixed]
@@ -176,123 +220,3 @@ def _notes(found: Any) -> tuple[str, ...]:
     if found.minibatch:
         notes.append("pm.Minibatch is set aside: the full data are used.")
     return tuple(notes)
-
-
-@dataclass(frozen=True, eq=False)
-class _Blueprint:
-    """What does not change with the values of the data."""
-
-    sites: tuple[Site, ...]
-    derived: tuple[Derived, ...]
-    factors: Callable[[Arrays, Arrays], Factors]
-    constrain: Callable[[Arrays, Arrays], tuple[dict[str, Any], dict[str, Any]]]
-    unconstrain: Callable[[Arrays, Arrays], dict[str, Any]]
-    graph: Callable[[], Graph]
-
-
-def _build(model: Any, found: Any, arrays: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> _Blueprint:
-    from jensen.models import pymc_graph
-
-    try:
-        return _assemble(pymc_graph.freeze(model, found, arrays, lengths))
-    except UnsupportedError:
-        # An operation on constants alone is carried out by PyTensor and needs no JAX form.
-        observed = {model.rvs_to_values[rv] for rv in model.observed_RVs}
-        constants = set(found.constants.values()) - observed
-        if constants <= found.fixed:
-            raise
-        try:
-            return _assemble(pymc_graph.freeze(model, replace(found, fixed=found.fixed | constants), arrays, lengths))
-        except UnsupportedError:
-            pass
-        raise
-
-
-def _assemble(frozen: Any) -> _Blueprint:
-    from jensen.models import pymc_graph, pymc_nodes
-    from jensen.models.pymc_jax import to_jax
-
-    latent = {rv.name: rv for rv in frozen.model.free_RVs}
-    latent_names = list(latent)
-    sites = tuple(_site(frozen, rv) for rv in latent.values() if _is_float(rv))
-    derived_names = [variable.name for variable in frozen.model.deterministics]
-    free_inputs = [frozen.values[rv] for rv in frozen.free]
-
-    def translate(values: list[Any], outputs: list[Any], names: list[str]) -> Callable[[Arrays, Arrays], list[Any]]:
-        call = to_jax([*values, *frozen.inputs.values()], outputs, names)
-        shapes = {name: value.type.shape for name, value in zip(latent, values, strict=True) if not _is_float(value)}
-
-        def function(free: Arrays, data: Arrays) -> list[Any]:
-            free = {**{name: np.zeros(shape, int) for name, shape in shapes.items()}, **free}
-            first = [_as_input(free[name], rv) for name, rv in latent.items()]
-            return call(*first, *(_as_input(data[name], variable) for name, variable in frozen.inputs.items()))
-
-        return function
-
-    names, densities, constrained, jacobians = pymc_graph.factor_graph(frozen)
-    evaluate = translate(free_inputs, densities + jacobians, names + constrained)
-
-    def factors(free: Arrays, data: Arrays) -> Factors:
-        results = evaluate(free, data)
-        log_prob = dict(zip(names, results, strict=False))
-        return Factors(log_prob, dict(frozen.scale), dict(zip(constrained, results[len(names) :], strict=True)))
-
-    @cache
-    def constraint() -> Callable[[Arrays, Arrays], list[Any]]:
-        derived = [frozen.new[variable] for variable in frozen.model.deterministics]
-        return translate(free_inputs, pymc_graph.to_values(frozen, frozen.free + derived), latent_names + derived_names)
-
-    def constrain(free: Arrays, data: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
-        results = constraint()(free, data)
-        values = dict(zip(latent_names, results, strict=False))
-        values = {site.name: values[site.name] for site in sites}
-        return values, dict(zip(derived_names, results[len(latent) :], strict=True))
-
-    @cache
-    def inverse() -> Callable[[Arrays, Arrays], list[Any]]:
-        return translate(*pymc_graph.inverse_graph(frozen), latent_names)
-
-    def unconstrain(values: Arrays, data: Arrays) -> dict[str, Any]:
-        free = dict(zip(latent_names, inverse()(values, data), strict=True))
-        return {site.name: free[site.name] for site in sites}
-
-    @cache
-    def graph() -> Graph:
-        return pymc_nodes.graph(frozen, {site.name: site.support for site in sites})
-
-    return _Blueprint(sites, _derived(frozen, sites, constrain), factors, constrain, unconstrain, graph)
-
-
-def _as_input(value: Any, variable: Any) -> jax.Array:
-    return jnp.asarray(value, float) if _is_float(variable) else jnp.asarray(value)
-
-
-def _site(frozen: Any, rv: Any) -> Site:
-    from jensen.models import pymc_graph
-
-    new = frozen.new[rv]
-    shape = pymc_graph.static_shape(new)
-    dims = _dims(frozen.model, rv.name) if frozen.model.named_vars_to_dims.get(rv.name) else ()
-    return Site(rv.name, shape, frozen.values[new].type.shape, _support(frozen.transforms[new]), dims)
-
-
-def _support(transform: Any) -> str:
-    if transform is None:
-        return "real"
-    parts = getattr(transform, "transform_list", None)
-    if parts is not None:
-        return " ".join(dict.fromkeys(_support(part) for part in reversed(parts)))
-    return _SUPPORT.get(transform.name, str(transform.name))
-
-
-def _derived(frozen: Any, sites: tuple[Site, ...], constrain: Callable[..., Any]) -> tuple[Derived, ...]:
-    model = frozen.model
-    shapes = {variable.name: frozen.new[variable].type.shape for variable in model.deterministics}
-    if any(None in shape for shape in shapes.values()):
-        # PyTensor could not say; an abstract evaluation by JAX can.
-        with scope("float64"):
-            free = {site.name: jax.ShapeDtypeStruct(site.free_shape, float) for site in sites}
-            data = {name: jax.ShapeDtypeStruct(v.type.shape, v.type.dtype) for name, v in frozen.inputs.items()}
-            shapes = {name: value.shape for name, value in jax.eval_shape(constrain, free, data)[1].items()}
-    dims = {name: _dims(model, name) for name in shapes if model.named_vars_to_dims.get(name)}
-    return tuple(Derived(name, tuple(shape), dims.get(name, ())) for name, shape in shapes.items())

@@ -9,9 +9,11 @@ PyTensor is imported at the top: this file is only loaded by the PyMC front end.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,15 +29,19 @@ from pytensor.compile.mode import FAST_COMPILE
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.configdefaults import config
 from pytensor.graph.basic import Constant
+from pytensor.graph.utils import MissingInputError
 from pytensor.scalar.basic import Cast
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
+from pytensor.tensor.shape import Shape, Shape_i
 from pytensor.tensor.type import TensorType
 from pytensor.tensor.variable import TensorConstant
 
 from jensen.core.errors import UnsupportedError
 from jensen.models.pymc_roots import Roots, Variable, full_data, nodes, variables
+from jensen.models.pymc_rows import remake, resize
 
 T = TypeVar("T")
+NO_LENGTHS: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +62,8 @@ class Frozen:
         Free variables (counterparts) -> PyMC transform or None.
     scale
         Observed name -> total size over size, where `total_size` was given.
+    built
+        Whatever of the user's graph was built anew -> its counterpart.
     """
 
     model: Any
@@ -64,6 +72,7 @@ class Frozen:
     values: dict[Variable, Variable]
     transforms: dict[Variable, Any]
     scale: dict[str, float]
+    built: dict[Variable, Variable]
 
     @property
     def free(self) -> list[Variable]:
@@ -83,8 +92,12 @@ def untraced(function: Callable[..., T]) -> Callable[..., T]:
     return wrapped
 
 
-def rebuild(outputs: Sequence[Variable], replace: Mapping[Variable, Variable]) -> dict[Variable, Variable]:
+def rebuild(
+    outputs: Sequence[Variable], replace: Mapping[Variable, Variable], lengths: Mapping[int, int] = NO_LENGTHS
+) -> dict[Variable, Variable]:
     """Map variables to counterparts built on `replace`, with literal constants in full precision.
+
+    Where `lengths` are given (old length -> new length), numbers that decide a shape follow them.
 
     PyTensor stores the 2 of ``pm.Gamma("x", 2, 1)`` in 8 bits and a 2.0 in 32, takes the logarithm of either in
     float32, and is wrong by 1e-8; where such a constant meets a JAX scalar of open type, whole expressions become
@@ -100,12 +113,17 @@ def rebuild(outputs: Sequence[Variable], replace: Mapping[Variable, Variable]) -
             new[node.outputs[0]] = new.get(node.inputs[0], node.inputs[0])
             continue
         inputs = [new[part] if part in new else _wide(part, node.op) for part in node.inputs]
-        if isinstance(node.op, OpFromGraph):
+        op = node.op
+        if lengths:
+            resized = resize(node, new, lengths)
+            inputs = [resized.get(old, part) for part, old in zip(inputs, node.inputs, strict=True)]
+        if isinstance(op, OpFromGraph):
             # Such an operation (a mixture, a truncated distribution) is made for the types it has.
             inputs = [_narrow(part, old) for part, old in zip(inputs, node.inputs, strict=True)]
-        if all(part is old for part, old in zip(inputs, node.inputs, strict=True)):
+            op, inputs = remake(op, inputs, lengths, rebuild)
+        if op is node.op and all(part is old for part, old in zip(inputs, node.inputs, strict=True)):
             continue
-        twin = node.clone_with_new_inputs(inputs, strict=False)
+        twin = node.clone_with_new_inputs(inputs, strict=False) if op is node.op else op.make_node(*inputs)
         for old, fresh in zip(node.outputs, twin.outputs, strict=True):
             fresh.name, fresh.tag = old.name, copy(old.tag)
             new.setdefault(old, fresh)
@@ -134,9 +152,15 @@ def freeze(
     found: Roots,
     arrays: Mapping[str, np.ndarray],
     lengths: Mapping[str, int],
+    changed: Mapping[int, int] = NO_LENGTHS,
+    full: Frozen | None = None,
 ) -> Frozen:
-    """Give the model constant shapes: those of its data (`arrays`, by name) and `lengths` of its dimensions."""
-    inputs, replace = {}, {}
+    """Give the model constant shapes: those of its data (`arrays`, by name) and `lengths` of its dimensions.
+
+    `changed` maps lengths that are written in the model to those that take their place. For some rows of a model, `full` is
+    the model of all of them: scales, and lengths that enter densities, are its own.
+    """
+    inputs, replace = {}, {} if full is None else _shapes(full)
     for name, variable in {**found.shared, **found.constants}.items():
         if variable in found.fixed:
             replace[variable] = pt.constant(arrays[name], name=name)
@@ -146,7 +170,7 @@ def freeze(
     for dim, length in model.dim_lengths.items():
         if isinstance(length, SharedVariable):
             replace[length] = pt.constant(lengths[dim], dtype=length.type.dtype)
-    built = rebuild(variables(model), replace)
+    built = rebuild(variables(model), replace, changed)
     new = {variable: built.get(variable, variable) for variable in variables(model)}
     values, transforms, scale = {}, {}, {}
     for rv in model.free_RVs:
@@ -159,7 +183,21 @@ def freeze(
         transforms[new[rv]] = None
         if isinstance(rv.owner.op, MinibatchRandomVariable):
             scale[rv.name] = _scale(rv, values[new[rv]])
-    return Frozen(model, inputs, new, values, transforms, scale)
+    return Frozen(model, inputs, new, values, transforms, scale if full is None else full.scale, built)
+
+
+def _shapes(full: Frozen) -> dict[Variable, Variable]:
+    """Every ``x.shape`` of the user's graph -> its value."""
+    found = {}
+    for node in nodes(variables(full.model)):
+        if isinstance(node.op, Shape | Shape_i):
+            whole = full.built.get(node.inputs[0], node.inputs[0])
+            with suppress(ValueError, TypeError, MissingInputError):
+                shape = static_shape(whole)
+                found[node.outputs[0]] = pt.constant(
+                    shape[node.op.i] if isinstance(node.op, Shape_i) else shape, dtype="int64"
+                )
+    return found
 
 
 def _symbol(name: str, dtype: str, shape: tuple[int, ...]) -> Variable:

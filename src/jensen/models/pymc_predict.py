@@ -40,6 +40,20 @@ def replacements(model: Any, arrays: Mapping[str, np.ndarray], data: Mapping[str
 
 def lengths(model: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Length of every dimension of the model, where its containers hold `arrays`."""
+    found = held(model, arrays)
+    result = {}
+    for dim, length in model.dim_lengths.items():
+        if dim in found:
+            result[dim] = found[dim]
+        elif hasattr(length, "get_value"):
+            result[dim] = int(length.get_value())
+        elif hasattr(length, "data"):
+            result[dim] = int(length.data)
+    return result
+
+
+def held(model: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Length of every dimension of the containers, where they hold `arrays`."""
     found: dict[str, tuple[int, str]] = {}
     for variable in model.data_vars:
         for axis, dim in enumerate(model.named_vars_to_dims.get(variable.name) or ()):
@@ -52,15 +66,7 @@ def lengths(model: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
                     f"{variable.name!r}; pass both with one length."
                 )
             found[dim] = length, variable.name
-    result = {}
-    for dim, length in model.dim_lengths.items():
-        if dim in found:
-            result[dim] = found[dim][0]
-        elif hasattr(length, "get_value"):
-            result[dim] = int(length.get_value())
-        elif hasattr(length, "data"):
-            result[dim] = int(length.data)
-    return result
+    return {dim: length for dim, (length, _) in found.items()}
 
 
 def predict(

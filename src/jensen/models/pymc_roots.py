@@ -11,6 +11,7 @@ import numpy as np
 from pymc.data import MinibatchOp
 from pymc.distributions.continuous import InterpolatedRV
 from pymc.distributions.multivariate import CARRV, ICARRV
+from pytensor.compile.builders import OpFromGraph
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant
 from pytensor.graph.traversal import graph_inputs
@@ -32,6 +33,16 @@ def variables(model: Any) -> list[Variable]:
     """Everything whose graph makes up the model."""
     rvs = list(model.basic_RVs)
     return rvs + list(model.potentials) + list(model.deterministics) + [model.rvs_to_values[rv] for rv in rvs]
+
+
+def dims_of(model: Any, name: str) -> tuple[str, ...]:
+    """One name an axis; axes without one are numbered, as ArviZ does."""
+    return tuple(dim or f"{name}_dim_{axis}" for axis, dim in enumerate(model.named_vars_to_dims[name]))
+
+
+def is_float(variable: Variable) -> bool:
+    """Whether a variable has a gradient."""
+    return variable.type.dtype.startswith("float")
 
 
 def nodes(outputs: Iterable[Variable]) -> list[Any]:
@@ -62,7 +73,8 @@ class Roots:
     constants
         Large constants, by name.
     fixed
-        Those whose values decide the shape of something; they stay constants, as compiled programs have fixed shapes.
+        Those whose values decide the shape of something, and masks; they stay constants, as compiled programs have fixed
+        shapes.
     covariates
         Names of data containers that are more than observed values.
     minibatch
@@ -81,7 +93,7 @@ def roots(model: Any) -> Roots:
     graph = variables(model)
     order = nodes(graph)
     lengths = {length for length in model.dim_lengths.values() if isinstance(length, SharedVariable)}
-    fixed = _value_roots([part for node in order for part in _shape_inputs(node)])
+    fixed = value_roots([part for node in order for part in shape_inputs(node)]) | set(_masks(order))
     observed = {full_data(model.rvs_to_values[rv]): rv.name for rv in model.observed_RVs}
     shared, constants = {}, {}
     taken = set(model.named_vars)
@@ -94,8 +106,8 @@ def roots(model: Any) -> Roots:
         elif isinstance(variable, Constant) and _is_large(variable) and variable not in fixed:
             name = observed.get(variable) or _fresh(variable.name, "constant", taken)
             constants[name] = variable
-    used = _value_roots([*model.basic_RVs, *model.potentials, *model.deterministics])
-    only_observed = _value_roots(model.rvs_to_values[rv] for rv in model.observed_RVs) - used
+    used = value_roots([*model.basic_RVs, *model.potentials, *model.deterministics])
+    only_observed = value_roots(model.rvs_to_values[rv] for rv in model.observed_RVs) - used
     covariates = tuple(variable.name for variable in model.data_vars if variable not in only_observed)
     return Roots(shared, constants, fixed, covariates, any(isinstance(node.op, MinibatchOp) for node in order))
 
@@ -110,7 +122,14 @@ def full_data(value: Variable) -> Variable:
 
 def _is_large(constant: Any) -> bool:
     data = constant.data
-    return isinstance(data, np.ndarray) and data.size >= LARGE and data.dtype.kind in "fiu"
+    return isinstance(data, np.ndarray) and data.size >= LARGE and data.dtype.kind in "fiub"
+
+
+def _masks(order: Iterable[Any]) -> list[Variable]:
+    """Constant masks of distributions, whose log densities may index with them (those with missing values do)."""
+    distributions = [node for node in order if isinstance(node.op, RandomVariable | OpFromGraph)]
+    inputs = [part for node in distributions if not isinstance(node.op, MinibatchOp) for part in node.inputs]
+    return [part for part in inputs if isinstance(part, Constant) and getattr(part.type, "dtype", "") == "bool"]
 
 
 def _fresh(name: str | None, kind: str, taken: set[str]) -> str:
@@ -123,7 +142,7 @@ def _fresh(name: str | None, kind: str, taken: set[str]) -> str:
     return candidate
 
 
-def _value_roots(outputs: Iterable[Variable]) -> set[Variable]:
+def value_roots(outputs: Iterable[Variable]) -> set[Variable]:
     """Inputs and constants whose values, not only their shapes, `outputs` depend on."""
     stack = list(outputs)
     seen, found = set(stack), set()
@@ -138,7 +157,7 @@ def _value_roots(outputs: Iterable[Variable]) -> set[Variable]:
     return found
 
 
-def _shape_inputs(node: Any) -> list[Variable]:
+def shape_inputs(node: Any) -> list[Variable]:
     """The inputs of a node whose values decide a shape, or that PyMC reads while it builds the graph."""
     op, inputs = node.op, node.inputs
     if isinstance(op, Nonzero | ARange | Eye | AllocEmpty | Unique):

@@ -13,7 +13,12 @@ from jensen.models.density import read as read_density
 from jensen.models.model import Model
 
 
-def read(model: Any = None, data: Mapping[str, Any] | None = None, precision: str = "float64") -> Model:
+def read(
+    model: Any = None,
+    data: Mapping[str, Any] | None = None,
+    precision: str = "float64",
+    lengths: Mapping[int, int] | None = None,
+) -> Model:
     """Read a model written in PyMC or NumPyro, or described by `jensen.density`.
 
     Parameters
@@ -24,6 +29,8 @@ def read(model: Any = None, data: Mapping[str, Any] | None = None, precision: st
         Name -> array: arguments of a NumPyro model, data containers of a PyMC model, data of a density.
     precision
         In which the model will be evaluated; JAX keeps traces, so it is read in the same.
+    lengths
+        Length of a plate written in the model -> number of its rows that `data` hold.
 
     Raises
     ------
@@ -41,7 +48,7 @@ def read(model: Any = None, data: Mapping[str, Any] | None = None, precision: st
     if isinstance(model, Density):
         for name, value in (model.data or {}).items():
             _plain(name, value)
-    record = _front_end(model, data, precision)
+    record = _front_end(model, data, precision, lengths or {})
     _refuse_nonfinite(record.data)
     return record
 
@@ -67,7 +74,7 @@ def checked(model: Model, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _front_end(model: Any, data: dict[str, Any], precision: str) -> Model:
+def _front_end(model: Any, data: dict[str, Any], precision: str, lengths: Mapping[int, int]) -> Model:
     if isinstance(model, Density):
         with scope(precision):
             return read_density(model, data)
@@ -84,7 +91,7 @@ def _front_end(model: Any, data: dict[str, Any], precision: str) -> Model:
         from jensen.models import numpyro
 
         with scope(precision):
-            return numpyro.read(model, data)
+            return numpyro.read(model, data, lengths)
     raise OptionError(
         f"a model is a PyMC model, a NumPyro function or jn.density(...); got {type(model).__name__}; see jn.fit's help."
     )

@@ -6,6 +6,8 @@ asked for: the constraint map for output, and the factors one by one (pointwise 
 Programs belong to the model's functions, not to a fit: a second fit with new data of the same shape compiles nothing.
 """
 
+from collections.abc import Mapping
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -108,6 +110,12 @@ class Target:
     def affordable(self, wanted: int, least: int) -> int:
         """Number of points for a check that wants `wanted`: fewer, in whole proportion, where many rows make each one dear."""
         return max(least, wanted * self.batch // BATCH)
+
+    def with_data(self, data: Mapping[str, np.ndarray]) -> "Target":
+        """The same target with some of its data replaced by arrays of the same shapes; gradients are counted on."""
+        other = copy(self)
+        other._data = self._data | {name: jnp.asarray(self._cast(value)) for name, value in data.items()}
+        return other
 
     def _cast(self, array: Any) -> np.ndarray:
         array = np.asarray(array)

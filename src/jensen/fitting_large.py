@@ -1,0 +1,160 @@
+"""The half of `fit` for many rows: a subsample that is corrected where q is, instead of all rows everywhere.
+
+    table of rows  ->  subsample  ->  fit from several starts  ->  statistics that make it exact, or anchored rounds  ->  q
+                   ->  log density of all rows at a few draws of q: how right the subsample is, in nats
+
+It is a file of its own because small fits do not need what it imports.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jensen.core import keys
+from jensen.core.errors import DataError, OptionError, UnsupportedError
+from jensen.core.precision import scope
+from jensen.data.build import table
+from jensen.data.table import Table
+from jensen.diagnostics.starts import fit_from_starts
+from jensen.engines.anchored import Anchored
+from jensen.engines.fixed_draws import FixedDraws
+from jensen.families.fullrank import FullRank
+from jensen.families.meanfield import MeanField
+from jensen.models import plates
+from jensen.models.large import LargeTarget, subsample_size
+from jensen.models.model import Model
+from jensen.models.plates import Plate
+from jensen.models.read import read
+from jensen.objectives.elbo import Elbo
+from jensen.posterior import Posterior, Settings, conclude
+from jensen.run import Run, run
+
+_TIMES = 4
+"""How many times the rows of the subsample all rows must be, for it to pay."""
+_FIRST = 997
+"""Rows on which a model of streamed data is read; an odd number, so that no other axis has it by chance."""
+_NATS = 0.3
+"""Largest sd of the difference between the subsample and all rows, over draws of q."""
+
+
+def read_streamed(model: Any, data: Any, settings: Settings) -> tuple[Model, Plate, Table]:
+    """A model of which only some rows are in memory, the plate of all of them, and the table that has them.
+
+    Raises
+    ------
+    DataError
+        When the arrays of the table are not rows of the model.
+    """
+    rows, rest = _split(data)
+    n = min(_FIRST, rows.size)
+    first = rows.sample(keys.generator(settings.seed, "first rows"), n)
+    record = read(model, {**rest, **first}, settings.precision, {rows.size: n})
+    with scope(settings.precision):
+        found = plates.find(record)
+    for plate in found:
+        if plate.size == n and {name for name, _ in plate.data} == set(rows.names):
+            return record, replace(plate, size=rows.size, held=n), rows
+    raise DataError(
+        f"the arrays of the table ({', '.join(rows.names)}) are not rows of {record.name}: no observed variable has them, and "
+        "nothing else, along one axis; pass arrays that are no rows beside the table."
+    )
+
+
+def _split(data: Any) -> tuple[Table, dict[str, Any]]:
+    """The table among the data, and the rest of them."""
+    if isinstance(data, Table):
+        return data, {}
+    found = [value for value in data.values() if isinstance(value, Table)]
+    if len(found) > 1:
+        raise OptionError(f"data hold {len(found)} tables; rows that belong together go into one: jn.table(X=..., y=...).")
+    return found[0], {name: value for name, value in data.items() if not isinstance(value, Table)}
+
+
+def fit_large(
+    record: Model,
+    plate: Plate | None,
+    rows: Table | None,
+    family: FullRank | MeanField,
+    start: Any,
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
+) -> Posterior | None:
+    """A posterior by anchored rounds; None where all rows should rather be used.
+
+    Parameters
+    ----------
+    record, plate, rows
+        The model; where its rows are streamed their plate and their table, else None.
+    family, start
+        Of q, and where it starts, or None.
+    settings, loop, left
+        As `jensen.fit` has them.
+
+    Raises
+    ------
+    UnsupportedError
+        When rows are streamed that cannot be taken out of the model.
+    """
+    try:
+        target = _target(record, plate, rows, settings)
+    except UnsupportedError:
+        if rows is not None:
+            raise
+        return None
+    return _rounds(target, family, start, settings, loop, left) if target else None
+
+
+def _target(record: Model, plate: Plate | None, rows: Table | None, settings: Settings) -> LargeTarget | None:
+    """The target by subsample, where it pays."""
+    plate = plate or next(iter(plates.find(record)), None)
+    if plate is None or (rows is None and plate.size < _TIMES * subsample_size(plate.size, record.dim)):
+        return None
+    if plate.sites:
+        names = ", ".join(name for name, _ in plate.sites)
+        raise UnsupportedError(f"the rows of {plate.name} have latent variables of their own ({names}); pass them as arrays.")
+    if any(axis for _, axis in plate.data):
+        raise UnsupportedError(f"the rows of {plate.name} are not the first axis of all arrays; transpose these.")
+    source = rows or table(**{name: record.data[name] for name, _ in plate.data})
+    return LargeTarget(record, plate, source, seed=settings.seed, precision=settings.precision)
+
+
+def _rounds(
+    target: LargeTarget, family: Any, start: Any, settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
+) -> Posterior | None:
+    q, record = fit_from_starts(target, FixedDraws(family, start, large=False), seed=settings.seed, **loop)
+    shift, spread, draws = 0.0, 0.0, 1
+    while record.status == "converged":
+        engine = Anchored(family, q)
+        q, rounds = run(engine, target, seed=settings.seed, label=f"rounds on {target.size} rows", **loop)
+        record = _joined(record, rounds)
+        if record.status == "stuck" and not target.streamed:
+            return None
+        if record.status != "converged":
+            break
+        shift, spread, draws = target.discrepancy(q, settings.seed)
+        if spread <= _NATS or 2 * target.size > target.most:
+            break
+        target.resize(2 * target.size)
+    note = (
+        f"{target.rows.passes} passes over {target.total:,} rows; {target.size:,} of them stand for all, right to "
+        f"{spread:.1g} nats at draws of q"
+    )
+    record = replace(record, notes=(*record.notes, note))
+    engine = Anchored(family, q)
+    posterior = conclude(target, q, record, engine=engine, settings=settings, budget=left())
+    error = float(np.hypot(posterior.elbo.error, spread / np.sqrt(draws)))
+    return posterior.replace(elbo=Elbo(posterior.elbo.value + shift, error))
+
+
+def _joined(first: Run, second: Run) -> Run:
+    history = {name: np.concatenate([first.history[name], second.history[name]]) for name in second.history}
+    return replace(
+        second,
+        history=history,
+        steps=first.steps + second.steps,
+        seconds=first.seconds + second.seconds,
+        notes=(*first.notes, *second.notes),
+    )

@@ -1,0 +1,184 @@
+"""The target of a model with many rows: a corrected subsample near an anchor, all rows at the anchor.
+
+To engines and checks it is a target like any other, at the cost of n of the N rows; `anchor` makes one pass over all rows at one
+point and corrects the subsample there. How many rows a subsample needs depends on the dimension, not on N: the curvature of n
+rows is right to about sqrt(D / n), and so is the factor by which a round of anchoring shrinks the error.
+
+Rows are chosen at random, never the first ones: data are often sorted.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from jensen.core import keys
+from jensen.models import sufficient, weighted
+from jensen.models.model import Model
+from jensen.models.plates import Plate, prove
+from jensen.models.rows import BLOCK, Rows, Source
+from jensen.models.target import Target
+
+_DRAWS = 16
+LEAST, PER_DIMENSION, SHARE, MOST = 1000, 40, 0.005, 50_000
+"""Rows of a subsample: at least 1,000, 40 D (20 D where its curvature is corrected) and 0.5% of all, at most 50,000."""
+
+
+class Rereadable(Source, Protocol):
+    """A source that can also give some of its rows to stand for all."""
+
+    def subsample(self, rng: np.random.Generator, n: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Arrays of `n` different rows at random, and their weights (n,), which sum to the number of all rows."""
+        ...
+
+
+def subsample_size(rows: int, dim: int) -> int:
+    """Number of rows n of the first subsample."""
+    each = PER_DIMENSION // 2 if weighted.curved(dim) else PER_DIMENSION
+    return min(max(LEAST, each * dim, int(SHARE * rows)), MOST)
+
+
+class LargeTarget:
+    """log p(z) of a corrected subsample; the interface of `jensen.models.target.Target`.
+
+    Parameters
+    ----------
+    record
+        The model. Its data may hold all rows, or some where `source` reads them.
+    plate
+        Its rows.
+    source
+        Where all rows are read from.
+    seed
+        Which rows are chosen.
+    precision
+        Of the subsample's program; passes have the precision of their data.
+
+    Attributes
+    ----------
+    rows
+        All rows; ``rows.passes`` counts the passes.
+    size
+        Rows of the subsample n.
+
+    Raises
+    ------
+    UnsupportedError
+        When rows cannot be taken out of the model.
+    """
+
+    def __init__(
+        self, record: Model, plate: Plate, source: Rereadable, *, seed: int, precision: str = "float64", size: int = 0
+    ):
+        self.model, self.dim, self._plate, self._precision, self._seed = record, record.dim, plate, precision, seed
+        self._source, self._whole, self._paid = source, None, 0
+        self._take(size or subsample_size(plate.size, record.dim))
+        prove(record, plate, self._arrays, seed)
+        repeated = np.arange(BLOCK) % self.size  # only shapes matter
+        self.rows = Rows(record, plate, source, {name: array[repeated] for name, array in self._arrays.items()})
+
+    def _take(self, size: int) -> None:
+        self.size = size
+        rng = keys.generator(self._seed, "rows", size)
+        self._arrays, self._weights = self._source.subsample(rng, size)
+        near = weighted.weighted(self.model, self._plate, self._arrays, self._weights)
+        self._near = Target(weighted.anchored(near), self._precision)
+        self._anchor: dict[str, np.ndarray] = {}
+
+    @property
+    def total(self) -> int:
+        """Number of all rows."""
+        return self._plate.size
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the record holds only some of the rows."""
+        return self._plate.held < self._plate.size
+
+    @property
+    def most(self) -> int:
+        """Largest subsample that is worth it: half of all rows."""
+        return self._plate.size // 2
+
+    def resize(self, size: int) -> None:
+        """Take another subsample, of `size` rows, where it is not of that size already; it has no correction yet."""
+        if size != self.size:
+            self._paid = self.gradients - self.rows.passes
+            self._take(size)
+
+    @property
+    def gradients(self) -> int:
+        """Gradients of the whole log density that were paid: those of the subsample in proportion, and passes."""
+        return self._paid + round(self._near.gradients * self.size / self._plate.size) + self.rows.passes
+
+    @property
+    def batch(self) -> int:
+        """Points a call of the program."""
+        return self._near.batch
+
+    def affordable(self, wanted: int, least: int) -> int:
+        """As `Target.affordable`, for the rows of the subsample."""
+        return self._near.affordable(max(least, wanted * LEAST // max(self.size, LEAST)), least)
+
+    def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log density (n,) and gradient (n, D) of the surrogate at points z (n, D)."""
+        return self._near(z)
+
+    def constrain(self, z: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Values of the sites and of the deterministics in the model's own space, draws first."""
+        if not self.model.derived:
+            return self._near.constrain(z)
+        if self._whole is None:
+            self._whole = Target(self.model, self._precision)
+        return self._whole.constrain(z)
+
+    def factors(self, z: np.ndarray) -> dict[str, np.ndarray]:
+        """Unscaled log density of every factor on the subsample, draws first."""
+        return self._near.factors(z)
+
+    def blame(self, z: np.ndarray) -> str:
+        """Name the factors that are not finite at (some of) the points z."""
+        return self._near.blame(z)
+
+    def anchor(self, point: np.ndarray, curvature: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Correct the subsample at `point` (D,) by one pass over all rows; returns what `move_to` needs to do it again."""
+        value, slope = self.rows.gradient(point)
+        near_value, near_slope = self.rows.gradient_of(self._arrays, self._weights, point)
+        found = weighted.anchor(point, value - near_value, slope - near_slope, curvature)
+        self.move_to(found)
+        return found
+
+    def curvature(self, point: np.ndarray) -> np.ndarray | None:
+        """By how much the Hessian (D, D) of the subsample at `point` is wrong: one pass; None where D is too large for it."""
+        if not weighted.curved(self.dim):
+            return None
+        return self.rows.hessian(point) - self.rows.hessian_of(self._arrays, self._weights, point)
+
+    def sufficient(self, center: np.ndarray, factor: np.ndarray) -> sufficient.Sufficient | None:
+        """Weights that make the subsample exact, looked for around q of mean (D,) and factor (D, D); they take effect at once."""
+        if self.dim > sufficient.LARGEST:
+            return None
+        found = sufficient.find(
+            lambda z: self.rows.densities_of(self._arrays, z),
+            self.rows.values,
+            self._weights,
+            float(self._plate.size),
+            center,
+            factor,
+            self._seed,
+        )
+        if found is not None:
+            self.move_to({weighted.WEIGHTS: found.weights})
+        return found
+
+    def discrepancy(self, q: Any, seed: int) -> tuple[float, float, int]:
+        """All rows against the subsample at draws of q: mean and sd of the difference, in nats, and the number of draws."""
+        z = np.asarray(q.sample(keys.generator(seed, "discrepancy"), _DRAWS))
+        weights = self._anchor.get(weighted.WEIGHTS, self._weights)
+        found = self.rows.values(z) - self.rows.values_of(self._arrays, weights, z) - weighted.correction(self._anchor, z)
+        return float(found.mean()), float(found.std(ddof=1)), _DRAWS
+
+    def move_to(self, anchor: Mapping[str, np.ndarray]) -> None:
+        """Set the correction that `anchor` returned."""
+        self._anchor = dict(anchor)
+        self._near = self._near.with_data(anchor)

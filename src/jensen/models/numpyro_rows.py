@@ -1,0 +1,45 @@
+"""Plates of a NumPyro model at the length of the data they are given.
+
+A plate whose length is written in the model (``plate("N", 50_000)``) is brought to the number of rows that are there, and a
+plate with ``subsample_size`` is opened: rows are chosen outside of the model, by slicing its data and weighting the rows.
+``numpyro.subsample`` statements then have nothing left to take.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from numpyro.primitives import Messenger
+
+
+class Resized(Messenger):
+    """Effect handler: plates have all their rows, or as many as `lengths` says (old length -> new length).
+
+    Attributes
+    ----------
+    batch_size
+        The ``subsample_size`` of a plate, once the model has run.
+    """
+
+    def __init__(self, fn: Callable[..., Any], lengths: Mapping[int, int]):
+        super().__init__(fn)
+        self.batch_size: int | None = None
+        self._lengths = dict(lengths)
+        self._scales: dict[str, float] = {}
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Choose the rows of a plate; take back the scale the plate adds for it."""
+        if msg["type"] == "plate":
+            size, wanted = msg["args"]
+            if wanted is not None and wanted < size:
+                self.batch_size = wanted
+            rows = self._lengths.get(size, size)
+            msg["args"], msg["value"] = (size, rows), jnp.arange(rows)
+            self._scales[msg["name"]] = size / rows
+        elif msg["type"] == "subsample":
+            msg["type"] = "slice"  # a plate would compare the data with its old length
+        elif msg["type"] == "sample" and msg["scale"] is not None:
+            for frame in msg["cond_indep_stack"]:
+                msg["scale"] = msg["scale"] / self._scales.get(frame.name, 1.0)
+            if msg["scale"] == 1.0:
+                msg["scale"] = None

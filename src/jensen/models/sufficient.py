@@ -1,0 +1,105 @@
+"""Sufficient statistics found numerically: new weights for a subsample that make it stand for all rows exactly.
+
+Where the log density of a row is a sum of few products, l_i(z) = sum_k a_k(z) s_k(x_i), the rows of a subsample span the
+same functions of z as all rows do, and there are weights w with
+
+    sum_i w_i l_i(z) = sum over ALL rows of l(z)        for every z.
+
+Probing at points z_p gives the matrix A = l_i(z_p) - l_i(z_0) and a column of ones; its singular values drop to rounding after
+the number r of statistics, or they decay smoothly and there are none. Of all solutions of A'w = S, with S the same sums over
+all rows, the one nearest to equal weights is taken: it keeps most of them positive. No algebra is needed, and a regression, an
+exponential family or a model with categorical predictors is found alike, from any front end.
+
+The proof is numerical: the sums at fresh points, on all rows, in nats. Rows unlike any of the subsample (a dummy variable that
+is set once) fail it. Differences from z_0 and points within the posterior's reach keep the digits that raw values would lose.
+
+Requires: float64 rows; D up to about 10, as r is quadratic in it for regressions.
+Reference: Huggins, Adams, Broderick (2017), PASS-GLM: polynomial approximate sufficient statistics (for the idea of replacing
+rows; there approximately).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jensen.core import keys
+
+LARGEST = 10
+"""D up to which statistics are looked for."""
+_POINTS = (16, 32, 64, 128)
+_REACH = (2.0, 8.0, 24.0)
+"""Distances of the probes, in posterior sds along all directions together."""
+_TAIL, _GAP = 1e-9, 1e4
+_NATS, _ROUNDING = 1e-8, 1e-13
+"""Largest difference of the sums that is accepted, absolute and relative to their size."""
+
+
+class Sufficient(NamedTuple):
+    """Weights (n,) under which a subsample is all rows, the number of statistics, and the largest difference seen, in nats."""
+
+    weights: np.ndarray
+    rank: int
+    error: float
+
+
+def find(
+    densities: Callable[[np.ndarray], np.ndarray],
+    sums: Callable[[np.ndarray], np.ndarray],
+    weights: np.ndarray,
+    total: float,
+    center: np.ndarray,
+    factor: np.ndarray,
+    seed: int,
+) -> Sufficient | None:
+    """Weights that make a subsample exact, or None where there are no few statistics.
+
+    Parameters
+    ----------
+    densities
+        Points (K, D) -> log densities (n, K) of the rows of the subsample.
+    sums
+        Points (K, D) -> sums (K,) of the log densities of all rows.
+    weights
+        (n,) weights so far; the new ones stay near them.
+    total
+        What the weights sum to, the number of all rows.
+    center, factor
+        Mean (D,) and a factor (D, D) of the covariance of an approximate posterior, where probes are taken.
+    seed
+        Of the probes.
+    """
+    rng = keys.generator(seed, "probes")
+    points, columns = np.zeros((0, len(center))), np.ones((len(weights), 1))
+    base = densities(center[None])
+    for wanted in _POINTS:
+        fresh = _around(rng, center, factor, wanted - len(points))
+        points = np.concatenate([points, fresh])
+        columns = np.concatenate([columns, densities(fresh) - base], 1)
+        if not np.isfinite(columns).all():
+            return None
+        scales = np.linalg.norm(columns, axis=0)
+        if not scales.all():
+            return None
+        left, singular, right = np.linalg.svd(columns / scales, full_matrices=False)
+        rank = int((singular > _TAIL * singular[0]).sum())
+        if 2 * rank <= wanted:
+            break
+    else:
+        return None
+    if singular[rank - 1] < _GAP * singular[rank] or rank >= len(weights):
+        return None
+    known = sums(np.concatenate([center[None], points]))
+    wanted_sums = np.concatenate([[total], known[1:] - known[0]])
+    missing = (wanted_sums - weights @ columns) / scales
+    new = weights + left[:, :rank] @ ((right[:rank] @ missing) / singular[:rank])
+    fresh = _around(rng, center, factor, 5)
+    truth = sums(fresh)
+    error = float(np.abs(new @ densities(fresh) - truth).max())
+    return Sufficient(new, rank, error) if error <= max(_NATS, _ROUNDING * np.abs(truth).max()) else None
+
+
+def _around(rng: np.random.Generator, center: np.ndarray, factor: np.ndarray, n: int) -> np.ndarray:
+    """`n` points at the distances in turn."""
+    reach = np.resize(_REACH, n)[:, None] / np.sqrt(len(center))
+    return center + (reach * rng.standard_normal((n, len(center)))) @ factor.T
