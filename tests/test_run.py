@@ -3,11 +3,19 @@
 import io
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.scan_engine import ScanEngine
+from tests.scan_engine import data as scan_data
 
 import jensen as jn
+from jensen.core import precision
 from jensen.engines.engine import Ticks
+from jensen.engines.fixed_draws import FixedDraws
+from jensen.models.read import read
+from jensen.models.target import Target
+from jensen.progress import Progress
 from jensen.run import run
 
 
@@ -147,12 +155,113 @@ def test_ctrl_c_in_a_callback_keeps_the_fit():
     assert (q, record.status, record.steps) == ("q at 8", "interrupted", 2)
 
 
-def test_an_error_in_a_callback_is_the_callers():
+def test_an_error_in_a_callback_stops_and_keeps_the_fit():
     def broken(snapshot):
-        raise ValueError("mine")
+        if snapshot.step == 3:
+            raise ValueError("mine")
 
-    with pytest.raises(ValueError, match="mine"):
-        run(Countdown(), None, seed=0, callbacks=[broken], progress=False)
+    asked = []
+    callbacks = [broken, lambda snapshot: asked.append(snapshot.step)]
+    with pytest.warns(jn.FitWarning, match="broken failed at step 3 .ValueError: mine, .*test_run.py"):
+        q, record = run(Countdown(), None, seed=0, callbacks=callbacks, progress=False)
+    assert (q, record.status, record.steps) == ("q at 7", "stopped", 3)
+    assert "ValueError: mine" in record.notes[-1]
+    assert asked == [1, 2, 3]
+
+
+def test_a_numpy_true_is_true():
+    _, record = run(Countdown(), None, seed=0, callbacks=[lambda s: s.loss[-1] < 7.5], progress=False)
+    assert (record.status, record.steps) == ("stopped", 4)
+
+
+def test_others_are_asked_although_one_raises_stop_iteration():
+    def stop(snapshot):
+        raise StopIteration
+
+    asked = []
+    run(Countdown(), None, seed=0, callbacks=[stop, lambda snapshot: asked.append(snapshot.step)], progress=False)
+    assert asked == [1]
+
+
+def test_q_is_made_only_for_callbacks_that_look_at_it():
+    finished = []
+
+    class Costly(Countdown):
+        def finish(self, state):
+            finished.append(state)
+            return super().finish(state)
+
+    callbacks = [lambda s: s.loss[-1] < 0, lambda s: s.q == s.q and s.step == 2 and s.q == ""]
+    run(Costly(), None, seed=0, callbacks=callbacks[:1], progress=False)
+    assert finished == [0]
+    run(Costly(), None, seed=0, callbacks=callbacks, progress=False)
+    assert finished == [0, *range(9, 0, -1), 0]  # once a chunk
+
+
+def test_callbacks_cannot_write_into_the_history():
+    def scribble(snapshot):
+        with pytest.raises(ValueError, match="read-only"):
+            snapshot.loss[0] = 0.0
+
+    run(Countdown(), None, seed=0, callbacks=[scribble], progress=False)
+
+
+def test_a_long_history_is_whole_and_old_snapshots_keep_theirs():
+    engine = Countdown(chunk=700)
+    seen = []
+
+    class Long:
+        init, finish, converged = staticmethod(lambda target, seed: 5000), engine.finish, engine.converged
+        advance = engine.advance
+
+    _, record = run(Long(), None, seed=0, callbacks=[seen.append], progress=False)
+    np.testing.assert_array_equal(record.history["loss"], np.arange(5000, 0, -1))
+    for snapshot in seen:
+        np.testing.assert_array_equal(snapshot.loss, np.arange(5000, 5000 - snapshot.step, -1))
+
+
+@pytest.mark.parametrize("first", [50, 100, 150])
+def test_a_compiled_engine_goes_on_from_a_state_as_if_it_had_not_stopped(first):
+    data = scan_data(500, 3)
+    whole, record = run(ScanEngine(chunk=10), data, seed=1, steps=200, progress=False)
+    _, begun = run(ScanEngine(chunk=10), data, seed=1, steps=first, progress=False)
+    q, rest = run(ScanEngine(chunk=10), data, seed=1, steps=200 - first, progress=False, state=begun.state)
+    np.testing.assert_array_equal(q.mean, whole.mean)
+    loss = np.concatenate([begun.history["loss"], rest.history["loss"]])
+    np.testing.assert_array_equal(loss, record.history["loss"])
+    assert rest.steps == 200 - first
+
+
+def test_fixed_draws_go_on_from_a_state_as_if_they_had_not_stopped():
+    def quartic(p):
+        return -(p["x"] ** 4).sum() - 0.5 * ((p["x"] - 2) ** 2).sum() - jnp.logaddexp(p["y"], -3 * p["y"])
+
+    with precision.scope("float64"):
+        target = Target(read(jn.density(quartic, {"x": np.zeros(3), "y": 0.0}), None, "float64"))
+        engine = FixedDraws()
+        whole, record = run(engine, target, seed=0, steps=8, progress=False)
+        _, begun = run(engine, target, seed=0, steps=4, progress=False)
+        q, rest = run(engine, target, seed=0, steps=4, progress=False, state=begun.state)
+    assert record.steps == 8
+    np.testing.assert_array_equal(q.mean, whole.mean)
+    np.testing.assert_array_equal(q.scale, whole.scale)
+    np.testing.assert_array_equal([*begun.history["loss"], *rest.history["loss"]], record.history["loss"])
+
+
+def test_the_line_says_steps_elbo_error_and_time_left(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    bar = Progress(False, steps=1000)
+    assert bar.line() == "fitting, 0 s"
+    now[0] = 110.0  # the first chunk compiles
+    bar.show(100, -1234.567)
+    assert bar.line() == "fitting: step 100 of 1,000, ELBO -1,234.57, 10 s"
+    now[0] = 130.0
+    bar.show(300, -34.5, 0.0123)
+    assert bar.line() == "fitting: step 300 of 1,000, ELBO -34.50, error 0.012 sd, 30 s, at most 1:10 min left"
+    budgeted = Progress(False, steps=1000, budget=7500.0, seconds=100.0)
+    budgeted.show(10, 1.0)
+    assert budgeted.line() == "fitting: step 10 of 1,000, ELBO 1.00, 1:40 min, at most 2:03 h left"
 
 
 def test_no_progress_line_unless_on_a_terminal(capsys):

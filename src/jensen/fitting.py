@@ -5,8 +5,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
+from os import PathLike
 from typing import Any
 
+import jax
 import numpy as np
 
 from jensen.core import keys, layout
@@ -17,22 +20,27 @@ from jensen.data.table import Table
 from jensen.diagnostics.starts import fit_from_starts
 from jensen.engines.engine import Engine
 from jensen.engines.fixed_draws import FixedDraws
+from jensen.engines.gradient import Gradient
 from jensen.families.blocks import Blocks
 from jensen.families.fullrank import FullRank
 from jensen.families.meanfield import MeanField
-from jensen.models.model import Model
+from jensen.models.model import Model, total
 from jensen.models.read import read
 from jensen.models.target import Target
-from jensen.posterior import Cost, Posterior, Settings, conclude
-from jensen.run import Callback
+from jensen.posterior import Posterior, conclude
+from jensen.run import Callback, run
+from jensen.settings import Cost, Settings
 
-METHODS = ("auto", "fullrank", "meanfield", "cavi", "svi", "gibbs")
+METHODS = ("auto", "fullrank", "meanfield", "advi", "fullrank_advi", "cavi", "svi", "gibbs")
 _LARGEST_FULL_RANK = 400
 """Full rank by default up to here; beyond, its D(D+1)/2 parameters overfit any affordable design."""
-
-
-MANY_ROWS = 20_000
-"""Rows from which on a subsample may pay."""
+GAUSSIAN = (FixedDraws, Gradient)
+"""Engines of Gaussian fits."""
+_STOCHASTIC = ("advi", "fullrank_advi", "svi")
+_BATCH = 1000
+"""Rows of a minibatch where nobody says."""
+_LARGE_FOR_ROWS = 64
+"""Dimensions beyond which subsamples of many rows are dear, as their curvature is not corrected."""
 
 
 def fit(
@@ -42,10 +50,12 @@ def fit(
     data: Mapping[str, Any] | None = None,
     family: FullRank | MeanField | Blocks | None = None,
     engine: Engine | None = None,
+    batch_size: int | None = None,
     steps: int | None = None,
     budget: float | None = None,
     start: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
+    checkpoint: str | PathLike[str] | None = None,
     seed: int = 0,
     precision: str = "float64",
     progress: bool | None = None,
@@ -63,12 +73,19 @@ def fit(
         the answer, and the verdict is about q. ``"cavi"``: coordinate ascent on the families that the model's own
         distributions suggest, exact where the model is conditionally conjugate (see `jensen.conjugacy`); discrete sites are
         allowed. ``"svi"``: the same by stochastic natural gradients on minibatches of rows. ``"gibbs"``: draws from the same
-        complete conditionals. "auto" takes this way for models with discrete sites, and for conjugate ones above D = 400.
+        complete conditionals. "auto" takes this way for models with discrete sites, and for conjugate ones of many dimensions.
+        ``"advi"``, ``"fullrank_advi"``: a mean-field or full-rank Gaussian by stochastic gradients, on minibatches if there is a
+        `batch_size`. With 20,000 rows or more, the Gaussian methods but these look at a corrected subsample and make a few
+        passes over all rows.
     data
-        Name -> array: the model function's arguments (NumPyro), data containers (PyMC), or the density's data.
+        Name -> array: the model function's arguments (NumPyro), data containers (PyMC), or the density's data. Rows that are on
+        disk are a `jensen.table`, alone or as a value of this dict.
     family, engine
         Instead of a word: `FullRank()`, `MeanField()`, or `Blocks(...)` for coordinate ascent; `FixedDraws(...)`,
-        `CoordinateAscent(...)`, `NaturalGradient(...)` or `Gibbs(...)`.
+        `Gradient(...)`, `CoordinateAscent(...)`, `NaturalGradient(...)` or `Gibbs(...)`.
+    batch_size
+        Rows of a minibatch, for "advi", "fullrank_advi" and "svi". By default what the model says (``pm.Minibatch``,
+        ``subsample_size=``), 1,000 of 20,000 rows or more, and all rows of fewer.
     steps
         Largest number of steps of the engine.
     budget
@@ -76,7 +93,11 @@ def fit(
     start
         Site -> value in the model's own space: where q starts, instead of several starts.
     callbacks
-        Called with a `jensen.run.Snapshot` after every step; returning True stops the fit and keeps it.
+        Called with a `jensen.callbacks.Snapshot` after every chunk of steps; returning True stops the fit and keeps it. Two are
+        there: `Tracker` and `ParameterConvergence`.
+    checkpoint
+        A file. The fit is kept there at intervals; after a crash the same call goes on from it, and ends as if nothing had
+        happened, bit for bit. Delete it to start anew.
     seed
         The same seed gives the same result, bit for bit.
     precision
@@ -104,8 +125,12 @@ def fit(
         raise OptionError(f"correct must be 'auto', True or False; got {correct!r}.")
     _check_stops(budget, callbacks)
     settings = Settings(_named(method, family, engine), keys.check_seed(seed), precision, bool(correct))
+    _check_batch_size(batch_size, method)
     record, plate, rows = _read(model, data, settings)
+    engine = _engine(method, engine, batch_size, record, rows)
     loop: dict[str, Any] = dict(steps=steps, budget=budget, callbacks=callbacks, progress=progress)
+    if checkpoint is not None:
+        loop["checkpoint"] = _checkpoint(checkpoint, (method, family, engine, start, rows), record, settings)
     asked, posterior, left = _asked(method, family, engine), None, partial(_left, budget, begun)
     with scope(precision), one_blas_thread():
         if rows is None and (asked or _may_pay(record, family, engine, start, method)):
@@ -121,16 +146,28 @@ def fit(
     return posterior
 
 
+def _checkpoint(path: str | PathLike[str], asked: tuple[Any, ...], record: Model, settings: Settings) -> Any:
+    """The file of this fit; `asked` is what else makes it this one, and so does a log density, for the model's code."""
+    from jensen.checkpoint import Checkpoint, fingerprint, reference
+
+    with scope(settings.precision):
+        free = layout.unflatten(record.sites, reference(record.dim))
+        value = float(jax.jit(lambda free, data: total(record.factors(free, data)))(free, record.data))
+    identity = fingerprint(asked, record, seed=settings.seed, precision=settings.precision, log_density=value)
+    return Checkpoint(path, identity)
+
+
 def _asked(method: str, family: Any, engine: Any) -> bool:
     """Whether the conjugate half was asked for in so many words."""
-    by_engine = engine is not None and not isinstance(engine, FixedDraws)
+    by_engine = engine is not None and not isinstance(engine, GAUSSIAN)
     return method in ("cavi", "svi", "gibbs") or isinstance(family, Blocks) or by_engine
 
 
 def _may_pay(record: Model, family: Any, engine: Any, start: Any, method: str) -> bool:
-    """Whether "auto" has a reason to look for conjugacy: no gradients, or too many dimensions for full rank."""
+    """Whether "auto" has a reason to look for conjugacy: no gradients, or many dimensions, the more so with many rows."""
     given = any(value is not None for value in (family, engine, start))
-    large = record.dim > _LARGEST_FULL_RANK and record.graph is not None
+    dims = _LARGE_FOR_ROWS if record.many_rows else _LARGEST_FULL_RANK
+    large = record.dim > dims and record.graph is not None
     return method == "auto" and not given and bool(record.discrete or large)
 
 
@@ -157,7 +194,9 @@ def _gaussian(
     record, plate, rows = model
     if start is not None:
         start = (engine.family if engine else family).start(_location(record, start), 0.1)
-    if engine is None and (rows is not None or _many(record)):
+    if isinstance(engine, Gradient):
+        return _stochastic(model, engine if start is None else replace(engine, start=start), settings, loop, left)
+    if engine is None and (rows is not None or record.many_rows):
         from jensen.fitting_large import fit_large
 
         posterior = fit_large(record, plate, rows, family, start, settings, loop, left)
@@ -166,13 +205,34 @@ def _gaussian(
     target = Target(record, settings.precision)
     engine = engine or FixedDraws(family)
     engine = engine if start is None else replace(engine, start=start)
-    q, run = fit_from_starts(target, engine, seed=settings.seed, **loop)
-    return conclude(target, q, run, engine=engine, settings=settings, budget=left())
+    q, fitted = fit_from_starts(target, engine, seed=settings.seed, **loop)
+    return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
 
 
-def _many(record: Model) -> bool:
-    """Whether some array of the data is so long that a subsample may pay."""
-    return any(max(value.shape, default=0) >= MANY_ROWS for value in record.data.values())
+def _stochastic(
+    model: tuple[Model, Any, Any], engine: Gradient, settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
+) -> Posterior:
+    """A Gaussian q by stochastic gradients."""
+    if engine.batch_size is not None:
+        from jensen.fitting_large import fit_batches
+
+        return fit_batches(*model, engine, settings, loop, left)
+    target = Target(model[0], settings.precision)
+    q, fitted = run(engine, target, seed=settings.seed, **loop)
+    return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
+
+
+def _engine(method: str, engine: Any, batch_size: int | None, record: Model, rows: Table | None) -> Any:
+    """The engine that a method or a batch size means, where that can be said before looking at the model."""
+    many = rows is not None or record.many_rows
+    if method in ("advi", "fullrank_advi"):
+        size = batch_size or record.batch_size or (_BATCH if many else None)
+        return Gradient(MeanField() if method == "advi" else FullRank(), batch_size=size)
+    if method == "svi" and batch_size is not None:
+        from jensen.engines.natural import NaturalGradient
+
+        return NaturalGradient(batch_size=batch_size)
+    return engine
 
 
 def _left(budget: float | None, begun: float) -> float | None:
@@ -188,8 +248,8 @@ def _named(method: str, family: Any, engine: Any) -> str:
     if family is not None and engine is not None:
         raise OptionError(f"engine= has a family already, and family={family!r} was given too; say it in the engine.")
     families: tuple[type, ...] = (FullRank, MeanField, Blocks)
-    engines: tuple[type, ...] = (FixedDraws,)
-    if engine is not None and not isinstance(engine, FixedDraws):
+    engines: tuple[type, ...] = GAUSSIAN
+    if engine is not None and not isinstance(engine, GAUSSIAN):
         from jensen.fitting_conjugate import ENGINES
 
         engines += ENGINES
@@ -198,6 +258,18 @@ def _named(method: str, family: Any, engine: Any) -> str:
             names = " or ".join(f"jn.{kind.__name__}()" for kind in kinds)
             raise OptionError(f"{word} must be {names}; got {value!r}.")
     return method
+
+
+def _check_batch_size(batch_size: Any, method: str) -> None:
+    if batch_size is None:
+        return
+    if method not in _STOCHASTIC:
+        raise OptionError(
+            f"batch_size is for the methods {', '.join(_STOCHASTIC)}; got {batch_size!r} with {method!r}, which needs none and takes "
+            "few passes over many rows by itself."
+        )
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+        raise OptionError(f"batch_size must be a number of rows, at least 1; got {batch_size!r}; for example 500.")
 
 
 def _check_stops(budget: Any, callbacks: Any) -> None:

@@ -28,8 +28,9 @@ from jensen.engines.restarts import Restarts
 from jensen.families.blocks import Blocks
 from jensen.models.model import Model
 from jensen.models.target import Target
-from jensen.posterior import Posterior, Settings, conclude, together
+from jensen.posterior import Posterior, conclude, together
 from jensen.run import Run, run
+from jensen.settings import Settings
 
 ENGINES = (CoordinateAscent, NaturalGradient, Gibbs)
 """The engines a user may ask for by hand."""
@@ -75,7 +76,8 @@ def _plan(record: Model, family: Any, settings: Settings, asked: bool) -> Plan |
     """The plan of coordinate ascent where that is asked for, or pays under "auto"; None otherwise.
 
     It pays where there is no other way (discrete sites have no gradients), and where a full-rank Gaussian is too large and every
-    site is conditionally conjugate: joint blocks then keep the correlations that mean-field would leave out.
+    site is conditionally conjugate (or nearly, with many rows): joint blocks then keep the correlations that mean-field would
+    leave out, and statistics of rows are summed once.
     """
     try:
         plan, certificate = certified(record, family if isinstance(family, Blocks) else None, settings.seed)
@@ -83,7 +85,7 @@ def _plan(record: Model, family: Any, settings: Settings, asked: bool) -> Plan |
         if asked or record.discrete:
             raise
         return None  # whatever is odd about the model: the Gaussian way does not need its graph
-    if not asked and not record.discrete and (plan.refusal or plan.damped):
+    if not asked and not record.discrete and (plan.refusal or (plan.damped and not record.many_rows)):
         return None
     if not plan.refusal:
         return plan
@@ -115,7 +117,7 @@ def _fit(
     engine = ascent.engine if isinstance(ascent, Restarts) else ascent
     if sampler is None:
         return conclude(None, q, fitted, engine=engine, settings=settings, budget=left())
-    unlimited = {**loop, "steps": None}  # the steps were those of the ascent
+    unlimited = {**loop, "steps": None, "label": "chains"}  # the steps were those of the ascent
     chains, sampled = run(replace(sampler, start=families), plan, seed=settings.seed, **unlimited)
     if not chains.log_joint.size:  # stopped in the warmup: q is all there is, and nothing has checked it
         fitted, settings = replace(fitted, status=sampled.status), replace(settings, correct=False)

@@ -8,11 +8,12 @@ It is a file of its own because small fits do not need what it imports.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from jensen.core import keys
+from jensen.core import keys, layout
 from jensen.core.errors import DataError, OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.data.build import table
@@ -20,6 +21,7 @@ from jensen.data.table import Table
 from jensen.diagnostics.starts import fit_from_starts
 from jensen.engines.anchored import Anchored
 from jensen.engines.fixed_draws import FixedDraws
+from jensen.engines.gradient import Gradient
 from jensen.families.fullrank import FullRank
 from jensen.families.meanfield import MeanField
 from jensen.models import plates
@@ -28,8 +30,9 @@ from jensen.models.model import Model
 from jensen.models.plates import Plate
 from jensen.models.read import read
 from jensen.objectives.elbo import Elbo
-from jensen.posterior import Posterior, Settings, conclude
+from jensen.posterior import Posterior, conclude
 from jensen.run import Run, run
+from jensen.settings import Settings
 
 _TIMES = 4
 """How many times the rows of the subsample all rows must be, for it to pay."""
@@ -107,18 +110,80 @@ def fit_large(
     return _rounds(target, family, start, settings, loop, left) if target else None
 
 
-def _target(record: Model, plate: Plate | None, rows: Table | None, settings: Settings) -> LargeTarget | None:
-    """The target by subsample, where it pays."""
+def fit_batches(
+    record: Model,
+    plate: Plate | None,
+    rows: Table | None,
+    engine: Gradient,
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
+) -> Posterior:
+    """A posterior by stochastic gradients on minibatches of the rows, judged on a subsample that is corrected where q is.
+
+    Raises
+    ------
+    UnsupportedError
+        When the model has no rows, or rows that cannot be taken out of it.
+    """
+    target = _target(record, plate, rows, settings, pays=True)
+    if target is None:
+        raise UnsupportedError(
+            f"batch_size={engine.batch_size} needs rows, and no observed variable of {record.name} shares an axis with its data; "
+            "pass the data in data=, or leave batch_size out."
+        )
+    q, fitted = run(engine, target, seed=settings.seed, **loop)
+    target.anchor(q.mean, target.curvature(q.mean))
+    shift, spread, draws = target.discrepancy(q, settings.seed)
+    posterior = conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
+    return _on_all_rows(posterior, shift, spread / np.sqrt(draws))
+
+
+def _target(
+    record: Model, plate: Plate | None, rows: Table | None, settings: Settings, pays: bool = False
+) -> LargeTarget | None:
+    """The target by subsample, where there are rows and it pays."""
     plate = plate or next(iter(plates.find(record)), None)
-    if plate is None or (rows is None and plate.size < _TIMES * subsample_size(plate.size, record.dim)):
+    if plate is None:
+        return None
+    if rows is None and not pays and plate.size < _TIMES * subsample_size(plate.size, record.dim):
         return None
     if plate.sites:
         names = ", ".join(name for name, _ in plate.sites)
-        raise UnsupportedError(f"the rows of {plate.name} have latent variables of their own ({names}); pass them as arrays.")
+        raise UnsupportedError(
+            f"the rows of {plate.name} have latent variables of their own ({names}), and cannot be left out; pass them as arrays, "
+            "and no batch_size."
+        )
     if any(axis for _, axis in plate.data):
         raise UnsupportedError(f"the rows of {plate.name} are not the first axis of all arrays; transpose these.")
     source = rows or table(**{name: record.data[name] for name, _ in plate.data})
+    record = _without_rows(record, plate, source, settings.seed)
     return LargeTarget(record, plate, source, seed=settings.seed, precision=settings.precision)
+
+
+def _without_rows(record: Model, plate: Plate, source: Table, seed: int) -> Model:
+    """The model without its deterministics that have one value a row, or need rows that are not in memory."""
+    left_out = {some.name for some in record.derived if plate.held in some.shape}
+    if plate.held < plate.size and record.derived:
+        other = source.sample(keys.generator(seed, "other rows"), plate.held)
+        free = layout.unflatten(record.sites, np.zeros(record.dim))
+        first, second = record.constrain(free, record.data)[1], record.constrain(free, {**record.data, **other})[1]
+        left_out |= {name for name in first if not np.array_equal(first[name], second[name])}
+    if not left_out:
+        return record
+    note = f"left out, because they have one value a row or need all rows: {', '.join(sorted(left_out))}."
+    kept = tuple(some for some in record.derived if some.name not in left_out)
+    constrain = _constrain_only(record.constrain, tuple(some.name for some in kept))
+    return replace(record, derived=kept, constrain=constrain, notes=(*record.notes, note))
+
+
+@lru_cache(maxsize=16)
+def _constrain_only(constrain: Any, names: tuple[str, ...]) -> Any:
+    def call(free: Any, data: Any) -> Any:
+        values, derived = constrain(free, data)
+        return values, {name: derived[name] for name in names}
+
+    return call
 
 
 def _rounds(
@@ -129,6 +194,7 @@ def _rounds(
     while record.status == "converged":
         engine = Anchored(family, q)
         q, rounds = run(engine, target, seed=settings.seed, label=f"rounds on {target.size} rows", **loop)
+        engine.place(rounds.state, target)  # a run that comes from a checkpoint has not been there
         record = _joined(record, rounds)
         if record.status == "stuck" and not target.streamed:
             return None
@@ -145,8 +211,13 @@ def _rounds(
     record = replace(record, notes=(*record.notes, note))
     engine = Anchored(family, q)
     posterior = conclude(target, q, record, engine=engine, settings=settings, budget=left())
-    error = float(np.hypot(posterior.elbo.error, spread / np.sqrt(draws)))
-    return posterior.replace(elbo=Elbo(posterior.elbo.value + shift, error))
+    return _on_all_rows(posterior, shift, spread / np.sqrt(draws))
+
+
+def _on_all_rows(posterior: Posterior, shift: float, error: float) -> Posterior:
+    """With the ELBO of all rows, of which the subsample is `shift` nats short."""
+    elbo = posterior.elbo
+    return posterior.replace(elbo=Elbo(elbo.value + shift, float(np.hypot(elbo.error, error))))
 
 
 def _joined(first: Run, second: Run) -> Run:

@@ -25,30 +25,15 @@ from jensen.diagnostics.quantities import Draws, weighted_quantiles
 from jensen.diagnostics.spaces import FLAT, log_q, space_of
 from jensen.diagnostics.verdict import Verdict
 from jensen.export import table
+from jensen.models.large import LargeTarget
 from jensen.models.misfit import first_line, shapes
 from jensen.models.model import Model
+from jensen.models.plates import with_rows
 from jensen.models.read import checked
 from jensen.models.target import Target
 from jensen.objectives.elbo import Elbo
 from jensen.run import Run
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a fit was asked for: enough to repeat its checks, or to go on from it."""
-
-    method: str = "auto"
-    seed: int = 0
-    precision: str = "float64"
-    correct: bool = True
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Gradients of the log density (points, not batches) and wall seconds of the whole call."""
-
-    gradients: int = 0
-    seconds: float = 0.0
+from jensen.settings import Cost, Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +61,8 @@ class Posterior:
         What happened, in a few sentences.
     chains
         The short chains that judged or corrected the fit, where they ran: evidence, draws, number of stages.
+    near
+        The corrected subsample that stood for all rows where there were many.
     """
 
     model: Model
@@ -91,6 +78,7 @@ class Posterior:
     story: tuple[str, ...] = ()
     engine: Any = field(default=None, repr=False)
     chains: Correction | None = field(default=None, repr=False)
+    near: LargeTarget | None = field(default=None, repr=False)
 
     def __post_init__(self):
         # What is stored is handed out as it is: writing into it would change the posterior.
@@ -216,11 +204,19 @@ class Posterior:
             attrs={"verdict": self.verdict.overall, "answer": self.answer},
         )
 
-    def log_likelihood(self, n: int = 1000) -> dict[str, np.ndarray]:
-        """Pointwise, unscaled log-likelihood of the observed variables at n draws (those of `draws`): (n, *batch)."""
-        return self._log_likelihood(self._draws(n))
+    def log_likelihood(self, n: int = 1000, data: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """Pointwise, unscaled log-likelihood of the observed variables at n draws (those of `draws`): (n, *batch).
 
-    def _log_likelihood(self, draws: Draws) -> dict[str, np.ndarray]:
+        Parameters
+        ----------
+        n
+            Number of draws.
+        data
+            Other rows instead of the model's: held-out ones, or a block of streamed ones.
+        """
+        return self._log_likelihood(self._draws(n), data)
+
+    def _log_likelihood(self, draws: Draws, data: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
         self._refuse_without_code()
         if not self.model.likelihoods:
             raise OptionError(
@@ -228,7 +224,7 @@ class Posterior:
                 "with obs= (NumPyro) or observed= (PyMC) instead of adding a factor."
             )
         with precision.scope(self.settings.precision):
-            factors = self._space().factors(draws)
+            factors = (self._space() if data is None else self._at(data)).factors(draws)
         return {name: np.asarray(factors[name]) for name in self.model.likelihoods}
 
     def predict(self, data: Mapping[str, Any] | None = None, draws: int = 1000) -> dict[str, np.ndarray]:
@@ -265,7 +261,7 @@ class Posterior:
             raise OptionError("this fit has no engine to go on with (it was loaded from a file); fit the model again.")
         with precision.scope(self.settings.precision), one_blas_thread():
             space = self._space()
-            q, record = space.go_on(self.engine, seed=self.settings.seed, steps=steps, progress=progress)
+            q, record = space.go_on(self.engine, self.run, seed=self.settings.seed, steps=steps, progress=progress)
             history = {name: np.concatenate([self.history[name], record.history[name]]) for name in record.history}
             record = replace(record, history=history, steps=self.run.steps + record.steps)
             return conclude(space.target, q, record, engine=self.engine, settings=self.settings)
@@ -281,7 +277,7 @@ class Posterior:
                 )
             q = linear_response(target, self.q, seed=self.settings.seed)
             settings = replace(self.settings, method="linear response")
-            return conclude(target, q, self.run, engine=self.engine, settings=settings, known=self.chains)
+            return conclude(target, q, replace(self.run, state=None), engine=self.engine, settings=settings, known=self.chains)
 
     def replace(self, **changes: Any) -> "Posterior":
         """A copy with some attributes changed."""
@@ -321,7 +317,14 @@ class Posterior:
 
     def _space(self) -> Any:
         self._refuse_without_code()
-        return space_of(self.q, self.model, self.settings.precision)
+        return space_of(self.q, self.model, self.settings.precision, self.near)
+
+    def _at(self, data: Mapping[str, Any]) -> Any:
+        """The space of the model with other rows."""
+        if not isinstance(self.q, FLAT):
+            raise OptionError("a fit by coordinate ascent can be evaluated on its own rows only; leave data= out.")
+        other = with_rows(self.model, checked(self.model, data), self.near.total if self.near else None)
+        return space_of(self.q, other, self.settings.precision)
 
     def __repr__(self) -> str:
         columns: dict[str, Any] = {**self._moments, "verdict": self._words()}
@@ -335,7 +338,7 @@ class Posterior:
 
 
 def conclude(
-    target: Target | None,
+    target: Target | LargeTarget | None,
     q: Any,
     record: Run,
     *,
@@ -354,7 +357,8 @@ def conclude(
         found = examine_product(q, record, precision=settings.precision, **looks)
         return together(q.model, q, record, found, engine=engine, settings=settings)
     found = examine(target, q, record, known=known, **looks)
-    return together(target.model, q, record, found, engine=engine, settings=settings, gradients=target.gradients)
+    posterior = together(target.model, q, record, found, engine=engine, settings=settings, gradients=target.gradients)
+    return posterior if isinstance(target, Target) else posterior.replace(near=target)
 
 
 def together(

@@ -2,20 +2,29 @@
 
 An engine advances its state by chunks of work (the contract is engines/engine.py): host engines do one expensive step a
 chunk, compiled engines scan many cheap ones; the loop does not know which. Between chunks it looks at plain numbers:
-history, progress, callbacks, time budget, Ctrl-C. Whatever stops it, the last good state is kept.
+history, progress, callbacks, time budget, Ctrl-C, checkpoints. Whatever stops it, the last good state is kept, and can be gone on
+from.
 """
 
 import time
-from collections.abc import Callable, Sequence
+import traceback
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jensen.core.errors import OptionError
+from jensen.callbacks import Callback, Snapshot
+from jensen.checkpoint import Checkpoint, Saved
+from jensen.core.errors import FitWarning, OptionError
 from jensen.engines.engine import Engine
 from jensen.progress import Progress
+
+__all__ = ["Callback", "Run", "Snapshot", "run"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,8 @@ class Run:
         Number of steps and wall time of the loop.
     notes
         Sentences the engine left.
+    state
+        The engine's last state, from which `run` can go on.
     """
 
     status: str
@@ -39,18 +50,7 @@ class Run:
     steps: int
     seconds: float
     notes: tuple[str, ...] = field(default=())
-
-
-class Snapshot(NamedTuple):
-    """What a callback sees between chunks; returning True or raising StopIteration stops the fit and keeps it."""
-
-    step: int
-    loss: np.ndarray
-    q: Any
-    seconds: float
-
-
-Callback = Callable[[Snapshot], Any]
+    state: Any = field(default=None, repr=False, compare=False)
 
 
 def run(
@@ -62,6 +62,9 @@ def run(
     budget: float | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
+    checkpoint: Checkpoint | None = None,
+    label: str = "fit",
+    state: Any = None,
 ) -> tuple[Any, Run]:
     """Run an engine until it is done, or stopped.
 
@@ -74,11 +77,17 @@ def run(
     steps
         Largest number of steps; None leaves it to the engine.
     budget
-        Seconds; looked at between chunks.
+        Seconds of this call; looked at between chunks.
     callbacks
-        Called with a `Snapshot` after every chunk.
+        Called with a `Snapshot` after every chunk. One that returns True or raises StopIteration stops the run and keeps it; so
+        does one that fails, with a `FitWarning`.
     progress
-        Show a bar; None shows one in terminals only.
+        Show a line; None shows one in terminals and notebooks only.
+    checkpoint, label
+        Where the run is kept at intervals, and under which name. What is kept there is gone on from; a run that has ended
+        there is returned at once, but one cut short by Ctrl-C, a budget or fewer steps goes on.
+    state
+        Of an earlier run of the same engine, to go on from; steps and history count from here.
 
     Returns
     -------
@@ -88,41 +97,132 @@ def run(
         raise OptionError(
             f"steps must be at least 1; got {steps!r}; give a whole number, or leave it out to let the engine decide."
         )
-    start = time.perf_counter()
-    losses: list[np.ndarray] = []
-    notes: list[str] = []
-    state, taken, status = engine.init(target, seed), 0, ""
-    with Progress(progress) as bar:
+    begun, past, ended, status, fault = time.perf_counter(), 0.0, "", "", ""
+    losses, notes = _Losses(), []
+    saved = checkpoint.load(label) if checkpoint is not None else None
+    if saved is not None:
+        losses.append(saved.loss)
+        notes, past, state = list(saved.notes), saved.seconds, saved.state
+        ended, status = _known_end(saved, steps, callbacks)
+        _remind(callbacks, saved.callbacks)
+    elif state is None:
+        state = engine.init(target, seed)
+    at, finished = _At(state, losses.size, len(notes)), bool(ended)
+
+    def kept() -> Saved:
+        memories = tuple((_name(type(callback)), getattr(callback, "checkpointed", None)) for callback in callbacks)
+        return Saved(at.state, losses.view(at.steps), tuple(notes[: at.notes]), elapsed(), status, ended, memories)
+
+    def elapsed() -> float:
+        return past + time.perf_counter() - begun
+
+    with Progress(progress, steps, None if budget is None else past + budget, past) as bar:
         try:
-            while not status:
-                state, ticks = engine.advance(state, target)
+            while not ended:
+                new, ticks = engine.advance(at.state, target)
                 losses.append(ticks.loss)
-                taken += len(ticks.loss)
-                if ticks.note:
-                    notes.append(ticks.note)
-                elapsed = time.perf_counter() - start
-                bar.show(taken, -float(ticks.loss[-1]) if len(ticks.loss) else float("nan"))
+                notes += [ticks.note] if ticks.note else []
+                at = _At(new, losses.size, len(notes))  # one assignment: Ctrl-C comes before it or after it
+                bar.show(at.steps, -float(ticks.loss[-1]) if len(ticks.loss) else float("nan"), ticks.error)
                 if ticks.done:
-                    status = "converged" if engine.converged(state) else "stuck"
-                elif _stops(callbacks, engine, state, taken, losses, elapsed) or (steps is not None and taken >= steps):
-                    status = "stopped"
-                elif budget is not None and elapsed > budget:
-                    status = "budget"
+                    ended, status = "done", "converged" if engine.converged(at.state) else "stuck"
+                    continue
+                if callbacks:
+                    now = Snapshot(at.steps, losses.view(at.steps), partial(engine.finish, at.state), elapsed())
+                    stop, fault = _asked(callbacks, now)
+                    ended, status = ("fault" if fault else "callback", "stopped") if stop else ("", "")
+                if not ended and steps is not None and at.steps >= steps:
+                    ended, status = "steps", "stopped"
+                elif not ended and budget is not None and elapsed() - past > budget:
+                    ended, status = "budget", "budget"
+                elif not ended and checkpoint is not None and checkpoint.due():
+                    checkpoint.save(label, kept())
         except KeyboardInterrupt:
-            status = "interrupted"
-            notes.append("interrupted by Ctrl-C: the last complete step is kept")
-    loss = np.concatenate(losses) if losses else np.zeros(0)
-    record = Run(status, {"loss": loss, "elbo": -loss}, taken, time.perf_counter() - start, tuple(notes))
-    return engine.finish(state), record
+            ended = status = "interrupted"
+        seconds = past if finished else elapsed()
+        if checkpoint is not None and not finished:
+            try:
+                checkpoint.save(label, kept())
+            except KeyboardInterrupt:
+                ended = status = "interrupted"
+    said = notes[: at.notes]
+    if ended == "interrupted":
+        said.append("interrupted by Ctrl-C: the last complete step is kept")
+    if fault:
+        said.append(fault)
+        warnings.warn(fault, FitWarning, stacklevel=2)
+    loss = losses.view(at.steps).copy()
+    return engine.finish(at.state), Run(status, {"loss": loss, "elbo": -loss}, at.steps, seconds, tuple(said), at.state)
 
 
-def _stops(
-    callbacks: Sequence[Callback], engine: Engine, state: Any, taken: int, losses: list[np.ndarray], elapsed: float
-) -> bool:
-    if not callbacks:
-        return False
-    snapshot = Snapshot(taken, np.concatenate(losses), engine.finish(state), elapsed)
-    try:
-        return any([callback(snapshot) is True for callback in callbacks])
-    except StopIteration:
-        return True
+class _At(NamedTuple):
+    """Where a run is: the state, and how many losses and notes belong to it."""
+
+    state: Any
+    steps: int
+    notes: int
+
+
+class _Losses:
+    """Losses so far, in a buffer that doubles when it is full: a look at them copies nothing."""
+
+    def __init__(self) -> None:
+        self._buffer, self.size = np.empty(1024), 0
+
+    def append(self, loss: np.ndarray) -> None:
+        end = self.size + len(loss)
+        if end > len(self._buffer):
+            longer = np.empty(max(end, 2 * len(self._buffer)))
+            longer[: self.size] = self._buffer[: self.size]
+            self._buffer = longer
+        self._buffer[self.size : end] = loss
+        self.size = end
+
+    def view(self, size: int) -> np.ndarray:
+        """The first `size` of them, not to be written to."""
+        some = self._buffer[:size]
+        some.flags.writeable = False
+        return some
+
+
+def _known_end(saved: Saved, steps: int | None, callbacks: Sequence[Callback]) -> tuple[str, str]:
+    """Why a run that was kept has ended, and its status; empty where it goes on, as when an outside hand cut it short."""
+    if saved.ended == "done" or (saved.ended == "callback" and callbacks):
+        return saved.ended, saved.status
+    return ("steps", "stopped") if steps is not None and len(saved.loss) >= steps else ("", "")
+
+
+def _remind(callbacks: Sequence[Callback], memories: tuple[Any, ...]) -> None:
+    """Give callbacks back what they had recorded."""
+    for callback, (name, memory) in zip(callbacks, memories, strict=False):
+        if _name(type(callback)) == name and hasattr(callback, "checkpointed"):
+            callback.checkpointed = memory  # type: ignore[attr-defined]
+
+
+def _asked(callbacks: Sequence[Callback], snapshot: Snapshot) -> tuple[bool, str]:
+    """Whether a callback stops the run, and what went wrong in one; all of them are asked."""
+    stop, fault = False, ""
+    for callback in callbacks:
+        try:
+            answer = callback(snapshot)
+            stop = stop or (isinstance(answer, bool | np.bool_) and bool(answer))
+        except StopIteration:
+            stop = True
+        except Exception as error:
+            stop, fault = True, fault or _fault(callback, snapshot, error)
+    return stop, fault
+
+
+def _fault(callback: Callback, snapshot: Snapshot, error: Exception) -> str:
+    """The error of a callback in one sentence, with the line it came from: the first that is not ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((f for f in frames if not Path(f.filename).is_relative_to(Path(__file__).parent)), frames[-1])
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return (
+        f"the callback {_name(callback)} failed at step {snapshot.step} ({what}, {frame.filename}:{frame.lineno}); the fit was "
+        "stopped there and is kept"
+    )
+
+
+def _name(thing: Any) -> str:
+    return getattr(thing, "__qualname__", None) or type(thing).__qualname__

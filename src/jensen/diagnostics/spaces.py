@@ -14,8 +14,10 @@ import jax
 import numpy as np
 
 from jensen.diagnostics.quantities import Draws
+from jensen.engines.gradient import Gradient
 from jensen.families.fullrank import DenseGaussian
 from jensen.families.meanfield import DiagonalGaussian
+from jensen.models.large import LargeTarget
 from jensen.models.model import Model
 from jensen.models.target import Target
 from jensen.run import Run, run
@@ -26,16 +28,21 @@ if TYPE_CHECKING:
 FLAT = (DenseGaussian, DiagonalGaussian)
 """The approximations that live on the flat vector; every other one is a product, with exact ``means`` and ``sds`` by site."""
 
+UNFINISHED = ("stopped", "budget", "interrupted")
+"""Ends of a run that can go on where it was."""
+
 
 @dataclass(frozen=True, eq=False)
 class Flat:
     """Draws of a Gaussian approximation."""
 
-    target: Target
+    target: Target | LargeTarget
     q: Any
 
-    def go_on(self, engine: Any, **loop: Any) -> tuple[Any, Run]:
-        """More steps of an engine from this q; `loop` goes to `run`."""
+    def go_on(self, engine: Any, record: Run, **loop: Any) -> tuple[Any, Run]:
+        """More steps of an engine: from its last state where it was stopped there, else from this q; `loop` goes to `run`."""
+        if record.state is not None and (record.status in UNFINISHED or isinstance(engine, Gradient)):
+            return run(engine, self.target, state=record.state, **loop)
         start = engine.family.start(self.q.mean, self.q.sd)
         if type(self.q) is type(start):  # else linear response has left the family
             start = self.q
@@ -63,10 +70,10 @@ class Own:
     q: "Product"
     target = None
 
-    def go_on(self, engine: Any, **loop: Any) -> tuple[Any, Run]:
+    def go_on(self, engine: Any, record: Run, **loop: Any) -> tuple[Any, Run]:
         """More sweeps from these families; `loop` goes to `run`."""
-        families, record = run(replace(engine, start=self.q.families), self.q.plan, **loop)
-        return replace(self.q, families=families), record
+        families, more = run(replace(engine, start=self.q.families), self.q.plan, **loop)
+        return replace(self.q, families=families), more
 
     def fresh(self, rng: np.random.Generator, n: int) -> Draws:
         """Independent draws of q."""
@@ -102,9 +109,9 @@ def _derived_program(unconstrain: Callable[..., Any], constrain: Callable[..., A
     return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
 
-def space_of(q: Any, model: Model, precision: str) -> Flat | Own:
-    """The space of an approximation."""
-    return Flat(Target(model, precision), q) if isinstance(q, FLAT) else Own(q)
+def space_of(q: Any, model: Model, precision: str, near: LargeTarget | None = None) -> Flat | Own:
+    """The space of an approximation; `near` is the target of a large fit."""
+    return Flat(near or Target(model, precision), q) if isinstance(q, FLAT) else Own(q)
 
 
 def log_q(q: Any, draws: Draws) -> np.ndarray | None:

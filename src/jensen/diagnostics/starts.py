@@ -21,34 +21,45 @@ _SPREADS = ((1.0, 1.0), (2.0, 1.0), (0.0, 1.0), (0.5, 0.01))
 _FRESH = 1024
 
 
-def fit_from_starts(target: Any, engine: FixedDraws, *, seed: int, **loop: Any) -> tuple[Any, Run]:
-    """Best q over several starts of the engine, with its run; `loop` goes to `run`."""
-    q, record = run(engine, target, seed=seed, **loop)
+def fit_from_starts(
+    target: Any, engine: FixedDraws, *, seed: int, label: str = "start", **loop: Any
+) -> tuple[Any, Run]:
+    """Best q over several starts of the engine, with its run; `loop` goes to `run`.
+
+    In a checkpoint the runs have the labels "start 0", "start 1" (on the small design), "start 1 finished", ...
+    """
+    q, record = run(engine, target, seed=seed, label=f"{label} 0", **loop)
     if engine.start is not None or record.status in ("interrupted", "budget", "stopped"):
         return q, record
     try:
-        return _compared(target, engine, q, record, seed, loop)
+        return _compared(target, engine, q, record, seed, label, loop)
     except KeyboardInterrupt:
         return q, replace(
             record, status="interrupted", notes=(*record.notes, "interrupted while other starts were tried")
         )
 
 
-def _compared(target: Any, engine: FixedDraws, q: Any, record: Run, seed: int, loop: dict[str, Any]) -> tuple[Any, Run]:
+def _compared(
+    target: Any, engine: FixedDraws, q: Any, record: Run, seed: int, label: str, loop: dict[str, Any]
+) -> tuple[Any, Run]:
     elbo = fresh_elbo(target, q, seed)
     converged, tried = int(record.status == "converged"), 1
+    quiet = {"progress": False, "checkpoint": loop.get("checkpoint")}
     for number, (spread, width) in enumerate(_SPREADS):
         if converged >= 2:
             break
         location = keys.generator(seed, "start", number).uniform(-1, 1, target.dim) * spread
         other = replace(engine, start=engine.family.start(location, width))
+        name = f"{label} {number + 1}"
         try:
-            other_q, other_record = _completed(replace(other, large=False), target, seed, {"progress": False})
+            other_q, other_record = _completed(replace(other, large=False), target, seed, {**quiet, "label": name})
             converged += other_record.status == "converged"
             tried += 1
             if fresh_elbo(target, other_q, seed).value <= elbo.value + 2 * elbo.error:
                 continue
-            other_q, other_record = _completed(replace(engine, start=other_q), target, seed, loop)
+            other_q, other_record = _completed(
+                replace(engine, start=other_q), target, seed, {**loop, "label": f"{name} finished"}
+            )
         except JensenError:
             continue
         other_elbo = fresh_elbo(target, other_q, seed)

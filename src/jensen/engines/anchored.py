@@ -40,6 +40,7 @@ class _State:
     rows: int
     anchor: dict[str, np.ndarray] | None = None
     exact: bool = False
+    passes: int = 0
     moves: tuple[float, ...] = ()
 
 
@@ -53,6 +54,9 @@ class Anchored:
         `FullRank` or `MeanField`.
     start
         The approximation to start from: best a fit of the subsample.
+    near
+        Whether `start` is nearly the answer already, as after earlier rounds: then the subsample is corrected there, with its
+        curvature, before anything is fitted.
 
     Notes
     -----
@@ -61,6 +65,7 @@ class Anchored:
 
     family: FullRank | MeanField = FullRank()
     start: DenseGaussian | DiagonalGaussian | None = None
+    near: bool = False
 
     @property
     def engine(self) -> FixedDraws:
@@ -68,17 +73,25 @@ class Anchored:
         return FixedDraws(self.family, self.start, large=False)
 
     def init(self, target: Any, seed: int) -> _State:
-        """Fit the subsample alone first."""
-        return _State(self.engine.init(target, seed), seed, rows=target.size)
+        """Fit the subsample alone first, or corrected at the start."""
+        anchor = None
+        target.move_to({})
+        if self.near and self.start is not None:
+            anchor = target.anchor(self.start.mean, target.curvature(self.start.mean))
+        return _State(self.engine.init(target, seed), seed, target.size, anchor, passes=target.rows.passes)
+
+    def place(self, state: _State, target: Any) -> None:
+        """Bring the target to where a state left it."""
+        target.resize(state.rows)
+        target.move_to(state.anchor or {})
+        target.rows.passes = max(target.rows.passes, state.passes)
 
     def advance(self, state: _State, target: Any) -> tuple[_State, Ticks]:
         """One step on the surrogate; where that has converged, the end of a round."""
-        target.resize(state.rows)
-        if state.anchor is not None:
-            target.move_to(state.anchor)
+        self.place(state, target)
         inner, ticks = self.engine.advance(state.inner, target)
         state = replace(state, inner=inner)
-        return (self._round(state, target, ticks) if ticks.done else (state, ticks))
+        return self._round(state, target, ticks) if ticks.done else (state, ticks)
 
     def _round(self, state: _State, target: Any, ticks: Ticks) -> tuple[_State, Ticks]:
         q = self.engine.finish(state.inner)
@@ -90,26 +103,30 @@ class Anchored:
                 note = f"{found.rank} sufficient statistics stand for all rows, to {found.error:.0e} nats"
                 inner = replace(self.engine, start=q).init(target, state.seed)
                 anchor = {WEIGHTS: found.weights}
-                return replace(state, inner=inner, anchor=anchor, exact=True), Ticks(ticks.loss, note=note)
+                state = replace(state, inner=inner, anchor=anchor, exact=True, passes=target.rows.passes)
+                return state, Ticks(ticks.loss, note=note)
         else:
             move = float((np.abs(q.mean - state.anchor[POINT]) / q.sd).max())
             slow = bool(state.moves) and move > _SLOW * state.moves[-1]
             state = replace(state, moves=(*state.moves, move))
             if move < STOP:
-                note = f"{len(state.moves)} rounds on {state.rows:,} rows; the last one moved the mean by {move:.2g} sds"
+                note = (
+                    f"{len(state.moves)} rounds on {state.rows:,} rows; the last one moved the mean by {move:.2g} sds"
+                )
                 return state, Ticks(ticks.loss, done=True, note=note)
             if slow or len(state.moves) == _ROUNDS:
                 if 2 * state.rows > target.most:
                     note = f"rounds on {state.rows:,} rows still move the mean by {move:.2g} sds"
                     return state, Ticks(ticks.loss, done=True, note=note)
-                state = replace(state, rows=2 * state.rows, moves=())
+                # The old curvature belongs to the old subsample.
+                state = replace(state, rows=2 * state.rows, anchor=None, moves=())
                 target.resize(state.rows)
         # The first round brings the mean within a posterior sd or so: there the curvature is worth its pass.
         first = len(state.moves) == 1 and CURVATURE not in (state.anchor or {})
         curvature = target.curvature(q.mean) if first else (state.anchor or {}).get(CURVATURE)
         anchor = target.anchor(q.mean, curvature)
         inner = replace(self.engine, start=q).init(target, state.seed)
-        return replace(state, inner=inner, anchor=anchor), Ticks(ticks.loss)
+        return replace(state, inner=inner, anchor=anchor, passes=target.rows.passes), Ticks(ticks.loss)
 
     def finish(self, state: _State) -> Any:
         """Q of the state."""

@@ -5,9 +5,13 @@
     finish(state) -> q                           valid at any chunk boundary
     converged(state) -> bool                     the engine's own stopping rule
 
-Engines are frozen dataclasses of options; everything that changes is in the state.
+Engines are frozen dataclasses of options; everything that changes is in the state. States are values: `advance` leaves the old
+one as it was and donates none of its buffers, because the loop goes back to it on Ctrl-C, and callbacks may look at it later.
+They are made of numbers, arrays, containers, dataclasses and NamedTuples, so that checkpoints can hold them (core/records.py),
+and what follows is a function of the state alone: not of time, nor of how many chunks were run by this process.
 """
 
+from math import nan
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,11 +28,14 @@ class Ticks(NamedTuple):
         The engine has nothing left to do.
     note
         A sentence worth keeping, or "".
+    error
+        The engine's own estimate of how far the mean of q is from its limit, in posterior sds; NaN where it has none.
     """
 
     loss: np.ndarray
     done: bool = False
     note: str = ""
+    error: float = nan
 
 
 class Engine(Protocol):

@@ -161,7 +161,7 @@ class FixedDraws:
             state = replace(state, halfway=point)
         if state.steps >= self.steps and not self.converged(state):
             _refuse_drift(target, state)
-        return state, Ticks(np.array([point.loss]), done=state.steps >= self.steps)
+        return state, Ticks(np.array([point.loss]), done=state.steps >= self.steps, error=point.errors[0])
 
     def _stalled(self, state: _State, target: Any) -> tuple[_State, Ticks]:
         loss = np.array([state.point.loss])

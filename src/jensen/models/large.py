@@ -8,20 +8,28 @@ Rows are chosen at random, never the first ones: data are often sorted.
 """
 
 from collections.abc import Mapping
+from functools import cached_property
+from math import isqrt
 from typing import Any, Protocol
 
 import numpy as np
 
 from jensen.core import keys
+from jensen.core.errors import OptionError
 from jensen.models import sufficient, weighted
 from jensen.models.model import Model
 from jensen.models.plates import Plate, prove
-from jensen.models.rows import BLOCK, Rows, Source
+from jensen.models.rows import Rows, Source
 from jensen.models.target import Target
 
 _DRAWS = 16
-LEAST, PER_DIMENSION, SHARE, MOST = 1000, 40, 0.005, 50_000
-"""Rows of a subsample: at least 1,000, 40 D (20 D where its curvature is corrected) and 0.5% of all, at most 50,000."""
+LEAST, MOST = 1000, 50_000
+"""Rows of a subsample, at least and at most."""
+_BLOCK_BYTES, _BLOCK_LEAST, _BLOCK_MOST = 2**22, 1024, 2**17
+"""Bytes of a block of rows, so that it stays in the cache, and rows of one."""
+_HESSIAN = 2**18
+"""Rows from which a Hessian is taken where there are more than twice as many: it needs to be right to a percent."""
+_DRAWS = 8
 
 
 class Rereadable(Source, Protocol):
@@ -33,9 +41,18 @@ class Rereadable(Source, Protocol):
 
 
 def subsample_size(rows: int, dim: int) -> int:
-    """Number of rows n of the first subsample."""
-    each = PER_DIMENSION // 2 if weighted.curved(dim) else PER_DIMENSION
-    return min(max(LEAST, each * dim, int(SHARE * rows)), MOST)
+    """Number of rows n of the first subsample.
+
+    The fit of a subsample is off by sqrt(N / n) posterior sds, which rounds must make good; where curvatures are corrected, they
+    do so from far.
+    """
+    n = max(20 * dim, 2 * isqrt(rows)) if weighted.curved(dim) else max(40 * dim, rows // 200)
+    return min(max(LEAST, n), MOST, rows)
+
+
+def _block(row_bytes: int) -> int:
+    """Number of rows of a block, a power of two."""
+    return min(max(1 << (_BLOCK_BYTES // row_bytes).bit_length() - 1, _BLOCK_LEAST), _BLOCK_MOST)
 
 
 class LargeTarget:
@@ -71,10 +88,11 @@ class LargeTarget:
         self, record: Model, plate: Plate, source: Rereadable, *, seed: int, precision: str = "float64", size: int = 0
     ):
         self.model, self.dim, self._plate, self._precision, self._seed = record, record.dim, plate, precision, seed
-        self._source, self._whole, self._paid = source, None, 0
+        self._source, self._paid = source, 0
         self._take(size or subsample_size(plate.size, record.dim))
         prove(record, plate, self._arrays, seed)
-        repeated = np.arange(BLOCK) % self.size  # only shapes matter
+        block = _block(sum(array.nbytes for array in self._arrays.values()) // self.size or 1)
+        repeated = np.arange(block) % self.size  # only shapes matter
         self.rows = Rows(record, plate, source, {name: array[repeated] for name, array in self._arrays.items()})
 
     def _take(self, size: int) -> None:
@@ -82,8 +100,10 @@ class LargeTarget:
         rng = keys.generator(self._seed, "rows", size)
         self._arrays, self._weights = self._source.subsample(rng, size)
         near = weighted.weighted(self.model, self._plate, self._arrays, self._weights)
-        self._near = Target(weighted.anchored(near), self._precision)
-        self._anchor: dict[str, np.ndarray] = {}
+        surrogate = weighted.anchored(near)
+        self._near = Target(surrogate, self._precision)
+        self._uncorrected = {name: surrogate.data[name] for name in weighted.OWN if name in surrogate.data}
+        self._anchor: Mapping[str, np.ndarray] = {}
 
     @property
     def total(self) -> int:
@@ -126,15 +146,26 @@ class LargeTarget:
 
     def constrain(self, z: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Values of the sites and of the deterministics in the model's own space, draws first."""
-        if not self.model.derived:
-            return self._near.constrain(z)
-        if self._whole is None:
-            self._whole = Target(self.model, self._precision)
-        return self._whole.constrain(z)
+        return (self._all if self.model.derived else self._near).constrain(z)
+
+    @cached_property
+    def _all(self) -> Target:
+        return Target(self.model, self._precision)
 
     def factors(self, z: np.ndarray) -> dict[str, np.ndarray]:
-        """Unscaled log density of every factor on the subsample, draws first."""
-        return self._near.factors(z)
+        """Unscaled log density of every factor on all rows, draws first.
+
+        Raises
+        ------
+        OptionError
+            When rows are streamed.
+        """
+        if self.streamed:
+            raise OptionError(
+                f"the {self.total:,} rows of {self.model.name} are streamed and not in memory; take them block by block, as in "
+                "posterior.log_likelihood(data=table.read(0, 10_000))."
+            )
+        return self._all.factors(z)
 
     def blame(self, z: np.ndarray) -> str:
         """Name the factors that are not finite at (some of) the points z."""
@@ -152,7 +183,12 @@ class LargeTarget:
         """By how much the Hessian (D, D) of the subsample at `point` is wrong: one pass; None where D is too large for it."""
         if not weighted.curved(self.dim):
             return None
-        return self.rows.hessian(point) - self.rows.hessian_of(self._arrays, self._weights, point)
+        if self.total > 2 * _HESSIAN:
+            some = self._source.subsample(keys.generator(self._seed, "hessian"), _HESSIAN)
+            found = self.rows.hessian_of(*some, point)
+        else:
+            found = self.rows.hessian(point)
+        return found - self.rows.hessian_of(self._arrays, self._weights, point)
 
     def sufficient(self, center: np.ndarray, factor: np.ndarray) -> sufficient.Sufficient | None:
         """Weights that make the subsample exact, looked for around q of mean (D,) and factor (D, D); they take effect at once."""
@@ -175,10 +211,14 @@ class LargeTarget:
         """All rows against the subsample at draws of q: mean and sd of the difference, in nats, and the number of draws."""
         z = np.asarray(q.sample(keys.generator(seed, "discrepancy"), _DRAWS))
         weights = self._anchor.get(weighted.WEIGHTS, self._weights)
-        found = self.rows.values(z) - self.rows.values_of(self._arrays, weights, z) - weighted.correction(self._anchor, z)
+        found = (
+            self.rows.values(z) - self.rows.values_of(self._arrays, weights, z) - weighted.correction(self._anchor, z)
+        )
         return float(found.mean()), float(found.std(ddof=1)), _DRAWS
 
     def move_to(self, anchor: Mapping[str, np.ndarray]) -> None:
-        """Set the correction that `anchor` returned."""
-        self._anchor = dict(anchor)
-        self._near = self._near.with_data(anchor)
+        """Set the correction that `anchor` returned, and nothing that was set before; an empty one takes it away."""
+        if anchor is self._anchor or not (anchor or self._anchor):
+            return
+        self._anchor = anchor
+        self._near = self._near.with_data({**self._uncorrected, **anchor})

@@ -23,6 +23,7 @@ from jensen.core.layout import Derived, Site
 from jensen.models.graph import Graph
 
 Arrays = Mapping[str, Any]
+MANY_ROWS = 20_000
 
 
 class Factors(NamedTuple):
@@ -121,6 +122,11 @@ class Model:
     def dim(self) -> int:
         """Number D of unconstrained coordinates."""
         return layout.dim(self.sites)
+
+    @property
+    def many_rows(self) -> bool:
+        """Whether some array of the data is so long that it pays not to look at all of it again and again."""
+        return any(max(value.shape, default=0) >= MANY_ROWS for value in self.data.values())
 
 
 def total(factors: Factors) -> Any:

@@ -171,7 +171,7 @@ def _build(model: Resized, inputs: Mapping[str, np.ndarray], static: Mapping[str
         dims=dims,
         observed=observed,
         constants=(),
-        predict=partial(_predict, model, dict(static), tuple(likelihoods)),
+        predict=partial(_predict, model, dict(static), tuple(likelihoods), structs),
         source=model,
         batch_size=model.batch_size,
         notes=notes,
@@ -234,9 +234,10 @@ def _observed(model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 
 def _predict(
-    model: Callable[..., Any],
+    model: Resized,
     static: Mapping[str, Any],
     likelihoods: tuple[str, ...],
+    inputs: Mapping[str, Any],
     values: dict[str, np.ndarray],
     data: dict[str, np.ndarray],
     seed: int,
@@ -255,8 +256,9 @@ def _predict(
         trace = handlers.trace(seeded).get_trace(**data, **static)
         return {name: trace[name]["value"] for name in likelihoods}
 
-    inputs = {name: value for name, value in data.items() if name not in static}
+    given = {name: value for name, value in data.items() if name not in static}
+    model = model.for_rows(inputs, given)
     n = len(next(iter(values.values())))
     keys = jax.random.split(key(seed, "predict"), n)
-    simulated = jax.jit(jax.vmap(simulate, in_axes=(0, 0, None)))(keys, values, inputs)
+    simulated = jax.jit(jax.vmap(simulate, in_axes=(0, 0, None)))(keys, values, given)
     return {name: np.asarray(value) for name, value in simulated.items()}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from numpyro.primitives import Messenger
 
 
@@ -26,6 +27,13 @@ class Resized(Messenger):
         self.batch_size: int | None = None
         self._lengths = dict(lengths)
         self._scales: dict[str, float] = {}
+
+    def for_rows(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> "Resized":
+        """The same model for arrays whose first axes have other lengths, as far as its plates have those lengths."""
+        pairs = [(before[name].shape, np.shape(array)) for name, array in after.items() if name in before]
+        changed = {old[0]: new[0] for old, new in pairs if old and new and old != new}
+        lengths = {old: changed.get(new, new) for old, new in self._lengths.items()}
+        return Resized(self.fn, {**changed, **lengths})
 
     def process_message(self, msg: dict[str, Any]) -> None:
         """Choose the rows of a plate; take back the scale the plate adds for it."""

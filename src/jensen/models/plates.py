@@ -97,9 +97,34 @@ def at_rows(model: Model, plate: Plate, rows: Mapping[str, np.ndarray]) -> Model
     return model.resized({**model.data, **rows}, lengths)
 
 
+def with_rows(model: Model, data: Mapping[str, np.ndarray], total: int | None = None) -> Model:
+    """The model with new arrays in place of those of the same name, also longer or shorter ones.
+
+    Parameters
+    ----------
+    model
+        Any.
+    data
+        Name -> array, with the rows as first axis.
+    total
+        Number of rows written in the model, where its record holds fewer.
+
+    Raises
+    ------
+    UnsupportedError
+        When the front end cannot change lengths.
+    """
+    if model.resized is None:
+        raise UnsupportedError(f"{model.name} cannot be evaluated on other rows; fit it again with data= for that.")
+    lengths = {len(model.data[name]): len(array) for name, array in data.items() if array.ndim}
+    if total is not None and lengths:
+        lengths[total] = next(iter(lengths.values()))
+    return model.resized({**model.data, **data}, {old: new for old, new in lengths.items() if old != new})
+
+
 @lru_cache(maxsize=64)
-def _densities_program(factors: Any) -> Any:
-    return jax.jit(lambda free, data: factors(free, data).log_prob)
+def _both_program(first: Any, second: Any) -> Any:
+    return jax.jit(lambda one, other: (first(*one), second(*other)))
 
 
 def prove(model: Model, plate: Plate, rows: Mapping[str, np.ndarray], seed: int = 0) -> None:
@@ -121,49 +146,52 @@ def prove(model: Model, plate: Plate, rows: Mapping[str, np.ndarray], seed: int 
 
     Notes
     -----
-    A first half of the rows is evaluated in the company of a second one, and in another order. One program of the size that
-    minibatches and blocks have anyway.
+    A first half of the rows is evaluated with the second one, and without it in another order: a density that knows the other
+    rows, its place, or how many rows there are (``len(X)``) is not the same.
     """
     name, axis = plate.data[0]
     n = rows[name].shape[axis]
-    order = np.arange(n)[::-1]
-    order[n // 2 :] = order[n // 2]  # the company changes, and the place
+    order = np.arange(n // 2 + 1)[::-1]
     other = {name: np.take(rows[name], order, axis) for name, axis in plate.data}
     try:
-        small = at_rows(model, plate, rows)
+        small, smaller = at_rows(model, plate, rows), at_rows(model, plate, other)
         free = unflatten(small.sites, keys.generator(seed, "plate").normal(0, 0.1, small.dim))
-        moved = {**free, **{name: np.take(free[name], order, axis) for name, axis in plate.sites}}
-        call = _densities_program(small.factors)
-        first, second = call(free, small.data), call(moved, {**small.data, **other})
+        cut = {**free, **{name: np.take(free[name], order, axis) for name, axis in plate.sites}}
+        first, second = _both_program(small.factors, smaller.factors)((free, small.data), (cut, smaller.data))
     except (TypeError, ValueError, IndexError) as error:
         raise UnsupportedError(
             f"the model cannot be evaluated on {n} of its {plate.size} rows ({plate.name}): {str(error).splitlines()[0]}"
         ) from error
     axes = dict(plate.factors)
-    for name, value in first.items():
-        a, b = np.asarray(value), np.asarray(second[name])
-        if name in axes:
-            a = np.take(a, order, axes[name])
-        if a.shape != b.shape or not _alike(a, b):
-            raise UnsupportedError(_why(name, name in axes, plate))
+    for kind in ("log_prob", "scale", "jacobian"):
+        for name, value in getattr(first, kind).items():
+            a, b = np.asarray(value), np.asarray(getattr(second, kind)[name])
+            if kind == "jacobian" and name in dict(plate.sites):
+                continue  # of the rows' own variables
+            has_rows = kind == "log_prob" and name in axes
+            a = np.take(a, order, axes[name]) if has_rows else a
+            if a.shape != b.shape or not _alike(a, b):
+                raise UnsupportedError(_why(name, has_rows, plate))
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:
     finite = np.isfinite(a)
     if not (finite == np.isfinite(b)).all():
         return False
+    a, b = a[finite], b[finite]
     eps = np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0.0
-    scale = 1 + np.abs(a[finite]).max(initial=0.0)
-    return bool((np.abs(a - b)[finite] <= max(_ALIKE, 100 * eps) * scale).all())
+    # One by one: beside a row of huge density a change of the others must not pass for rounding.
+    rounding = max(_ALIKE, 100 * eps) * (1 + np.abs(a)) + 100 * eps * np.abs(a).max(initial=0.0)
+    return bool((np.abs(a - b) <= rounding).all())
 
 
 def _why(name: str, has_rows: bool, plate: Plate) -> str:
     if has_rows:
         return (
-            f"the rows of {name} depend on each other along {plate.name}, so a part of them cannot stand for all; fit the full "
-            "data."
+            f"the rows of {name} depend on each other along {plate.name}, or on how many there are, so a part of them cannot "
+            "stand for all; fit the full data."
         )
     return (
-        f"{name} depends on the rows of {plate.name} without having one value a row, so it cannot be scaled when rows are left "
-        "out; write it with one value a row, or as an observed variable."
+        f"{name} depends on the rows of {plate.name}, or on how many there are, without having one value a row, so it cannot be "
+        "scaled when rows are left out; write it with one value a row, and numbers of rows as constants."
     )

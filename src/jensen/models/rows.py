@@ -2,6 +2,9 @@
 
 Rows are read in blocks of one size, the last one filled up with rows of weight zero, so that one program serves all. Rows are
 computed with in the precision of the data (float32 rows halve the cost of a pass) and summed in float64.
+
+Where a process has several devices, a block is that many times as long, and each device sums its part of it. Where there are
+several processes, each reads its part of the rows (see `jensen.core.processes`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,17 +14,17 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jensen.core import processes
 from jensen.core.layout import Site, unflatten
 from jensen.models.model import Factors, Model, total
 from jensen.models.plates import Axes, Plate, at_rows
 from jensen.models.weighted import WEIGHTS, weighted_factors
 
-BLOCK = 8192
-"""Rows a block: larger ones fall out of the cache, smaller ones are dispatch."""
-_POINTS = 16
+_POINTS = 8
 """Points a call of the programs that take many."""
-_RESIDENT = 2**28
+_RESIDENT = 2**27
 """Bytes up to which all blocks are kept where the program reads them."""
 
 
@@ -37,6 +40,10 @@ class Source(Protocol):
         """
         ...
 
+    def shard(self, index: int, count: int) -> "Source":
+        """Part `index` of `count` parts; asked for only where there are several processes."""
+        ...
+
 
 class Rows:
     """All rows of a plate.
@@ -48,7 +55,7 @@ class Rows:
     source
         Reads the arrays of the plate.
     first
-        Arrays of some of the rows, as many as a block has, for their shapes.
+        Arrays of some of the rows, as many as a device is given at a time, for their shapes.
 
     Attributes
     ----------
@@ -56,31 +63,43 @@ class Rows:
         Rows a block.
     passes
         Number of passes over the data so far; a pass with K points counts once.
+
+    Raises
+    ------
+    DataError
+        When several processes were not given the same rows.
     """
 
     def __init__(self, model: Model, plate: Plate, source: Source, first: Mapping[str, np.ndarray]):
-        self.source, self.passes = source, 0
+        several = processes.count()
+        processes.check_same_rows(source.size, first)
+        self.source, self.passes = source.shard(processes.index(), several) if several > 1 else source, 0
         name, axis = plate.data[0]
-        self.block = first[name].shape[axis]
+        self._devices = _local_devices()
+        self.block = first[name].shape[axis] * (self._devices.size if self._devices else 1)
         small = at_rows(model, plate, first)
         names = {name for name, _ in plate.data}
-        self._rest = {name: jnp.asarray(value) for name, value in small.data.items() if name not in names}
-        self._programs = _programs(small.factors, plate.factors, small.sites)
+        rest = {name: jnp.asarray(value) for name, value in small.data.items() if name not in names}
+        self._axes = (*plate.data, (WEIGHTS, 0))
+        self._rest = _placed(rest, (), self._devices)
+        self._programs = _programs(small.factors, plate.factors, small.sites, self._axes, tuple(rest), self._devices)
         self._kept: list[Any] | None = None
 
     def gradient(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Sum of the log densities of all rows, scaled as the model says, and its gradient (D,), at z (D,)."""
-        value, gradient = self._over_all(partial(self._programs["gradient"], z))
+        value, gradient = self._over_all("gradient", z, partial(self._programs["gradient"], z))
         return float(value), gradient
 
-    def gradient_of(self, arrays: Mapping[str, np.ndarray], weights: np.ndarray, z: np.ndarray) -> tuple[float, np.ndarray]:
+    def gradient_of(
+        self, arrays: Mapping[str, np.ndarray], weights: np.ndarray, z: np.ndarray
+    ) -> tuple[float, np.ndarray]:
         """The same of given rows with weights (n,): a subsample, by the program and in the precision of a pass."""
         value, gradient = self._sum(partial(self._programs["gradient"], z), self._cut(arrays, weights))
         return float(value), gradient
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
         """Hessian (D, D) of the sum over all rows at z (D,)."""
-        return self._over_all(partial(self._programs["hessian"], z))
+        return self._over_all("hessian", z, partial(self._programs["hessian"], z))
 
     def hessian_of(self, arrays: Mapping[str, np.ndarray], weights: np.ndarray, z: np.ndarray) -> np.ndarray:
         """The same of given rows with weights (n,)."""
@@ -88,7 +107,7 @@ class Rows:
 
     def values(self, z: np.ndarray) -> np.ndarray:
         """Sums of the log densities of all rows (K,) at points z (K, D)."""
-        return np.concatenate(self._over_all(self._at(z, "values")))[: len(z)]
+        return np.concatenate(self._over_all("values", z, self._at(z, "values")))[: len(z)]
 
     def values_of(self, arrays: Mapping[str, np.ndarray], weights: np.ndarray, z: np.ndarray) -> np.ndarray:
         """The same of given rows with weights (n,)."""
@@ -98,7 +117,7 @@ class Rows:
         """Log densities (n, K) of given rows at points z (K, D)."""
         n = len(next(iter(arrays.values())))
         call = self._at(z, "densities")
-        blocks = [np.concatenate(call({**self._rest, **block})) for block in self._cut(arrays, np.ones(n))]
+        blocks = [np.concatenate(call({**self._rest, **self._dealt(block)})) for block in self._cut(arrays, np.ones(n))]
         return np.concatenate(blocks, 1)[: len(z), :n].T
 
     def _at(self, z: np.ndarray, what: str) -> Callable[[Any], list[Any]]:
@@ -107,17 +126,29 @@ class Rows:
         groups = np.split(z, len(z) // _POINTS)
         return lambda data: [self._programs[what](group, data) for group in groups]
 
-    def _over_all(self, call: Callable[[Any], Any]) -> Any:
+    def _over_all(self, what: str, z: np.ndarray, call: Callable[[Any], Any]) -> Any:
         self.passes += 1
-        return self._sum(call, self._blocks())
+        return processes.total(lambda: self._sum(call, self._blocks()), f"{what}, pass {self.passes}", z)
 
     def _sum(self, call: Callable[[Any], Any], blocks: Iterator[Mapping[str, Any]]) -> Any:
         found, pending = None, None
         for block in blocks:
-            part = call({**self._rest, **block})
-            found = _added(found, pending)  # while the next block is at work
+            part = call({**self._rest, **self._dealt(block)})
+            found = self._added(found, pending)  # while the next block is at work
             pending = part
-        return _added(found, pending)
+        return self._added(found, pending)
+
+    def _added(self, total: Any, part: Any) -> Any:
+        if part is None:
+            return total
+        part = jax.tree.map(lambda leaf: np.asarray(leaf, float), part)
+        if self._devices:
+            part = jax.tree.map(lambda leaf: leaf.sum(0), part)  # devices first
+        return part if total is None else jax.tree.map(np.add, total, part)
+
+    def _dealt(self, block: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A block as the program wants it: a part of its rows on each device."""
+        return _placed(block, self._axes, self._devices)
 
     def _blocks(self) -> Iterator[Mapping[str, Any]]:
         if self._kept is not None:
@@ -128,7 +159,7 @@ class Rows:
             block = self._padded(arrays, np.ones(len(next(iter(arrays.values())))))
             if number * sum(array.nbytes for array in block.values()) <= _RESIDENT:
                 # Copies: a source may fill its buffers anew.
-                block = {name: jnp.array(array) for name, array in block.items()}
+                block = self._dealt({name: jnp.array(array) for name, array in block.items()})
                 kept.append(block)
             yield block
         if len(kept) == number:
@@ -148,22 +179,40 @@ class Rows:
         return {**arrays, WEIGHTS: weights}
 
 
-def _added(total: Any, part: Any) -> Any:
-    if part is None:
-        return total
-    part = jax.tree.map(lambda leaf: np.asarray(leaf, float), part)
-    return part if total is None else jax.tree.map(np.add, total, part)
+def _local_devices() -> Mesh | None:
+    """The devices of this process; None where it is one."""
+    found = jax.local_devices()
+    return Mesh(np.array(found), ("rows",)) if len(found) > 1 else None
+
+
+def _spec(name: str, axes: Axes) -> PartitionSpec:
+    """Which axis of an array the devices share."""
+    found = dict(axes)
+    return PartitionSpec(*(None,) * found[name], "rows") if name in found else PartitionSpec()
+
+
+def _placed(arrays: Mapping[str, Any], axes: Axes, devices: Mesh | None) -> Mapping[str, Any]:
+    if devices is None:
+        return arrays
+    return {name: jax.device_put(array, NamedSharding(devices, _spec(name, axes))) for name, array in arrays.items()}
 
 
 @lru_cache(maxsize=16)
-def _programs(factors: Any, axes: Axes, sites: tuple[Site, ...]) -> dict[str, Any]:
-    """The sum over a block of rows at one point with its gradient, at many points, and row by row."""
+def _programs(
+    factors: Any, axes: Axes, sites: tuple[Site, ...], data: Axes, rest: tuple[str, ...], devices: Mesh | None
+) -> dict[str, Any]:
+    """The sum over a block of rows at one point with its gradient, at many points, and row by row.
+
+    With several devices, each of them runs the program on its rows: sums get the devices as their first axis.
+    """
     weigh = weighted_factors(factors, axes)
 
     def parts(z: jax.Array, data: Any) -> Factors:
         dtype = _precision(data)
         exact = jnp.result_type(float)
-        given = {n: value.astype(dtype) if value.dtype.kind == "f" and n != WEIGHTS else value for n, value in data.items()}
+        given = {
+            n: value.astype(dtype) if value.dtype.kind == "f" and n != WEIGHTS else value for n, value in data.items()
+        }
         found = weigh(unflatten(sites, z.astype(dtype)), given)
         # Rows are summed in full precision: a weighted sum of thousands in float32 is off by tenths of a nat.
         return Factors({name: found.log_prob[name].astype(exact) for name, _ in axes}, found.scale, {})
@@ -180,11 +229,25 @@ def _programs(factors: Any, axes: Axes, sites: tuple[Site, ...]) -> dict[str, An
             rows = rows + (values * scale).sum(tuple(other for other in range(values.ndim) if other != axis))
         return rows
 
+    def compiled(function: Any, *, sums: bool = True) -> Any:
+        if devices is None:
+            return jax.jit(function)
+        specs = {name: _spec(name, data) for name in (*rest, *dict(data))}
+        return jax.jit(
+            jax.shard_map(
+                (lambda z, data: jax.tree.map(lambda leaf: leaf[None], function(z, data))) if sums else function,
+                mesh=devices,
+                in_specs=(PartitionSpec(), specs),
+                out_specs=PartitionSpec("rows") if sums else PartitionSpec(None, "rows"),
+                check_vma=False,  # models are not written for it
+            )
+        )
+
     return {
-        "gradient": jax.jit(jax.value_and_grad(summed)),
-        "hessian": jax.jit(jax.hessian(summed)),
-        "values": jax.jit(jax.vmap(summed, in_axes=(0, None))),
-        "densities": jax.jit(jax.vmap(by_row, in_axes=(0, None))),
+        "gradient": compiled(jax.value_and_grad(summed)),
+        "hessian": compiled(jax.hessian(summed)),
+        "values": compiled(jax.vmap(summed, in_axes=(0, None))),
+        "densities": compiled(jax.vmap(by_row, in_axes=(0, None)), sums=False),
     }
 
 

@@ -1,0 +1,381 @@
+"""Stochastic gradients of the ELBO: for streams, for models that only this can fit, and with any optax optimizer.
+
+With an optimizer: automatic differentiation variational inference as in the literature. Plain iterates from the start, on all
+data or on minibatches, until the steps are used up or a callback stops them.
+
+Without one there is nothing to tune:
+
+    1. warm up   smoothed Newton on fixed draws (fixed_draws.py), of a subsample where there are batches: the posterior's shape
+    2. stages    preconditioned steps of one length rho, with a control variate and anchored at one pass over all data (SVRG;
+                 gradient_steps.py); the average of the second half is the next anchor
+    3. next      half the step length and twice the steps, once the iterates no longer drift
+    4. stop      when the average has a Monte-Carlo error below 0.02 posterior sds and moved by less than 0.05 since the stage
+                 before, which had twice the step length
+
+A step that is not finite is not taken: the fit goes back to the last good place with half the step, at most `_TRIES` times.
+
+Requires: a continuous unconstrained density with gradients; for batches, rows that are conditionally independent.
+References: heads of gradient_steps.py and averaging.py.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jensen.core import keys
+from jensen.core.errors import NonFiniteError, OptionError
+from jensen.engines import averaging, gradient_steps
+from jensen.engines.engine import Ticks
+from jensen.engines.fixed_draws import FixedDraws
+from jensen.engines.gradient_steps import Anchor, Frame, Place, Stage, Tally
+from jensen.families.fullrank import DenseGaussian, FullRank, from_factor
+from jensen.families.meanfield import DiagonalGaussian, MeanField
+from jensen.models.large import LEAST
+from jensen.models.minibatch import batches
+
+CHUNK = 50
+"""Steps of a call of a compiled loop; it changes no result."""
+_KEEP = 50
+"""Every so many steps of a user's optimizer the place may become the one that a failure goes back to."""
+_TRIES = 8
+_RHO = 0.25
+"""Length of the first steps: the part of the way to the optimum that a step goes."""
+_NEAR, _APPROACH = 0.5, 3
+"""A stage that moved by more posterior sds than this was not close; at most so many such stages are repeated as they are."""
+_LONGER = 8
+"""By how much the next stage is longer, at most."""
+_LENGTH, _LONGEST = 192, 1024
+"""Steps of the first stage: whole epochs of about so many steps; of longer epochs, a part."""
+_STEPS = 10_000, 200_000
+_PER_DIMENSION = 5
+"""Rows of the warm-up a dimension: the shape that it finds only has to make steps of all directions alike."""
+_FLOOR = 1e-8
+"""Smallest curvature relative to the conditional ones in the coordinates of a mean-field fit."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Engine: stochastic gradients.
+
+    Parameters
+    ----------
+    family
+        `MeanField` or `FullRank`.
+    optimizer
+        An optax ``GradientTransformation``; None: natural steps of decreasing length, averaged, which stop by themselves.
+    draws
+        Of q a step; an even number is drawn in antithetic pairs.
+    batch_size
+        Rows a step; None: all data in every step.
+    start
+        The approximation to start from; None is N(0, 0.1^2).
+    steps
+        Most steps; None: 10,000 of an optimizer, 200,000 without one.
+    average
+        With an optimizer: return an average of the iterates, in which late ones count more, instead of the last one.
+
+    Raises
+    ------
+    OptionError
+        When an option makes no sense.
+    """
+
+    family: MeanField | FullRank = MeanField()
+    optimizer: Any = None
+    draws: int = 2
+    batch_size: int | None = None
+    start: DenseGaussian | DiagonalGaussian | None = None
+    steps: int | None = None
+    average: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "steps"):
+            value = getattr(self, name)
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+            if not whole and not (name == "steps" and value is None):
+                raise OptionError(f"{name} must be a whole number, at least 1; got {value!r}; for example {name}=2.")
+        if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
+            raise OptionError(
+                f"optimizer must be an optax optimizer; got {self.optimizer!r}; for example optimizer=optax.adam(1e-2)."
+            )
+
+    def init(self, target: Any, seed: int) -> Any:
+        """First state."""
+        rows = 0
+        if self.batch_size is not None:
+            self._batches(target)
+            rows = min(target.size, max(LEAST, _PER_DIMENSION * target.dim))
+        if self.optimizer is None:
+            if rows:
+                target.resize(rows)
+            return _Warm(self._warm_up.init(target, seed), seed, rows)
+        q = self.start or self.family.start(np.zeros(target.dim), 0.1)
+        params = gradient_steps.params_of(q)
+        kept = _Kept(params, self.optimizer.init(params), params)
+        return _Plain(seed, kept, kept)
+
+    @property
+    def _warm_up(self) -> FixedDraws:
+        return FixedDraws(self.family, self.start, large=False)
+
+    def _batches(self, target: Any) -> Any:
+        if not hasattr(target, "rows"):
+            raise OptionError(f"batch_size={self.batch_size} needs a model with rows of data; leave it out to use all data in every step.")
+        return batches(target, self.batch_size)  # type: ignore[arg-type]
+
+    def _data(self, target: Any, seed: int, step: int, most: int) -> tuple[tuple[Any, ...], int]:
+        """Arrays of the next steps, and for how many they last: what is not in rows, blocks of rows, which block each step takes."""
+        if self.batch_size is None:
+            return (target._data, {}, np.zeros(CHUNK, np.int32)), most
+        all_of_them = self._batches(target)
+        part = all_of_them.part(seed, step, CHUNK)
+        return (all_of_them.rest, part.blocks, part.index), min(most, part.count)
+
+    def _factors(self, target: Any) -> Any:
+        return target.model.factors if self.batch_size is None else self._batches(target).factors
+
+    def advance(self, state: Any, target: Any) -> tuple[Any, Ticks]:
+        """A step of the warm-up, or up to `CHUNK` stochastic ones."""
+        if isinstance(state, _Warm):
+            return self._warm(state, target)
+        return self._natural(state, target) if isinstance(state, _Natural) else self._plain(state, target)
+
+    def _warm(self, state: "_Warm", target: Any) -> tuple[Any, Ticks]:
+        if state.rows:
+            target.resize(state.rows)
+        inner, ticks = self._warm_up.advance(state.inner, target)
+        if not ticks.done:
+            return replace(state, inner=inner), ticks
+        frame, place = _frame(inner.point)
+        anchor = self._anchor(target, inner.point.mean)
+        length = self._first_length(target)
+        new = _Natural(
+            state.seed, frame, anchor, place, gradient_steps.empty_tally(place), Stage(0, length, _RHO), _Place(inner.point.mean, place.c)
+        )
+        return new, Ticks(ticks.loss, note=ticks.note)
+
+    def _first_length(self, target: Any) -> int:
+        if self.batch_size is None:
+            return _LENGTH
+        epoch = self._batches(target).epoch
+        length = epoch * max(1, round(_LENGTH / epoch)) if epoch <= _LONGEST else _LONGEST
+        windows = gradient_steps.WINDOWS
+        return max(length, windows)
+
+    def _anchor(self, target: Any, point: np.ndarray) -> Anchor:
+        """Value and gradient of the log density of all data at a point."""
+        point = np.asarray(point, float)
+        if self.batch_size is None:
+            value, slope = target(point[None])
+            return Anchor(jnp.asarray(point), jnp.asarray(value[0]), jnp.asarray(slope[0]))
+        value, slope = target.rows.gradient(point)
+        prior, prior_slope = self._batches(target).prior(point)
+        return Anchor(jnp.asarray(point), jnp.asarray(value + prior), jnp.asarray(slope + prior_slope))
+
+    def _natural(self, state: "_Natural", target: Any) -> tuple["_Natural", Ticks]:
+        stage = state.stage
+        most = self._most(state.step, stage.begin + stage.length - state.step)
+        data, most = self._data(target, state.seed, state.step, most)
+        program = gradient_steps.natural(self._factors(target), target.model.sites, self.draws, self.batch_size is not None)
+        key = keys.key(state.seed, "steps")
+        done, place, tally, losses, z = program(
+            most, key, state.step, stage, state.frame, state.anchor, state.place, state.tally, *data
+        )
+        done = int(done)
+        loss = np.asarray(losses)[:done]
+        state = replace(state, step=state.step + done, place=place, tally=tally)
+        if done < most:
+            return self._back(state, target, np.asarray(z), loss)
+        if state.step < stage.begin + stage.length:
+            return state, Ticks(loss, done=self._used_up(state.step), error=state.error)
+        return self._next_stage(state, target, loss)
+
+    def _next_stage(self, state: "_Natural", target: Any, loss: np.ndarray) -> tuple["_Natural", Ticks]:
+        """Average the stage; stop, or go on from the average."""
+        stage, frame = state.stage, state.frame
+        settled = averaging.settling(np.asarray(state.tally.sums), np.asarray(state.tally.squares), stage.length)
+        if not settled.wander < averaging.WANDER:
+            shorter = 2 ** int(np.clip(np.ceil(2 * np.log2(settled.wander / averaging.WANDER)), 1, 4))
+            again = Stage(state.step, 2 * stage.length, stage.rho / shorter)
+            return self._restart(state, target, again), Ticks(loss, done=self._used_up(state.step), error=state.error)
+        mean, c = _average(state)
+        before = state.average
+        widths = np.log(_own(c) / _own(before.c))
+        move = float(max(np.abs((mean - before.mean) / np.asarray(frame.sd)).max(), np.abs(widths).max()))
+        error = max(settled.mcse, move)
+        good = settled.mcse < averaging.STOP and settled.stationary
+        finished = good and move < averaging.MOVE and stage.rho <= 0.5 * state.rho
+        state = replace(
+            state, average=_Place(mean, c), rho=stage.rho, stages=state.stages + 1, error=error, finished=finished
+        )
+        if finished:
+            note = f"{state.stages} stages, {state.step:,} steps; Monte-Carlo error {settled.mcse:.2g} sds, last move {move:.2g}"
+            return state, Ticks(loss, done=True, note=note, error=error)
+        length, rho = stage.length, stage.rho
+        if good:
+            length, rho = 2 * length, 0.5 * rho
+        elif move < _NEAR or state.stages > _APPROACH:  # else the next anchor does more for the noise than a longer stage
+            longer = np.clip((settled.mcse / averaging.STOP) ** 2, 2, _LONGER) if settled.stationary else 2
+            length = int(longer) * length
+        return self._restart(state, target, Stage(state.step, length, rho)), Ticks(
+            loss, done=self._used_up(state.step), error=error
+        )
+
+    def _restart(self, state: "_Natural", target: Any, stage: Stage) -> "_Natural":
+        """A stage from the last average, anchored there."""
+        place = Place(jnp.zeros_like(state.place.a), jnp.asarray(state.average.c))
+        return replace(
+            state,
+            stage=stage,
+            place=place,
+            anchor=self._anchor(target, state.average.mean),
+            tally=gradient_steps.empty_tally(place),
+        )
+
+    def _back(self, state: "_Natural", target: Any, z: np.ndarray, loss: np.ndarray) -> tuple["_Natural", Ticks]:
+        """After a step that was not finite: begin the stage again with half the step length."""
+        tries = state.tries + 1
+        note = f"{target.blame(z)} was not finite at step {state.step + 1:,}"
+        if tries > _TRIES:
+            return replace(state, tries=tries), Ticks(loss, done=True, note=f"{note}; {_TRIES} shorter steps did not help")
+        stage = Stage(state.step + 1, state.stage.length, 0.5 * state.stage.rho)
+        state = replace(state, step=state.step + 1, tries=tries)
+        return self._restart(state, target, stage), Ticks(loss, note=f"{note}; steps are half as long from there")
+
+    def _plain(self, state: "_Plain", target: Any) -> tuple["_Plain", Ticks]:
+        most = self._most(state.step, _KEEP - state.step % _KEEP)
+        data, most = self._data(target, state.seed, state.step, most)
+        program = gradient_steps.plain(self._factors(target), target.model.sites, self.optimizer, self.draws, self.average)
+        key = keys.key(state.seed, "steps")
+        done, params, memory, mean, losses, z = program(most, key, state.step, state.shrink, *state.now, *data)
+        done = int(done)
+        loss = np.asarray(losses)[:done]
+        state = replace(state, step=state.step + done, now=_Kept(params, memory, mean), total=sum(loss.tolist(), state.total))
+        if done < most:
+            note = f"{target.blame(np.asarray(z))} was not finite at step {state.step + 1:,}"
+            state = replace(state, step=state.step + 1, tries=state.tries + 1, now=state.good, total=0.0, shrink=0.5 * state.shrink)
+            if state.tries > _TRIES:
+                return state, Ticks(loss, done=True, note=f"{note}; {_TRIES} shorter steps did not help")
+            return state, Ticks(loss, note=f"{note}; steps are half as long from there")
+        if state.step % _KEEP == 0:
+            if state.total <= state.lowest:
+                state = replace(state, good=state.now, lowest=state.total)
+            state = replace(state, total=0.0)
+        return state, Ticks(loss, done=self._used_up(state.step))
+
+    def _most(self, step: int, most: int) -> int:
+        return min(CHUNK, most, max(self._limit - step, 1))
+
+    def _used_up(self, step: int) -> bool:
+        return step >= self._limit
+
+    @property
+    def _limit(self) -> int:
+        return self.steps or _STEPS[self.optimizer is None]
+
+    def finish(self, state: Any) -> Any:
+        """Q of the state: without an optimizer the average of the last whole stage."""
+        if isinstance(state, _Warm):
+            return self._warm_up.finish(state.inner)
+        if isinstance(state, _Plain):
+            q = gradient_steps.q_of(jax.tree.map(np.asarray, state.now.mean if self.average else state.now.params))
+            return q
+        mean, c = state.average
+        factor = np.asarray(state.frame.factor)
+        if isinstance(self.family, FullRank):
+            return DenseGaussian(mean, factor @ np.asarray(c))
+        return DiagonalGaussian(mean, np.log(factor * np.asarray(c)))
+
+    def converged(self, state: Any) -> bool:
+        """Whether the average of the iterates has settled; never with an optimizer."""
+        return isinstance(state, _Natural) and state.finished
+
+
+class _Kept(NamedTuple):
+    """Parameters, the optimizer's memory, and the average of the parameters."""
+
+    params: Any
+    memory: Any
+    mean: Any
+
+
+class _Place(NamedTuple):
+    """Mean (D,) of q, and its scale c in the frame."""
+
+    mean: Any
+    c: Any
+
+
+@dataclass(frozen=True)
+class _Plain:
+    seed: int
+    now: _Kept
+    good: _Kept
+    step: int = 0
+    shrink: float = 1.0
+    tries: int = 0
+    total: float = 0.0
+    lowest: float = np.inf
+
+
+@dataclass(frozen=True)
+class _Warm:
+    inner: Any
+    seed: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Natural:
+    seed: int
+    frame: Frame
+    anchor: Anchor
+    place: Place
+    tally: Tally
+    stage: Stage
+    average: _Place
+    rho: float = 0.0
+    step: int = 0
+    stages: int = 0
+    tries: int = 0
+    error: float = np.nan
+    finished: bool = False
+
+
+def _frame(point: Any) -> tuple[Frame, Place]:
+    """Coordinates from the smoothed curvature of the warm-up, and the place in them that its q has."""
+    mean, factor = point.mean, point.factor
+    if factor.ndim == 2:
+        lower = from_factor(mean, factor).scale
+        inverse = np.linalg.inv(lower)
+        frame = Frame(lower, inverse.T @ inverse, lower, np.sqrt((lower**2).sum(1)))
+        c = np.eye(len(mean))
+    elif point.curvature.ndim == 2:
+        w, v = np.linalg.eigh(-point.curvature)
+        w = np.maximum(np.abs(w), _FLOOR)
+        white = factor[:, None] * v / np.sqrt(w)
+        curvature = (v * w) @ v.T / factor / factor[:, None]
+        frame, c = Frame(white, curvature, factor, np.sqrt((white**2).sum(1))), np.ones(len(mean))
+    else:
+        own = np.maximum(np.abs(point.own), _FLOOR)
+        white = factor / np.sqrt(own)
+        frame, c = Frame(white, own / factor**2, factor, white), np.ones(len(mean))
+    place = Place(jnp.zeros(len(mean)), jnp.asarray(c))
+    return Frame(*(jnp.asarray(part) for part in frame)), place
+
+
+def _average(state: _Natural) -> _Place:
+    """Mean of q and c over the second half of a stage."""
+    windows = gradient_steps.WINDOWS
+    steps = np.arange(state.stage.length) * windows // state.stage.length
+    late = int((steps >= windows // 2).sum())
+    a, c = (np.asarray(part) / late for part in state.tally.places)
+    white = np.asarray(state.frame.white)
+    return _Place(np.asarray(state.anchor.point) + (white @ a if white.ndim == 2 else white * a), c)
+
+
+def _own(c: Any) -> np.ndarray:
+    return np.diagonal(np.asarray(c)) if np.ndim(c) == 2 else np.asarray(c)
