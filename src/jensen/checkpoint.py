@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from jensen import __version__
-from jensen.core import keys, records
+from jensen.core import keys, processes, records
 from jensen.core.errors import FileError, FitWarning, OptionError, UnsupportedError
 
 INTERVAL = 2.0
@@ -136,7 +136,9 @@ class Checkpoint:
         self._part = self.path.with_name(f".{self.path.name}.part")
         self._link = self.path.with_name(f".{self.path.name}.link")
         self._identity = json.loads(json.dumps(dict(identity)))
-        self._check_folder()
+        self._writes = processes.index() == 0  # the others, which make the same fit, only read
+        if self._writes:
+            self._check_folder()
         self._off = self._warned = False
         self._sound = True  # whether the file there is worth keeping as the previous one
         self._runs = self._found()
@@ -158,7 +160,7 @@ class Checkpoint:
 
     def save(self, label: str, saved: Saved) -> None:
         """Keep a run, in the place of what was kept of it before; a write that fails is a warning."""
-        if self._off:
+        if self._off or not self._writes:
             return
         begun = time.perf_counter()
         try:

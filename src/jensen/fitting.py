@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jensen.core import keys, layout
+from jensen.core import keys, layout, processes
 from jensen.core.errors import FitWarning, OptionError
 from jensen.core.precision import scope
 from jensen.core.threads import one_blas_thread
@@ -276,6 +276,8 @@ def _check_stops(budget: Any, callbacks: Any) -> None:
     number = isinstance(budget, float | int | np.number) and not isinstance(budget, bool)
     if budget is not None and not (number and budget > 0):
         raise OptionError(f"budget must be a positive number of seconds; got {budget!r}; leave it out for no limit.")
+    if budget is not None and processes.count() > 1:
+        raise OptionError("budget stops every process at a time of its own; with several processes, give steps= instead.")
     functions = callbacks if isinstance(callbacks, Sequence) else [None]
     if not all(map(callable, functions)):
         raise OptionError(f"callbacks must be a list of functions of a Snapshot; got {callbacks!r}; write [function].")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jensen.core import keys, layout
+from jensen.core import keys, layout, processes
 from jensen.core.errors import DataError, OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.data.build import table
@@ -75,6 +75,7 @@ def _split(data: Any) -> tuple[Table, dict[str, Any]]:
     return found[0], {name: value for name, value in data.items() if not isinstance(value, Table)}
 
 
+@processes.together()
 def fit_large(
     record: Model,
     plate: Plate | None,
@@ -110,6 +111,7 @@ def fit_large(
     return _rounds(target, family, start, settings, loop, left) if target else None
 
 
+@processes.together()
 def fit_batches(
     record: Model,
     plate: Plate | None,

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jensen.core.errors import DataError, JensenError
 from jensen.core.precision import scope
 
-_END = -1
+_END, _ROWS = -1, -2
 _parted = False
 """Whether the last meeting told every process that the fit is over: nobody would come to another one."""
 
@@ -102,7 +102,7 @@ def together() -> Iterator[None]:
                 _meet(_END, failed=True)
         raise
     if count() > 1:
-        _meet(_END, failed=False)
+        _meet(_END)
 
 
 def check_same_rows(size: int, some: Mapping[str, np.ndarray]) -> None:
@@ -115,9 +115,8 @@ def check_same_rows(size: int, some: Mapping[str, np.ndarray]) -> None:
     """
     if count() == 1:
         return
-    # As columns, so that one array after the other is looked at, whatever its type.
     pieces = (piece for name in sorted(some) for piece in (name.encode(), np.ascontiguousarray(some[name]).tobytes()))
-    seen = gathered(np.array([size, _sum_of(*pieces)], float))
+    seen = _meet(_ROWS, size, _sum_of(*pieces))
     other = np.flatnonzero((seen != seen[0]).any(1))
     if len(other):
         k = other[0]
@@ -128,11 +127,14 @@ def check_same_rows(size: int, some: Mapping[str, np.ndarray]) -> None:
         )
 
 
-def _meet(place: int, *, failed: bool) -> None:
-    """Come together with the other processes, and raise where one has failed or is at another place."""
+def _meet(place: int, first: int = 0, second: int = 0, *, failed: bool = False) -> np.ndarray:
+    """Come together with the other processes, and raise where one has failed or is at another place.
+
+    Always of one form, so that processes that are at different places can meet. Returns `first` and `second` of all (P, 2).
+    """
     global _parted
     _parted = True  # unless all goes well
-    seen = gathered(np.array([failed, place], float))
+    seen = gathered(np.array([failed, place, first, second], float))
     broken, places = np.flatnonzero(seen[:, 0]), seen[:, 1]
     if len(broken):
         raise JensenError(f"the fit failed in process {broken[0]} of {len(seen)}; its own message says why.")
@@ -144,6 +146,7 @@ def _meet(place: int, *, failed: bool) -> None:
             "stop some of them."
         )
     _parted = False
+    return seen[:, 2:]
 
 
 def gathered(numbers: np.ndarray) -> np.ndarray:
@@ -175,6 +178,8 @@ def _program(mesh: Mesh, adding: bool) -> Any:
 
 
 def _lost(error: Exception) -> NoReturn:
+    global _parted
+    _parted = True
     reason = str(error).splitlines()[0]
     raise JensenError(
         f"process {index()} of {count()} could not reach the others ({reason}); start all of them again, with the same "

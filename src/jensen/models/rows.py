@@ -220,7 +220,7 @@ def _programs(
     def summed(z: jax.Array, data: Any) -> jax.Array:
         return total(parts(z, data))
 
-    def by_row(z: jax.Array, data: Any) -> jax.Array:
+    def by_row(z: jax.Array, data: Any) -> Any:
         found = parts(z, data)
         rows = 0.0
         for name, axis in axes:
