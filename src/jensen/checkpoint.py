@@ -118,7 +118,7 @@ class Checkpoint:
     FileError
         When nothing can be written there, or the file is something else.
     OptionError
-        When it is the checkpoint of another fit.
+        When it is the checkpoint of another fit, or `path` is no path.
 
     Warns
     -----
@@ -128,6 +128,8 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, Any]):
+        if not isinstance(path, str | os.PathLike):
+            raise OptionError(f"checkpoint must be the path of a file; got {path!r}; for example 'fit.checkpoint'.")
         path = Path(path).expanduser()
         if path.is_dir():
             raise FileError(f"{path} is a folder, so no checkpoint can be written there; give a file name inside it.")

@@ -210,7 +210,11 @@ def _gaussian(
 
 
 def _stochastic(
-    model: tuple[Model, Any, Any], engine: Gradient, settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
+    model: tuple[Model, Any, Any],
+    engine: Gradient,
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
 ) -> Posterior:
     """A Gaussian q by stochastic gradients."""
     if engine.batch_size is not None:
@@ -265,8 +269,8 @@ def _check_batch_size(batch_size: Any, method: str) -> None:
         return
     if method not in _STOCHASTIC:
         raise OptionError(
-            f"batch_size is for the methods {', '.join(_STOCHASTIC)}; got {batch_size!r} with {method!r}, which needs none and takes "
-            "few passes over many rows by itself."
+            f"batch_size is for the methods {', '.join(_STOCHASTIC)}; got {batch_size!r} with {method!r}, which needs none: it "
+            "takes few passes over many rows by itself."
         )
     if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
         raise OptionError(f"batch_size must be a number of rows, at least 1; got {batch_size!r}; for example 500.")
@@ -277,7 +281,9 @@ def _check_stops(budget: Any, callbacks: Any) -> None:
     if budget is not None and not (number and budget > 0):
         raise OptionError(f"budget must be a positive number of seconds; got {budget!r}; leave it out for no limit.")
     if budget is not None and processes.count() > 1:
-        raise OptionError("budget stops every process at a time of its own; with several processes, give steps= instead.")
+        raise OptionError(
+            "budget stops every process at a time of its own; with several processes, give steps= instead."
+        )
     functions = callbacks if isinstance(callbacks, Sequence) else [None]
     if not all(map(callable, functions)):
         raise OptionError(f"callbacks must be a list of functions of a Snapshot; got {callbacks!r}; write [function].")

@@ -71,7 +71,9 @@ def _split(data: Any) -> tuple[Table, dict[str, Any]]:
         return data, {}
     found = [value for value in data.values() if isinstance(value, Table)]
     if len(found) > 1:
-        raise OptionError(f"data hold {len(found)} tables; rows that belong together go into one: jn.table(X=..., y=...).")
+        raise OptionError(
+            f"data hold {len(found)} tables; rows that belong together go into one: jn.table(X=..., y=...)."
+        )
     return found[0], {name: value for name, value in data.items() if not isinstance(value, Table)}
 
 
@@ -153,8 +155,8 @@ def _target(
     if plate.sites:
         names = ", ".join(name for name, _ in plate.sites)
         raise UnsupportedError(
-            f"the rows of {plate.name} have latent variables of their own ({names}), and cannot be left out; pass them as arrays, "
-            "and no batch_size."
+            f"the rows of {plate.name} have latent variables of their own ({names}), and cannot be left out; pass them as "
+            "arrays, and no batch_size."
         )
     if any(axis for _, axis in plate.data):
         raise UnsupportedError(f"the rows of {plate.name} are not the first axis of all arrays; transpose these.")
@@ -189,7 +191,12 @@ def _constrain_only(constrain: Any, names: tuple[str, ...]) -> Any:
 
 
 def _rounds(
-    target: LargeTarget, family: Any, start: Any, settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
+    target: LargeTarget,
+    family: Any,
+    start: Any,
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
 ) -> Posterior | None:
     q, record = fit_from_starts(target, FixedDraws(family, start, large=False), seed=settings.seed, **loop)
     shift, spread, draws = 0.0, 0.0, 1

@@ -277,7 +277,9 @@ class Posterior:
                 )
             q = linear_response(target, self.q, seed=self.settings.seed)
             settings = replace(self.settings, method="linear response")
-            return conclude(target, q, replace(self.run, state=None), engine=self.engine, settings=settings, known=self.chains)
+            return conclude(
+                target, q, replace(self.run, state=None), engine=self.engine, settings=settings, known=self.chains
+            )
 
     def replace(self, **changes: Any) -> "Posterior":
         """A copy with some attributes changed."""

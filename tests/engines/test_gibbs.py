@@ -21,7 +21,7 @@ from jensen.core.precision import scope
 from jensen.engines import gibbs
 from jensen.engines.coordinate import CoordinateAscent
 from jensen.engines.gibbs import Gibbs
-from jensen.engines.slices import slice_sweep
+from jensen.engines.slices import CHANCES, slice_all, slice_sweep
 from jensen.models.numpyro_graph import graph
 from jensen.run import run
 
@@ -189,6 +189,29 @@ def test_slice_keeps_a_distribution():
         moved = np.asarray(move(jax.random.split(jax.random.key(0), 3000), x))
         still = move(jax.random.split(jax.random.key(0), 2), np.full((2, 2), np.inf))
     assert np.abs(moved - x).min() > 0
+    assert np.isinf(still).all()
+    for element in range(2):
+        assert stats.kstest(np.exp(moved[:, element]), stats.gamma(shape[element]).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("wide", [1.0, 30.0])
+def test_slices_at_once_keep_a_distribution(wide):
+    """As above, with all elements moved at once; a width that fits badly is only slower."""
+    shape = np.array([3.0, 900.0])
+    with scope("float64"):
+        rng = np.random.default_rng(0)
+        x = np.log(stats.gamma(shape).rvs((3000, 2), random_state=0))
+        chance = 1.0 - rng.random((3000, CHANCES, 2))
+        width = wide / np.sqrt(shape)
+
+        @jax.jit
+        @jax.vmap
+        def move(chance, x):
+            return slice_all(lambda x: shape * x - jnp.exp(x), x, width, chance)
+
+        moved = np.asarray(move(chance, x))
+        still = move(chance[:2], np.full((2, 2), np.inf))
+    assert (moved != x).mean() > 0.999
     assert np.isinf(still).all()
     for element in range(2):
         assert stats.kstest(np.exp(moved[:, element]), stats.gamma(shape[element]).cdf).pvalue > 1e-3

@@ -88,7 +88,7 @@ def test_float32_runs_in_float32_and_returns_float64():
     assert value.dtype == np.float64
     assert value[0] == np.float32(value[0])  # nothing beyond single precision in it
     with scope("float32"):
-        jaxpr = str(jax.make_jaxpr(lambda z: target._program(z, target._data))(np.zeros((target.batch, 3), "float32")))
+        jaxpr = str(jax.make_jaxpr(lambda z: target._program(z, target.data))(np.zeros((target.batch, 3), "float32")))
     assert "f64" not in jaxpr
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Moments2, Psi, Read, Rows, Sum
+from jensen.conjugate.pieces import Moments2, Psi, Read, Rows, Sum, few_powers
 from jensen.conjugate.slots import Slot, fit
 from jensen.conjugate.terms import Entries, Log, MatrixQuadratic, Quadratic, Term
 
@@ -32,14 +32,14 @@ def sums(term: Term, shape: tuple[int, ...], layout: Layout) -> Sum:
     """
     draft = _Draft(term, layout)
     rows = draft.rows(shape)
-    keys = [np.broadcast_to(fit(key, len(rows)), (1, *rows)).reshape(-1) for key in draft.keys]
-    first, cell, count = _cells(keys)
-    total = int(np.prod(rows))
-    if first is None:
-        first = np.zeros(1, int)
-    scale = np.broadcast_to(fit(draft.scale, len(rows)), (1, *rows)).reshape(-1)
-    stat = _gram(draft, scale, rows, cell, count, total)
-    take = _taker(rows, first)
+    keys = [fit(key, len(rows))[0] for key in draft.keys]
+    varying = np.broadcast_shapes((1,) * len(rows), *(key.shape for key in keys))
+    first, cell, count = _cells([np.broadcast_to(key, varying).reshape(-1) for key in keys])
+    place = np.zeros(1, int)
+    if first is not None:
+        place = np.ravel_multi_index(np.unravel_index(first, varying), rows)
+    stat = _gram(draft, rows, varying, cell, count)
+    take = _taker(rows, place)
     return Sum(stat, draft.psi(take))
 
 
@@ -209,7 +209,8 @@ class _Draft:
     def _read(self, slot: Slot, take: Any) -> Read:
         name, role = self.layout.reading(slot.site)
         index = slot.index + self.layout.offset.get(name, 0) if role == "log gaussian" else slot.index
-        return Read(take(index), take(slot.weight), self.layout.block[name], role)
+        power = take(slot.weight)
+        return Read(take(index), power, self.layout.block[name], role, few_powers(power))
 
 
 def _stack(arrays: list[np.ndarray]) -> np.ndarray:
@@ -234,27 +235,59 @@ def _cells(keys: list[np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None
 
 
 def _gram(
-    draft: _Draft, scale: np.ndarray, rows: tuple[int, ...], cell: np.ndarray | None, count: int, total: int
+    draft: _Draft, rows: tuple[int, ...], varying: tuple[int, ...], cell: np.ndarray | None, count: int
 ) -> np.ndarray:
-    """Sums of scale * column_i * column_j over the rows of every cell: (cells, pairs)."""
+    """Sums of scale * column_i * column_j over the rows of every cell: (cells, pairs).
+
+    Axes along which cells do not vary are summed over first, by products of the arrays as they are, without spreading them.
+    """
     if count * len(draft.pairs) > MOST_STATS:
         raise MemoryError(count)
-    flat = [np.broadcast_to(fit(column, len(rows)), (1, *rows)).reshape(-1) for column in draft.columns]
+    columns, scale = [fit(column, len(rows))[0] for column in draft.columns], fit(draft.scale, len(rows))[0]
     double = np.array(draft.times)
     if len(draft.pairs) > 60:
-        stacked = np.stack(flat, 1)
-        order = np.arange(total) if cell is None else np.argsort(cell, kind="stable")
-        ends = np.cumsum(np.bincount(cell, minlength=count)) if cell is not None else np.array([total])
+        total = int(np.prod(rows))
+        whole = None if cell is None else np.broadcast_to(cell.reshape(varying), rows).reshape(-1)
+        stacked = np.stack([np.broadcast_to(column, rows).reshape(-1) for column in columns], 1)
+        weight = np.broadcast_to(scale, rows).reshape(-1)
+        order = np.arange(total) if whole is None else np.argsort(whole, kind="stable")
+        ends = np.cumsum(np.bincount(whole, minlength=count)) if whole is not None else np.array([total])
         i, j = np.array(draft.pairs).T
         found, start = np.empty((count, len(draft.pairs))), 0
         for number, end in enumerate(ends):
-            some = stacked[order[start:end]] if cell is not None else stacked
-            found[number] = ((some * scale[order[start:end], None]).T @ some)[i, j]
+            some = stacked[order[start:end]] if whole is not None else stacked
+            found[number] = ((some * weight[order[start:end], None]).T @ some)[i, j]
             start = end
         return found * double
+    sums = [_summed(rows, varying, scale, columns[i], columns[j]) for i, j in draft.pairs]
     if cell is None:
-        return double * np.array([[np.dot(scale * flat[i], flat[j]) for i, j in draft.pairs]])
-    return double * np.stack([np.bincount(cell, scale * flat[i] * flat[j], minlength=count) for i, j in draft.pairs], 1)
+        return double * np.array([[part.sum() for part in sums]])
+    spread = (np.broadcast_to(part, varying).reshape(-1) for part in sums)
+    return double * np.stack([np.bincount(cell, part, minlength=count) for part in spread], 1)
+
+
+def _summed(
+    rows: tuple[int, ...], varying: tuple[int, ...], scale: np.ndarray, left: np.ndarray, right: np.ndarray
+) -> np.ndarray:
+    """Product of three compact arrays, summed over the axes of the rows along which cells do not vary."""
+    gone = [axis for axis, length in enumerate(varying) if length == 1 and rows[axis] > 1]
+    times = np.prod([rows[axis] for axis in gone if scale.shape[axis] == left.shape[axis] == right.shape[axis] == 1])
+    if not gone:
+        return scale * left * right
+    letters = "abcdefgh"[: len(rows)]
+    operands = [
+        ("".join(word for word, n in zip(letters, part.shape, strict=True) if n > 1), part.squeeze())
+        for part in (scale, left, right)
+        if part.size > 1
+    ]
+    number = float(np.prod([part.item() for part in (scale, left, right) if part.size == 1])) * float(times)
+    kept = "".join(
+        word for axis, word in enumerate(letters) if axis not in gone and any(word in name for name, _ in operands)
+    )
+    if not operands:
+        return np.full((1,) * len(rows), number)
+    found = np.einsum(",".join(name for name, _ in operands) + "->" + kept, *(part for _, part in operands))
+    return number * found.reshape([rows[axis] if word in kept else 1 for axis, word in enumerate(letters)])
 
 
 def _taker(rows: tuple[int, ...], first: np.ndarray) -> Any:

@@ -11,7 +11,7 @@ wrong rule, a discrete site read at the wrong place, or a term left out cannot p
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.energy import IMPOSSIBLE
+from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.probe import FAST_COMPILE, coordinate
 from jensen.conjugate.special import Predictor
@@ -64,26 +65,33 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
     assert plan.energy is not None
     whole = plan.energy
     rng = keys.generator(seed, "certificate")
-    known = blocks.nodes(plan)
+    latents = blocks.nodes(plan)
     families = blocks.start(plan, rng)
-    points = [{name: _draw(node, rng) for name, node in known.items()} for _ in range(2)]
-    wide = _wide(known, rng)
+    points = [{name: _draw(node, rng) for name, node in latents.items()} for _ in range(2)]
+    wide = _wide(latents, rng)
     if any(table.excluding for table in whole.tables.values()):
         points = _possible(plan, families, points + wide, seed)
         points, wide = points[:2], points[2:]
     spread = {block: _covariances(families[block], block in plan.damped, rng) for block in plan.blocks}
-    program = _program(plan, families).lower(plan.energy, *points, _zeros(spread), _share(plan, 0.0), dict(data))
-    compiled = program.compile(compiler_options=FAST_COMPILE)
+    changing, back, shape = known(plan.energy)
+    rest = (changing, families, *points, _zeros(spread), _share(plan, 0.0), np.array(True), dict(data))
 
-    def nodes(first: Any, second: Any, spread: Any, share: Any) -> Any:
-        found = compiled(plan.energy, first, second, spread, share, dict(data))
-        return jax.tree.map(float, found)
+    def build() -> Any:
+        return _program(plan, back).lower(*rest).compile(compiler_options=FAST_COMPILE)
+
+    compiled = plan.graph.remember(("certificate", shape, signature(rest), tuple(plan.blocks.items())), build)
+
+    inputs = {name: jnp.asarray(array) for name, array in data.items()}
+
+    def nodes(first: Any, second: Any, spread: Any, share: Any, compare: bool = True) -> Any:
+        found = compiled(changing, families, first, second, spread, share, np.array(compare), inputs)
+        return jax.tree.map(float, jax.device_get(found))
 
     density: dict[str, float] = {}
     saturated = {name for name, pieces in whole.sums.items() if any(isinstance(p, Predictor) for p in pieces)}
     for pair, far_out in ((points, False), (points[::-1], False), (wide, True), (wide[::-1], True)):
         first, second = pair
-        found, truth = nodes(first, second, _zeros(spread), _share(plan, 0.0))
+        found, truth, _ = nodes(first, second, _zeros(spread), _share(plan, 0.0))
         for name, value in found.items():
             total, size = truth[name]
             if far_out and (name in saturated or not np.isfinite(total)):
@@ -91,16 +99,21 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
             error = abs(value - total) / (1.0 + size)
             density[name] = max(density.get(name, 0.0), error if np.isfinite(error) else np.inf)
 
-    def energy(share: Any) -> float:
-        return sum(nodes(points[0], points[1], spread, share)[0].values())
+    def energy(share: Any) -> tuple[float, dict[str, float]]:
+        found, _, parts = nodes(points[0], points[1], spread, share, compare=False)
+        return sum(found.values()), parts
 
     auxiliary = {finding.site for finding in plan.findings if finding.update == "exact" and finding.reason}
-    affine, here = {}, energy(_share(plan, 0.0))
+    affine, (here, before) = {}, energy(_share(plan, 0.0))
     for block, sites in plan.blocks.items():
         if block in plan.damped or auxiliary & set(sites):
             continue
-        between, there = energy(_share(plan, 0.0) | {block: 0.5}), energy(_share(plan, 0.0) | {block: 1.0})
-        error = abs(between - 0.5 * (here + there)) / (1.0 + abs(here) + abs(there))
+        between, _ = energy(_share(plan, 0.0) | {block: 0.5})
+        there, after = energy(_share(plan, 0.0) | {block: 1.0})
+        error = abs(between - 0.5 * (here + there))
+        if block in after:  # natural parameters that were summed up beforehand say the same as the energy
+            error = max(error, abs(after[block] - before[block] - (there - here)))
+        error = error / (1.0 + abs(here) + abs(there))
         affine[block] = error if np.isfinite(error) else np.inf
     return Certificate(density, affine)
 
@@ -122,24 +135,41 @@ def _covariances(family: Any, damped: bool, rng: np.random.Generator) -> np.ndar
     return np.where(np.arange(len(cov)) < n, cov, 0.0 if damped else cov)
 
 
-def _program(plan: Plan, families: Any) -> Any:
+def _program(plan: Plan, back: Any) -> Any:
     """Node energies at moments between those of two points, and the densities at the first.
 
     Every block has its own share of the way from the first point's statistics to the second's, and Gaussian blocks get a
     covariance on top: one program serves both conditions.
     """
+    graph, plan = plan.graph, replace(plan, energy=None)  # which holds data
 
-    def both(energy: Any, first: Any, second: Any, spread: Any, share: Any, data: Any) -> Any:
+    def both(
+        changing: Any, families: Any, first: Any, second: Any, spread: Any, share: Any, compare: Any, data: Any
+    ) -> tuple[Any, Any, Any]:
+        energy = back(changing)
         here, there = (blocks.statistics(plan, families, values) for values in (first, second))
         moments = {block: _between(families[block], here[block], there[block], share[block]) for block in here}
         for block, own in moments.items():
             if isinstance(families[block], Gaussian):
                 own["cov"] = own["cov"] + spread[block]
         found = energy.nodes(moments)
-        rows = plan.graph.densities(first, data)
-        return found, {name: (rows[name].sum(), jnp.abs(rows[name]).sum()) for name in found}
+        names = tuple(found)
+
+        def truth(data: Any) -> dict[str, tuple[Any, Any]]:
+            rows = graph.densities(first, data)
+            return {name: (_float(rows[name].sum()), _float(jnp.abs(rows[name]).sum())) for name in names}
+
+        def nothing(data: Any) -> dict[str, tuple[Any, Any]]:
+            return dict.fromkeys(names, (jnp.zeros(()), jnp.zeros(())))
+
+        parts = {block: own.value(moments, block) for block, own in energy.naturals.items()}
+        return found, jax.lax.cond(compare, truth, nothing, data), parts
 
     return jax.jit(both)
+
+
+def _float(x: Any) -> Any:
+    return jnp.asarray(x, float)
 
 
 def _between(family: Any, a: dict[str, Any], b: dict[str, Any], share: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Tables of hoisted rows enter as <phi' T, psi>: compiled code computes the statis
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -17,9 +17,11 @@ import numpy as np
 
 from jensen.conjugate.cells import arrange, sums, table
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import static
+from jensen.conjugate.naturals import Naturals, naturals
+from jensen.conjugate.pieces import Read, features, static
+from jensen.conjugate.priors import Prior, prior
 from jensen.conjugate.slots import fit
-from jensen.conjugate.special import Prior, poisson_sum, predictor, products
+from jensen.conjugate.special import PoissonSum, poisson_sum, predictor, products
 from jensen.conjugate.terms import Factor, NotConjugate, Predicted, Quadratic, Sampled
 from jensen.models.graph import Graph, Node
 
@@ -132,6 +134,8 @@ class Energy:
         Discrete sites that are Markov chains (their probabilities come with the batch in front).
     logarithms
         Blocks that are Gaussian on the logarithm of their site.
+    naturals
+        Gaussian block -> its natural parameters, where their parts are known.
     """
 
     sums: dict[str, tuple[Any, ...]]
@@ -140,6 +144,7 @@ class Energy:
     discrete: tuple[str, ...] = static()
     chains: tuple[str, ...] = static()
     logarithms: tuple[str, ...] = static()
+    naturals: dict[str, Naturals] = field(default_factory=dict)
 
     def nodes(self, moments: Mapping[str, Any]) -> dict[str, Any]:
         """Expected log density of every node."""
@@ -158,11 +163,69 @@ class Energy:
         """Their sum."""
         return reduce(jnp.add, self.nodes(moments).values())
 
+    def powers(self, block: str) -> tuple[float, ...] | None:
+        """The powers with which a block of `logarithms` is read; None where the rest of the energy is not affine in them."""
+        found: set[float] = set()
+        kinds = (Read, PoissonSum)
+        for piece in jax.tree.leaves((self.sums, self.tables), is_leaf=lambda leaf: isinstance(leaf, kinds)):
+            if isinstance(piece, PoissonSum) and block in (piece.a.block, piece.b.block):
+                return None
+            if isinstance(piece, Read) and piece.block == block:
+                if piece.powers is None:
+                    return None
+                found |= set(piece.powers)
+        return tuple(sorted(found))
+
+    def given(self, moments: Mapping[str, Any], block: str) -> "Given | None":
+        """The energy as a function of one block of `logarithms`, all others at their moments; None where `powers` is."""
+        powers = self.powers(block) if block in self.logarithms else None
+        if powers is None:
+            return None
+        own = moments[block]
+        slope = jax.grad(lambda some: self({**moments, block: own | some}))(features(own, powers))
+        pieces = (piece for some in self.sums.values() for piece in some)
+        return Given(
+            slope, tuple(piece for piece in pieces if isinstance(piece, Prior) and piece.block == block), powers
+        )
+
     def _probs(self, moments: Mapping[str, Any], name: str) -> Any:
         probs = moments[name]["probs"]
         if name in self.chains:  # (*batch, time, K) -> (time, *batch, K), the order of the site's own axes
             probs = jnp.moveaxis(probs, -2, 0)
         return probs.reshape(-1, probs.shape[-1])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What the energy is, up to a constant, as a function of a positive site x whose block holds its logarithm.
+
+    Every term but the site's own prior is affine in E[log x_i] and in E[x_i^p] for the powers p with which the site is read, so
+    that one gradient of the energy says all about them: what it costs to look at other values does not depend on the model.
+
+    Attributes
+    ----------
+    slope
+        Of these expectations, as `features` has them.
+    priors
+        Of the site.
+    powers
+        With which it is read.
+    """
+
+    slope: dict[Any, Any]
+    priors: tuple[Prior, ...]
+    powers: tuple[float, ...] = static()
+
+    def __call__(self, own: Any) -> Any:
+        """At the block's moments, a scalar."""
+        parts = jax.tree.map(lambda a, b: (a * b).sum(), self.slope, features(own, self.powers))
+        return sum((piece({piece.block: own}) for piece in self.priors), sum(jax.tree.leaves(parts)))
+
+    def at(self, x: Any) -> Any:
+        """At a point x (n,) of the block's own variable, element by element (n,)."""
+        parts = jax.tree.map(lambda a, b: a * b, self.slope, features({"mean": x, "cov": 0.0 * x}, self.powers))
+        return sum((piece.at(x) for piece in self.priors), sum(jax.tree.leaves(parts)))
 
 
 def assemble(
@@ -201,14 +264,17 @@ def assemble(
     discrete = tuple(name for name, node in latents.items() if node.levels is not None)
     chains = tuple(name for name in discrete if layout.role[name] == "chain")
     logarithms = tuple(name for name, role in layout.role.items() if role == "log gaussian")
-    return Energy(plain, tables, constant, discrete, chains, logarithms)
+    known = naturals(plain, tables, {b: p for b, p in layout.pattern.items() if b not in logarithms})
+    return Energy(plain, tables, constant, discrete, chains, logarithms, known)
 
 
 def _summed(factor: Factor, graph: Graph, data: Any, layout: Layout, points: Any) -> tuple[Any, ...]:
     node, pieces = factor.node, []
     for term in factor.terms:
         if isinstance(term, Sampled):
-            pieces.append(_prior(node, graph, data, layout, points))
+            index, block = layout.offset[node.name] + np.arange(int(np.prod(node.shape))), layout.block[node.name]
+            positive = layout.role[node.name] == "log gaussian"
+            pieces.append(prior(graph, node, data, points, index, block, positive))
         elif isinstance(term, Predicted) and term.rule == "poisson sum":
             pieces.append(poisson_sum(term.data["y"], term.data["pairs"], node.shape, layout))  # type: ignore[arg-type]
         elif isinstance(term, Predicted):
@@ -218,17 +284,6 @@ def _summed(factor: Factor, graph: Graph, data: Any, layout: Layout, points: Any
             if isinstance(term, Quadratic) and term.pairs:
                 pieces.append(products(term, node.shape, layout))
     return tuple(pieces)
-
-
-def _prior(node: Node, graph: Graph, data: Any, layout: Layout, points: Any) -> Prior:
-    role, offset = layout.role[node.name], layout.offset[node.name]
-    size = int(np.prod(node.shape))
-
-    def log_prob(value: Any) -> Any:
-        return graph.densities({**points, node.name: value}, data)[node.name]
-
-    index = offset + np.arange(size)
-    return Prior(index, log_prob, node.shape, layout.block[node.name], role == "log gaussian")
 
 
 def _tabled(factor: Factor, latents: Mapping[str, Node], layout: Layout) -> tuple[Tables, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jensen.conjugate.certificate import Certificate, certify
 from jensen.conjugate.plan import Finding, Plan, make_plan
+from jensen.conjugate.proper import check_proper
 from jensen.core.errors import UnsupportedError
 from jensen.core.precision import scope
 from jensen.families.blocks import Blocks
@@ -125,6 +126,7 @@ def certified(model: Model, blocks: Blocks | None = None, seed: int = 0) -> tupl
         if plan.energy is None:
             return plan, None
         certificate = certify(plan, model.data, seed)
+        check_proper(plan, seed)
     if certificate.failed or certificate.bent:
         plan = _refused(plan, certificate)
     return plan, certificate

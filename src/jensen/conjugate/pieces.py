@@ -10,7 +10,7 @@ Under a discrete site z the same product is a *table*, row n and level k: e_nk =
 same in all rows (mixtures: two matrix products a sweep), and row by row otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,10 +31,12 @@ KNOWN = 4096
 
 
 def take(array: Any, index: Any) -> Any:
-    """The elements of a flat array; where they are known and lie side by side, a slice, whose gradient needs no scatter."""
+    """The elements of a flat array; where they are known, and one or side by side, a slice, whose gradient needs no scatter."""
     if not isinstance(index, np.ndarray) or not index.size:
         return array[index]
     flat = index.reshape(-1)
+    if (flat == flat[0]).all():
+        return jnp.broadcast_to(array[int(flat[0])], index.shape)
     if not beside(flat):
         return array[index]
     if len(flat) > 1 and flat[1] != flat[0] + 1:
@@ -45,25 +47,46 @@ def take(array: Any, index: Any) -> Any:
     return found.reshape(index.shape)
 
 
+def few_powers(power: np.ndarray) -> tuple[float, ...] | None:
+    """The nonzero ones of a read's powers; None if there are many."""
+    found = np.unique(power[power != 0])
+    return tuple(found.tolist()) if len(found) <= FEW else None
+
+
 def beside(flat: np.ndarray) -> bool:
     """Whether all elements but the first, which may be any, follow each other."""
     return bool((np.diff(flat[1:]) == 1).all())
 
 
-def known(energy: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+def simple(flat: np.ndarray) -> bool:
+    """Whether the elements are easy to say: all the same one, or side by side."""
+    return beside(flat) or bool((flat == flat[0]).all())
+
+
+def known(energy: Any) -> tuple[list[Any], Callable[[list[Any]], Any], Hashable]:
     """Split an energy into arrays that change from data to data, and a function that puts them back beside the known reads.
 
-    Which elements are read is part of a program's shape as long as it is short to say: small index arrays, and runs.
+    Which elements are read is part of a program's shape as long as it is short to say: small index arrays, and runs. Energies
+    with equal keys, the last thing returned, have the same programs.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(energy)
     arrays = [leaf for _, leaf in leaves]
     fixed = [isinstance(leaf, np.ndarray) and _is_known(path, leaf) for path, leaf in leaves]
+    some = [leaf for leaf, own in zip(arrays, fixed, strict=True) if own]
 
     def back(changing: list[Any]) -> Any:
-        some = iter(changing)
-        return jax.tree.unflatten(tree, [leaf if own else next(some) for leaf, own in zip(arrays, fixed, strict=True)])
+        rest, own = iter(changing), iter(some)
+        return jax.tree.unflatten(tree, [next(own) if one else next(rest) for one in fixed])
 
-    return [leaf for leaf, own in zip(arrays, fixed, strict=True) if not own], back
+    changing = [leaf for leaf, own in zip(arrays, fixed, strict=True) if not own]
+    same = tuple((leaf.shape, leaf.dtype.str, leaf.tobytes()) for leaf in some)
+    return changing, back, (tree, tuple(fixed), same, signature(changing))
+
+
+def signature(tree: Any) -> Hashable:
+    """Structure, shapes and dtypes of a tree of arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((np.shape(leaf), str(jax.typeof(leaf).dtype)) for leaf in leaves)
 
 
 def _is_known(path: Any, leaf: np.ndarray) -> bool:
@@ -72,24 +95,31 @@ def _is_known(path: Any, leaf: np.ndarray) -> bool:
     if not np.issubdtype(leaf.dtype, np.integer):
         return False
     columns = leaf.reshape(-1, leaf.shape[-1]).T if leaf.ndim > 1 and leaf.shape[-1] <= FEW else leaf.reshape(1, -1)
-    return leaf.size <= KNOWN or all(beside(column) for column in columns) or beside(leaf.reshape(-1))
+    return leaf.size <= KNOWN or all(simple(column) for column in columns) or beside(leaf.reshape(-1))
+
+
+def features(own: Any, powers: tuple[float, ...]) -> dict[str, Any]:
+    """E[log s_i] and E[s_i^p] of all elements of a site whose logarithm is Gaussian, from the mean and variance of that."""
+    mean, variance = own["mean"], own["cov"][: len(own["mean"])]
+    return {"log": mean, "powers": {p: jnp.exp(p * mean + 0.5 * p**2 * variance) for p in powers}}
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Read:
-    """One read of a positive site by every cell: element and power."""
+    """One read of a positive site by every cell: element and power; `powers` are the nonzero ones, None if there are many."""
 
     index: Any
     power: Any
     block: str = static()
     role: str = static()
+    powers: tuple[float, ...] | None = static(default=None)
 
     def log(self, moments: Any) -> Any:
         """Power * E[log s]."""
         own = moments[self.block]
         if self.role == "log gaussian":
-            return self._powered(take(own["mean"], self.index))
+            return self._powered(take(own.get("log", own["mean"]), self.index))
         key = "log1m" if self.role == "complement" else "log"
         return self._powered(take(own[key].reshape(-1), self.index))
 
@@ -99,6 +129,13 @@ class Read:
     def mean(self, moments: Any) -> Any:
         """E[s^power]."""
         own = moments[self.block]
+        if self.role == "log gaussian" and "powers" in own:
+            found = [take(own["powers"][p], self.index) for p in self.powers or ()]
+            if len(found) == 1 and isinstance(self.power, np.ndarray) and (self.power != 0).all():
+                return found[0]
+            return sum(
+                (jnp.where(self.power == p, x - 1.0, 0.0) for p, x in zip(self.powers or (), found, strict=True)), 1.0
+            )
         if self.role == "log gaussian":
             mean, variance = take(own["mean"], self.index), take(own["cov"], self.index)
             return jnp.exp(self.power * mean + 0.5 * self.power**2 * variance)

@@ -7,13 +7,14 @@ share rows form joint blocks unless the user says otherwise.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from jensen.conjugate.energy import Energy, assemble
+from jensen.conjugate.flat import refuse_split
 from jensen.conjugate.layout import Layout
 from jensen.conjugate.probe import Probe, base, probe
 from jensen.conjugate.rules import factor
@@ -35,6 +36,7 @@ from jensen.families.patterns import find_pattern
 from jensen.models.graph import Graph, Node
 
 _ROLES = {
+    "Flat": "gaussian",
     "Normal": "gaussian",
     "MultivariateNormal": "gaussian",
     "Gamma": "gamma",
@@ -144,7 +146,11 @@ def make_plan(
     try:
         energy = assemble(factors, graph, data, layout, points)
     except NotConjugate as error:
-        return Plan(graph, findings, refusal=error.reason)
+        findings = tuple(
+            replace(f, update="free", family="-", reason=error.reason) if f.site in error.blame else f for f in findings
+        )
+        blamed = "".join(f"{name} has no coordinate update: " for name in sorted(error.blame)[:1])
+        return Plan(graph, findings, refusal=blamed + error.reason)
     return Plan(graph, findings, grouping, layout, energy)
 
 
@@ -284,9 +290,9 @@ def _layout(
 ) -> tuple[dict[str, tuple[str, ...]], Layout]:
     sizes = {name: int(np.prod(node.shape)) for name, node in latents.items()}
     reads = _shared_reads(factors)
-    if blocks is None:
-        groups = _joined(latents, roles, reads, factors)
-    else:
+    joined = _joined(latents, roles, reads, factors)
+    groups = joined
+    if blocks is not None:
         groups = [tuple(name for name in latents if name in group) for group in blocks]
         for group in groups:
             wrong = [name for name in group if roles[name] != "gaussian"]
@@ -295,11 +301,13 @@ def _layout(
                     f"jn.Blocks joins {wrong[0]} with other sites, and only Gaussian sites share a block."
                 )
     try:
-        return _placed(latents, roles, sizes, reads, groups)
+        placed = _placed(latents, roles, sizes, reads, groups)
     except UnsupportedError:
         if blocks is not None:
             raise
-        return _placed(latents, roles, sizes, reads, [])
+        placed = _placed(latents, roles, sizes, reads, [])
+    refuse_split(joined, placed[1], latents)
+    return placed
 
 
 def _placed(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate.dependence import dependence
+from jensen.conjugate.pieces import signature
 from jensen.conjugate.slots import LARGE, Affine, Pair, Slot, compact, decode, decode_pairs, partitions, tangents
 from jensen.core import keys
 from jensen.models.graph import Graph, Node
@@ -316,55 +317,72 @@ class _Tangents:
 
     def _program(self, reads: Mapping[View, tuple[str, ...]], stacks: Mapping[str, np.ndarray]) -> Callable[..., Any]:
         """Compile: coordinates -> (views there, views at the random point, views' tangents a site)."""
-        order = list(reads)
         groups: dict[tuple[str, ...], list[View]] = {}
-        for view in order:
+        for view in reads:
             groups.setdefault(self.levels[view], []).append(view)
-
-        def evaluate(views, coordinates, discrete, data):
-            values = {n: value(self.sites[n], x, self.latents[n].shape) for n, x in coordinates.items()}
-            leaves = self.graph.leaves(self.points | values | discrete, data)
-            arrays = []
-            for view in views:
-                array = TRANSFORMS[view.transform](jnp.asarray(leaves[view.node][view.leaf], float))
-                axes = max(rank(self.nodes[view.node], view.leaf), array.ndim)
-                arrays.append(array.reshape((1,) * (axes - array.ndim) + array.shape))
-            return arrays
-
-        def run(zero, random, stacks, combos, data):
-            constant, checked, pushed = {}, {}, {view: {} for view in order}
-            for (levels, views), combo in zip(groups.items(), combos, strict=True):
-
-                def over(function, levels=levels, combo=combo):
-                    return jax.vmap(function)(combo) if levels else jax.tree.map(lambda x: x[None], function({}))
-
-                constant |= zip(views, over(lambda z, v=views: evaluate(v, zero, z, data)), strict=True)
-                checked |= zip(views, over(lambda z, v=views: evaluate(v, random, z, data)), strict=True)
-                for site, stack in stacks.items():
-                    some = [view for view in views if site in reads[view]]
-                    if not some:
-                        continue
-
-                    def moved(tangent, site=site, some=some, over=over):
-                        def along(z):
-                            return jax.jvp(
-                                lambda x: evaluate(some, zero | {site: x}, z, data), (zero[site],), (tangent,)
-                            )[1]
-
-                        return over(along)
-
-                    for view, array in zip(some, jax.vmap(moved)(stack), strict=True):
-                        pushed[view][site] = array
-            return [constant[v] for v in order], [checked[v] for v in order], [pushed[v] for v in order]
-
         rest = (self.random, dict(stacks), [self._combinations(levels) for levels in groups], self.data)
-        compiled = jax.jit(run).lower(self.zero, *rest).compile(compiler_options=FAST_COMPILE)
+        run = _Run(self.graph, self.nodes, self.latents, self.sites, self.points, dict(reads), groups)
+
+        def build() -> Any:
+            return jax.jit(run).lower(self.zero, *rest).compile(compiler_options=FAST_COMPILE)
+
+        key = ("probe", tuple(reads.items()), tuple(groups), signature((self.zero, *rest)))
+        compiled = self.graph.remember(key, build)
 
         def call(zero):
             results = jax.tree.map(np.asarray, compiled(zero, *rest))
-            return tuple(dict(zip(order, part, strict=True)) for part in results)
+            return tuple(dict(zip(reads, part, strict=True)) for part in results)
 
         return call
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The function that is compiled: it holds what belongs to the graph, and no data."""
+
+    graph: Graph
+    nodes: dict[str, Node]
+    latents: Mapping[str, Node]
+    sites: Mapping[str, str]
+    points: dict[str, np.ndarray]
+    reads: dict[View, tuple[str, ...]]
+    groups: dict[tuple[str, ...], list[View]]
+
+    def __call__(self, zero, random, stacks, combos, data):
+        constant, checked, pushed = {}, {}, {view: {} for view in self.reads}
+        for (levels, views), combo in zip(self.groups.items(), combos, strict=True):
+
+            def over(function, levels=levels, combo=combo):
+                return jax.vmap(function)(combo) if levels else jax.tree.map(lambda x: x[None], function({}))
+
+            constant |= zip(views, over(lambda z, v=views: self._evaluate(v, zero, z, data)), strict=True)
+            checked |= zip(views, over(lambda z, v=views: self._evaluate(v, random, z, data)), strict=True)
+            for site, stack in stacks.items():
+                some = [view for view in views if site in self.reads[view]]
+                if not some:
+                    continue
+
+                def moved(tangent, site=site, some=some, over=over):
+                    def along(z):
+                        return jax.jvp(
+                            lambda x: self._evaluate(some, zero | {site: x}, z, data), (zero[site],), (tangent,)
+                        )[1]
+
+                    return over(along)
+
+                for view, array in zip(some, jax.vmap(moved)(stack), strict=True):
+                    pushed[view][site] = array
+        return [constant[v] for v in self.reads], [checked[v] for v in self.reads], [pushed[v] for v in self.reads]
+
+    def _evaluate(self, views, coordinates, discrete, data):
+        values = {n: value(self.sites[n], x, self.latents[n].shape) for n, x in coordinates.items()}
+        leaves = self.graph.leaves(self.points | values | discrete, data)
+        arrays = []
+        for view in views:
+            array = TRANSFORMS[view.transform](jnp.asarray(leaves[view.node][view.leaf], float))
+            axes = max(rank(self.nodes[view.node], view.leaf), array.ndim)
+            arrays.append(array.reshape((1,) * (axes - array.ndim) + array.shape))
+        return arrays
 
 
 def _agree(predicted: np.ndarray, seen: np.ndarray) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.local import responsibilities
+from jensen.conjugate.pieces import signature
 from jensen.conjugate.plan import GAUSSIAN, Plan
 from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core import layout
@@ -72,7 +73,7 @@ class Product:
     @cached_property
     @wide
     def _moments(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        return jax.tree.map(np.asarray, self._compiled(self._exact)(self.families))
+        return jax.tree.map(np.asarray, self._compiled("moments", self._exact, self.families))
 
     def _exact(self, families: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         means, sds = {}, {}
@@ -89,13 +90,13 @@ class Product:
                 found.update({name: jnp.reshape(part, shapes[name]) for name, part in parts.items()})
         return means, sds
 
-    def _compiled(self, function: Any) -> Any:
-        """Compiled for the handful of calls it gets."""
+    def _compiled(self, word: str, function: Any, *args: Any) -> Any:
+        """The function at these arguments, compiled for the handful of calls it gets."""
 
-        def call(*args: Any) -> Any:
-            return jax.jit(function).lower(*args).compile(compiler_options=FAST_COMPILE)(*args)
+        def build() -> Any:
+            return jax.jit(function).lower(*args).compile(compiler_options=FAST_COMPILE)
 
-        return call
+        return self.plan.graph.remember((word, tuple(self.plan.blocks.items()), signature(args)), build)(*args)
 
     @property
     def means(self) -> dict[str, np.ndarray]:
@@ -126,9 +127,15 @@ class Product:
             large = n * int(np.prod(node.shape)) > MOST_NUMBERS
             if node.levels is not None and (not discrete or large or block not in self.families):
                 continue
-            x = host_draws(self.families[block], rng, n)
+            family = self.families[block]
+            x = host_draws(family, rng, n)
+            if x is None and isinstance(family, Gaussian):
+                noise = rng.standard_normal((n, family.pattern.n))
+                x = self._compiled(
+                    f"draws of {block}", lambda own, z: own.pattern.shifted(z, own.h, own.precision), family, noise
+                )
             if x is None:
-                compiled[block] = self.families[block]
+                compiled[block] = family
             else:
                 found |= blocks.unflat(self.plan, block, x)
 
@@ -139,7 +146,7 @@ class Product:
             return parts
 
         if compiled:
-            found |= self._compiled(draw)(compiled, key)
+            found |= self._compiled("draws", draw, compiled, key)
         return {name: np.asarray(found[name]) for name in known if name in found}
 
     @wide

@@ -7,6 +7,7 @@ rate times a value a `Mean`, a squared residual a `Quadratic`. What cannot be wr
 import numpy as np
 from scipy.special import betaln, gammaln, multigammaln  # pyright: ignore[reportAttributeAccessIssue]
 
+from jensen.conjugate.flat import flat, refuse_flat
 from jensen.conjugate.observed import check
 from jensen.conjugate.slots import Affine, Pair, Slot, fit
 from jensen.conjugate.terms import (
@@ -44,7 +45,9 @@ def factor(node: Node, reader: Reader) -> Factor:
     rule = _RULES[node.kind]
     terms, constant = rule(node, reader)
     own = node.latent and node.levels is not None
-    return Factor(node, levels, own, tuple(terms), np.asarray(constant, float))
+    found = Factor(node, levels, own, tuple(terms), np.asarray(constant, float))
+    refuse_flat(found, reader)
+    return found
 
 
 def _levels(node: Node, reader: Reader) -> tuple[str, ...]:
@@ -57,7 +60,7 @@ def _other(node: Node, reader: Reader, levels: tuple[str, ...]) -> Factor:
     sites = reader.continuous(parents)
     if not parents:
         return Factor(node, (), False, (), np.zeros(()))
-    if not levels and sites == {node.name} and node.name in reader.probe.coordinate and node.event_dim == 0:
+    if not levels and sites == {node.name} and node.name in reader.probe.coordinate:
         return Factor(node, (), False, (Sampled(node.name),), np.zeros(()))
     raise NotConjugate(sites, f"{node.name} is {node.distribution}, for which there is no exact expectation")
 
@@ -370,6 +373,7 @@ def _poisson(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
 
 
 _RULES = {
+    "Flat": flat,
     "Normal": _normal,
     "MultivariateNormal": _multivariate,
     "Gamma": _gamma,

@@ -1,4 +1,4 @@
-"""Pieces that are no sums of statistics: products of two Gaussian sites, Gaussian predictors, sums of positive products, priors.
+"""Pieces that are no sums of statistics: products of two Gaussian sites, Gaussian predictors, sums of positive products.
 
 `Products`: in factor models the residual is r = a + sum_k s_k x_k y_k with a affine, and
 
@@ -14,8 +14,6 @@ that the auxiliary Gaussians of Albert and Chib (1993) give after they are integ
 `PoissonSum`: y ~ Poisson(sum_j s_j a_j b_j) has the bound  y log sum_j s_j exp(E log a_j + E log b_j) - sum_j s_j E[a_j] E[b_j],
 which is that of the auxiliary counts of Cemgil (2009) at their optimum; it is convex in the mean parameters, so that
 coordinate ascent on its linearization cannot decrease it.
-
-`Prior`: E[log p(x)] of a Gaussian (or log-Gaussian) site whose prior is of another kind, element by element by quadrature.
 """
 
 from collections.abc import Callable
@@ -28,12 +26,11 @@ import numpy as np
 from jax.scipy.special import log_ndtr
 
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Read, static
+from jensen.conjugate.pieces import Read, few_powers, static
+from jensen.conjugate.priors import NODES, WEIGHTS
 from jensen.conjugate.slots import Pair, Slot, fit
 from jensen.conjugate.terms import NotConjugate, Predicted, Quadratic
 
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
 SHARP = 4.0
 """Quadrature nodes are too coarse for a logistic curve under a predictor with a larger sd than this; see `_softplus`."""
 
@@ -227,7 +224,9 @@ def products(term: Quadratic, shape: tuple[int, ...], layout: Layout) -> Product
     x_site, y_site = term.pairs[0].x.site, term.pairs[0].y.site
     x = stack([pair.x.index + layout.offset[x_site] for pair in term.pairs])
     y = stack([pair.y.index + layout.offset[y_site] for pair in term.pairs])
-    reads = tuple(Read(rows(slot.index), rows(slot.weight), *_where(slot, layout)) for slot in term.reads)
+    reads = tuple(
+        Read(rows(slot.index), rows(slot.weight), *_where(slot, layout), few_powers(slot.weight)) for slot in term.reads
+    )
     pair = (layout.block[x_site], layout.block[y_site])
     if pair[0] == pair[1]:
         raise NotConjugate({x_site, y_site}, f"{x_site} and {y_site} are multiplied with each other, and share a block")
@@ -293,29 +292,3 @@ def poisson_sum(y: np.ndarray, pairs: tuple[Pair, ...], shape: tuple[int, ...], 
     a, b = (Read(stack([pair[n].index for pair in pairs]), np.ones(1), *_where(pairs[0][n], layout)) for n in (0, 1))
     weight = stack([np.asarray(pair.x.weight, float) for pair in pairs])
     return PoissonSum(np.array(np.broadcast_to(y, (1, *shape))[0]), np.log(weight), a, b)
-
-
-# -- priors of other kinds -----------------------------------------------------------------------------------------------
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class Prior:
-    """E[log p(x)] over the marginals of a Gaussian site, or of a site whose logarithm is Gaussian (without the Jacobian)."""
-
-    index: Any
-    log_prob: Callable[[Any], Any] = static()
-    shape: tuple[int, ...] = static()
-    block: str = static()
-    positive: bool = static()
-
-    def __call__(self, moments: Any) -> Any:
-        """The sum over elements."""
-        own = moments[self.block]
-        mean, sd = own["mean"][self.index], jnp.sqrt(own["cov"][self.index] + 1e-300)
-
-        def at(node: Any) -> Any:
-            x = mean + sd * node
-            return self.log_prob(jnp.reshape(jnp.exp(x) if self.positive else x, self.shape)).sum()
-
-        return jax.vmap(at)(jnp.asarray(NODES)) @ jnp.asarray(WEIGHTS)

@@ -29,7 +29,10 @@ from jensen.run import Run
 
 _DRAWS = 4096
 _FEWEST = 200
+_ENOUGH = 1000
 _NUMBERS = 20_000_000
+_LARGE = 4_000_000
+"""Numbers from which on `_ENOUGH` draws are enough: moments are exact, and draws say the quantiles."""
 _LARGEST_METRIC = 400
 _LARGEST_DIM = 4000
 
@@ -122,6 +125,7 @@ def _auxiliary(q: Product) -> bool:
 def _draws(q: Product, seed: int) -> Draws:
     size = sum(int(np.prod(variable.shape)) for variable in q.model.sites + q.model.derived)
     n = max(_FEWEST, min(_DRAWS, _NUMBERS // max(size, 1)))
+    n = max(min(n, _ENOUGH), min(n, _LARGE // max(size, 1)))
     values = q.values(keys.key(seed, "moments"), n)
     return Draws(np.zeros((n, 0)), np.full(n, np.nan), values, Own(q).derived(values))
 
@@ -131,7 +135,7 @@ def _correction(
 ) -> tuple[Correction | None, str]:
     why = gibbs_chains.possible(q)
     if not why:
-        return gibbs_chains.correct(q, seed=seed, judging=judging, deadline=deadline), ""
+        return gibbs_chains.correct(q, draws, seed=seed, judging=judging, deadline=deadline), ""
     if q.model.discrete or q.model.dim > _LARGEST_DIM:
         return None, f"{why}, so it was not checked"
     target = Target(q.model, precision)

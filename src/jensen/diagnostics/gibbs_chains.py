@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.probe import FAST_COMPILE
 from jensen.conjugate.product import Product
 from jensen.core import keys
@@ -24,9 +25,13 @@ from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.settled import GROUPS, LIMITS, against, coupled, means_settled, measure, sds_settled
 from jensen.diagnostics.spaces import Own
 from jensen.engines.coordinate import order
-from jensen.engines.gibbs import one_sweep
+from jensen.engines.gibbs import host_noise, one_sweep
 
 CHAINS = 128
+FEWEST = 64
+"""Chains of a model with many sites: with fewer, the largest of thousands of sampling errors would look like a wrong mean."""
+NUMBERS = 320_000
+"""Chains times dimensions, beyond which fewer chains do."""
 KEPT = 16
 """Transitions kept of every stage."""
 THINNING = (1, 2, 4, 8, 16, 32)
@@ -35,6 +40,8 @@ JUDGING_STAGES = 4
 MOST_NUMBERS = 30_000_000
 MOST_IN_A_SWEEP = 5_000_000
 """Numbers all chains together work on in a sweep; more would take minutes."""
+OPTIMIZED = 100_000
+"""Numbers in a sweep from which on its program is compiled with all optimizations, which takes twice as long."""
 LONGEST_STAGE = 30.0
 """Seconds; a stage that would take longer is not begun."""
 
@@ -55,16 +62,19 @@ def _chains(q: Product) -> int:
     per_sweep = sum(int(np.prod(node.shape)) * (node.levels or 1) for node in nodes.values())
     kept = KEPT * (q.model.dim + sum(int(np.prod(derived.shape)) for derived in q.model.derived))
     affordable = min(MOST_IN_A_SWEEP // max(per_sweep, 1), MOST_NUMBERS // max(kept, 1))
-    return min(CHAINS, affordable // GROUPS * GROUPS)
+    enough = max(FEWEST, NUMBERS // max(q.model.dim, 1))
+    return min(CHAINS, min(affordable, enough) // GROUPS * GROUPS)
 
 
-def correct(q: Product, *, seed: int, judging: bool = False, deadline: float | None = None) -> Correction:
+def correct(q: Product, draws: Draws, *, seed: int, judging: bool = False, deadline: float | None = None) -> Correction:
     """Run the chains from q.
 
     Parameters
     ----------
     q
-        Where they start, and the plan whose conditionals they use.
+        What they judge, and the plan whose conditionals they use.
+    draws
+        Independent draws of q, where they start, as many as there are.
     seed
         Randomness.
     judging
@@ -72,10 +82,10 @@ def correct(q: Product, *, seed: int, judging: bool = False, deadline: float | N
     deadline
         `time.perf_counter()` value after which no further stage is begun.
     """
-    count = _chains(q)
+    count = min(_chains(q), len(draws.log_p) // GROUPS * GROUPS)
     streams = jax.random.split(keys.key(seed, "gibbs chains"), count)
-    values = _flat(q, q.values(keys.key(seed, "gibbs chains start"), count))
-    chains = _Sweeps(q, count)
+    values = _flat(q, draws, count)
+    chains = _Sweeps(q, count, seed)
     evidence, pool, sweeps = None, [], 0
     stages = THINNING[:JUDGING_STAGES] if judging else THINNING
     for number, thin in enumerate(stages):
@@ -115,8 +125,9 @@ def _concluded(evidence: Any, pool: list[Any], stages: int) -> Correction:
     return Correction(joined, weights, evidence, mean_ok & pooled[0], sd_ok & pooled[1], 1.0, stages, np.inf, guard)
 
 
-def _flat(q: Product, values: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The blocks' own variables from values of the sites, chains first."""
+def _flat(q: Product, draws: Draws, count: int) -> dict[str, Any]:
+    """The blocks' own variables at the first draws, chains first."""
+    values = {name: value[:count] for name, value in draws.values.items()}
     return {block: jax.vmap(partial(blocks.flat, q.plan, block))(values) for block in q.plan.blocks}
 
 
@@ -146,11 +157,9 @@ class _Sweeps:
     A loop over sweeps inside of the program can hang on CPU: XLA's runtime loses track of LAPACK calls in nested loops.
     """
 
-    def __init__(self, q: Product, count: int):
-        self.q, self.kept, self.compiled = q, _kept(q, count), None
-        self.every = jax.vmap(
-            partial(one_sweep, names=order(q.plan), sliced=frozenset(q.plan.damped)), (None, None, 0, 0)
-        )
+    def __init__(self, q: Product, count: int, seed: int):
+        self.q, self.seed, self.kept, self.compiled = q, seed, _kept(q, count), None
+        self.large = count * q.model.dim > OPTIMIZED
 
     def stage(self, streams: Any, values: Any, number: int, thin: int) -> tuple[Any, dict[str, np.ndarray]]:
         """`KEPT` transitions of `thin` sweeps, from sweep `number` on: the last values, and the kept blocks' history."""
@@ -163,12 +172,25 @@ class _Sweeps:
         return values, {block: np.stack(draws) for block, draws in history.items()}
 
     def _sweep(self, streams: Any, values: Any, number: int) -> Any:
-        args = (self.q.plan.energy, self.q.families, values, streams, np.uint32(number))
+        plan = self.q.plan
+        noise = host_noise(plan, keys.generator(self.seed, "gibbs chains", number), len(streams))
         if self.compiled is None:
+            self.changing, back, shape = known(plan.energy)
+            args = (self.changing, self.q.families, values, streams, np.uint32(number), noise)
+            names, sliced = order(plan), frozenset(plan.damped)
 
-            def sweep(energy: Any, families: Any, values: Any, streams: Any, number: Any) -> Any:
+            def sweep(changing: Any, families: Any, values: Any, streams: Any, number: Any, noise: Any) -> Any:
                 here = jax.vmap(jax.random.fold_in, (0, None))(streams, number)
-                return self.every(energy, families, values, here)[0]
+                energy = back(changing)
 
-            self.compiled = jax.jit(sweep).lower(*args).compile(compiler_options=FAST_COMPILE)
-        return self.compiled(*args)
+                def one(values: Any, key: Any, noise: Any) -> Any:
+                    return one_sweep(energy, families, values, key, names, sliced, noise)[0]
+
+                return jax.vmap(one)(values, here, noise)
+
+            def build() -> Any:
+                options = None if self.large else FAST_COMPILE
+                return jax.jit(sweep).lower(*args).compile(compiler_options=options)
+
+            self.compiled = plan.graph.remember(("chains", shape, names, sliced, self.large, signature(args)), build)
+        return self.compiled(self.changing, self.q.families, values, streams, np.uint32(number), noise)

@@ -12,8 +12,8 @@ References: Wainwright and Jordan (2008), Graphical models, exponential families
 The Bayesian learning rule, JMLR 24(281), for the steps with rho < 1.
 """
 
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -35,6 +35,9 @@ CHUNK = 64
 CHUNK_SECONDS = 0.2
 WORTH_OPTIMIZING = 1.0
 """Seconds of running after which a program is compiled with all optimizations."""
+_CALL, _NUMBER = 5e-5, 2e-8
+"""Seconds that a sweep is taken to last: for itself, and for each number that it reads. No clock is asked: what a fit does must
+not depend on how busy the machine is, and a fit that was killed must go on as it would have."""
 STILL = 1e-10
 """A sweep that raises the ELBO by less than this, relatively, is a still one; two in a row end the fit."""
 SHORTEN = 0.5
@@ -43,7 +46,7 @@ SHORTEST = 1e-3
 
 @dataclass(frozen=True)
 class State:
-    """Families by block, the ELBO after the last sweep, what decides when to stop, and for how many sweeps levels are held."""
+    """Families by block, the ELBO after the last sweep, what decides when to stop, for how long levels are held, sweeps."""
 
     families: Any
     elbo: float = -np.inf
@@ -51,6 +54,7 @@ class State:
     still: int = 0
     held: int = 0
     broken: str = ""
+    swept: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,18 @@ class CoordinateAscent:
 
     def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
         """Up to `CHUNK` sweeps."""
-        begun = time.perf_counter()
-        families, elbos, good = program(target)(state.families, state.count, state.held)
+        optimized = state.swept * seconds(target) > WORTH_OPTIMIZING
+        families, elbos, good = program(target)(state.families, state.count, state.held, optimized=optimized)
         elbos = np.asarray(elbos)[: state.count]
-        seconds = time.perf_counter() - begun
         if not good:
             return self._broken(state, target, elbos)
         gains = np.diff(np.concatenate([[state.elbo], elbos]))
         still = state.still
         for number, (gain, elbo) in enumerate(zip(gains, elbos, strict=True)):
             still = still + 1 if number >= state.held and gain <= self.tolerance * (1.0 + abs(elbo)) else 0
-        count = state.count if seconds > CHUNK_SECONDS else min(2 * state.count, CHUNK)
-        held = max(state.held - state.count, 0)
-        new = replace(state, families=families, elbo=float(elbos[-1]), count=count, still=still, held=held)
+        count, held = longer(state.count, seconds(target)), max(state.held - state.count, 0)
+        swept = state.swept + state.count
+        new = replace(state, families=families, elbo=float(elbos[-1]), count=count, still=still, held=held, swept=swept)
         return new, Ticks(-elbos, done=still >= 2)
 
     def _broken(self, state: State, target: Plan, elbos: np.ndarray) -> tuple[State, Ticks]:
@@ -104,6 +107,16 @@ class CoordinateAscent:
     def converged(self, state: State) -> bool:
         """Whether two sweeps in a row changed nothing."""
         return state.still >= 2 and not state.broken
+
+
+def seconds(target: Plan) -> float:
+    """About how long a sweep lasts."""
+    return _CALL + _NUMBER * sum(np.size(leaf) for leaf in jax.tree.leaves(target.energy))
+
+
+def longer(count: int, each: float) -> int:
+    """Number of sweeps of the next chunk, each of which lasts `each` seconds."""
+    return min(2 * count, CHUNK) if 2 * count * each <= CHUNK_SECONDS else count
 
 
 def first(target: Plan, seed: int, number: int = 0) -> State:
@@ -133,43 +146,43 @@ def program(target: Plan) -> Any:
     Discrete sites keep their families in the first `held` sweeps.
     """
     if target not in _PROGRAMS:
+        changing, back, shape = known(target.energy)
         damped, names, levels = frozenset(target.damped), order(target), discrete(target)
-
-        changing, back = known(target.energy)
-
-        def chunk(changing: Any, families: Any, count: Any, held: Any) -> Any:
-            energy = back(changing)
-
-            def sweep(number: Any, carry: Any) -> Any:
-                families, elbos, good = carry
-                new, elbo = one_sweep(energy, families, names, damped, levels, number < held)
-                good = good & jnp.isfinite(elbo)
-                families = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, families)
-                return families, elbos.at[number].set(elbo), good
-
-            return jax.lax.fori_loop(0, count, sweep, (families, jnp.full(CHUNK, jnp.nan), jnp.array(True)))
-
-        _PROGRAMS[target] = _Program(chunk, changing)
+        found = target.graph.remember(
+            ("coordinate", shape, damped, names), lambda: _Program(_chunk(back, names, damped, levels))
+        )
+        _PROGRAMS[target] = partial(found, changing)
     return _PROGRAMS[target]
 
 
+def _chunk(back: Any, names: tuple[str, ...], damped: frozenset[str], levels: tuple[str, ...]) -> Any:
+    def chunk(changing: Any, families: Any, count: Any, held: Any) -> Any:
+        energy = back(changing)
+
+        def sweep(number: Any, carry: Any) -> Any:
+            families, elbos, good = carry
+            new, elbo = one_sweep(energy, families, names, damped, levels, number < held)
+            good = good & jnp.isfinite(elbo)
+            families = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, families)
+            return families, elbos.at[number].set(elbo), good
+
+        return jax.lax.fori_loop(0, count, sweep, (families, jnp.full(CHUNK, jnp.nan), jnp.array(True)))
+
+    return chunk
+
+
 class _Program:
-    """A function compiled quickly at first, and again with all optimizations once its runs have become the larger cost."""
+    """A function compiled quickly, and again with all optimizations where it is run for long."""
 
-    def __init__(self, function: Any, changing: Any):
-        self.changing = changing
-        self.function, self.compiled, self.seconds, self.optimized = jax.jit(function), None, 0.0, False
+    def __init__(self, function: Any):
+        self.function, self.compiled = jax.jit(function), {}
 
-    def __call__(self, families: Any, *numbers: int) -> Any:
-        args = (self.changing, jax.tree.map(jnp.asarray, families), *map(jnp.asarray, numbers))
-        if self.compiled is None or (self.seconds > WORTH_OPTIMIZING and not self.optimized):
-            self.optimized = self.compiled is not None
-            options = None if self.optimized else FAST_COMPILE
-            self.compiled = self.function.lower(*args).compile(compiler_options=options)
-        begun = time.perf_counter()
-        found = jax.block_until_ready(self.compiled(*args))
-        self.seconds += time.perf_counter() - begun
-        return found
+    def __call__(self, changing: Any, families: Any, *numbers: int, optimized: bool = False) -> Any:
+        args = (changing, jax.tree.map(jnp.asarray, families), *map(jnp.asarray, numbers))
+        if optimized not in self.compiled:
+            options = None if optimized else FAST_COMPILE
+            self.compiled[optimized] = self.function.lower(*args).compile(compiler_options=options)
+        return self.compiled[optimized](*args)
 
 
 def one_sweep(
@@ -195,6 +208,9 @@ def one_sweep(
 
 def update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, Any]:
     """The block's coordinate optimum, and its moments."""
+    if block in energy.naturals:
+        new = families[block].from_natural(*energy.naturals[block](moments))
+        return new, new.moments()
     gradient = jax.grad(lambda own: energy(moments | {block: own}) + _volume(energy, block, own))(moments[block])
     new = families[block].from_gradient(gradient, moments[block])
     return new, new.moments()
@@ -202,21 +218,37 @@ def update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, A
 
 def damped_update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, Any]:
     """The longest of the steps 1, 1/2, 1/4, ... towards the gradient that does not lower the ELBO; none if all do."""
-    old = families[block]
+    old, given = families[block], energy.given(moments, block)
+
+    def weigh(own: Any) -> Any:
+        partly = energy(moments | {block: own}) if given is None else given(own)
+        return partly + _volume(energy, block, own)
 
     def value(family: Any, own: Any) -> Any:
-        return energy(moments | {block: own}) + family.entropy() + _volume(energy, block, own)
+        return weigh(own) + family.entropy()
 
-    before = value(old, moments[block])
-    full, _ = update(energy, families, moments, block)
+    full = old.from_gradient(jax.grad(weigh)(moments[block]), moments[block])
 
-    def trial(rho: Any) -> Any:
+    def trial(rho: Any) -> tuple[Any, Any]:
         new = jax.tree.map(lambda a, b: a + rho * (b - a) if jnp.issubdtype(a.dtype, jnp.floating) else a, old, full)
         return new, value(new, new.moments())
 
+    search = _search_each if given is None else _search_all
+    new = search(trial, old, value(old, moments[block]))
+    return new, new.moments()
+
+
+def _least(before: Any) -> Any:
+    """What does not count as a fall."""
+    return before - 1e-12 * (1.0 + jnp.abs(before))
+
+
+def _search_each(trial: Any, old: Any, before: Any) -> Any:
+    """One step after the other: where a trial costs as much as a sweep."""
+
     def worse(carry: Any) -> Any:
         rho, _, after = carry
-        return ~(after >= before - 1e-12 * jnp.abs(before)) & (rho > SHORTEST)
+        return ~(after >= _least(before)) & (rho > SHORTEST)
 
     def shorter(carry: Any) -> Any:
         rho = SHORTEN * carry[0]
@@ -224,9 +256,16 @@ def damped_update(energy: Any, families: Any, moments: Any, block: str) -> tuple
 
     one = jnp.ones(())
     _, new, after = jax.lax.while_loop(worse, shorter, (one, *trial(one)))
-    kept = after >= before - 1e-12 * jnp.abs(before)
-    new = jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, old)
-    return new, new.moments()
+    return jax.tree.map(lambda a, b: jnp.where(after >= _least(before), a, b), new, old)
+
+
+def _search_all(trial: Any, old: Any, before: Any) -> Any:
+    """All steps at once: where a trial costs nothing, and loops cost compilation."""
+    steps = SHORTEN ** jnp.arange(int(np.log(SHORTEST) / np.log(SHORTEN)) + 2.0)
+    after = jax.vmap(lambda rho: trial(rho)[1])(steps)
+    good = after >= _least(before)
+    rho = jnp.where(good.any(), steps[jnp.argmax(good)], 0.0)
+    return trial(rho)[0]
 
 
 def elbo(energy: Any, families: Any, moments: Any) -> Any:

@@ -15,8 +15,7 @@ XLA's runtime loses track of LAPACK calls in nested loops.
 References: Geman and Geman (1984), IEEE PAMI 6; Gelfand and Smith (1990), JASA 85.
 """
 
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
@@ -31,16 +30,15 @@ from jensen.conjugate import blocks
 from jensen.conjugate.plan import Plan
 from jensen.core import keys
 from jensen.core.errors import OptionError, UnsupportedError
-from jensen.engines.coordinate import order
+from jensen.engines.coordinate import longer, order, seconds
 from jensen.engines.engine import Ticks
-from jensen.engines.slices import slice_sweep
+from jensen.engines.slices import CHANCES, slice_all, slice_sweep
 from jensen.families.discrete import Categorical
 from jensen.families.gaussian import Gaussian
 from jensen.families.markov import MarkovChain
 
-CHUNK = 64
-"""Most steps of one chunk."""
-CHUNK_SECONDS = 0.2
+WIDTH = 3.0
+"""Standard deviations of the block's family that a slice is first taken to be wide."""
 MOST_NUMBERS = 20_000_000
 """Numbers kept before discrete sites are kept as probabilities only."""
 
@@ -165,8 +163,7 @@ class Gibbs:
         return self.chains * self.draws * int(np.prod(node.shape))
 
     def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
-        """Up to `CHUNK` steps, all of the warmup or all after it."""
-        begun = time.perf_counter()
+        """A chunk of steps, all of the warmup or all after it."""
         warm = state.step < self.warmup
         count = min(state.count, (self.warmup if warm else self.warmup + self.draws) - state.step)
         stride = 1 if warm else self.thin
@@ -188,8 +185,9 @@ class Gibbs:
                 for block, draws in drawn.items():
                     draws.append(np.asarray(values[block]))
         step, log_joint = state.step + count, np.stack(joints, 1)
-        faster = state.count if time.perf_counter() - begun > CHUNK_SECONDS else min(2 * state.count, CHUNK)
-        new = replace(state, values=values, counts=counts, step=step, count=faster)
+        new = replace(
+            state, values=values, counts=counts, step=step, count=longer(state.count, stride * seconds(target))
+        )
         if not warm:
             sites: dict[str, np.ndarray] = {}
             for block, draws in drawn.items():
@@ -297,25 +295,58 @@ def log_joint(energy: Any, families: Any, names: tuple[str, ...], values: Any) -
 
 
 def one_sweep(
-    energy: Any, families: Any, values: Any, key: Any, names: tuple[str, ...], sliced: frozenset[str]
+    energy: Any,
+    families: Any,
+    values: Any,
+    key: Any,
+    names: tuple[str, ...],
+    sliced: frozenset[str],
+    noise: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
-    """Draw every block of one chain once; also the number of the first block at fault, len(names) if there is none."""
-    values, fault = dict(values), len(names)
+    """Draw every block of one chain once; also the number of the first block at fault, len(names) if there is none.
+
+    Random numbers come from the key, or, where a block has an entry, from `noise`: see `host_noise`.
+    """
+    values, noise, fault = dict(values), noise or {}, len(names)
     moments = {block: families[block].statistics(values[block]) for block in names}
     for number, block in enumerate(names):
-        family, own = families[block], jax.random.fold_in(key, number)
+        family, own, x = families[block], jax.random.fold_in(key, number), values[block]
         partly = partial(_given, energy, moments, block)
-        if block in sliced:
-            draw = slice_sweep(lambda x, f=family, p=partly: p(f.statistics(x)) + x.sum(), values[block], own)
+        given = energy.given(moments, block) if block in sliced else None
+        if given is not None:
+            chance = noise[block] if block in noise else _uniform(own, (CHANCES, *x.shape), x.dtype)
+            draw = slice_all(lambda x, g=given: g.at(x) + x, x, WIDTH * family.sd(), chance)
+            good = jnp.isfinite(draw).all()
+        elif block in sliced:
+            draw = slice_sweep(lambda x, f=family, p=partly: p(f.statistics(x)) + x.sum(), x, own)
             good = jnp.isfinite(draw).all()
         else:
-            new = family.from_gradient(jax.grad(partly)(moments[block]), moments[block])
-            draw = new.sample(own, 1)[0]
+            if block in energy.naturals:
+                new = family.from_natural(*energy.naturals[block](moments))
+            else:
+                new = family.from_gradient(jax.grad(partly)(moments[block]), moments[block])
+            ready = isinstance(new, Gaussian) and block in noise
+            draw = (new.pattern.shifted(noise[block][None], new.h, new.precision) if ready else new.sample(own, 1))[0]
             # Logits may be -inf, and a level drawn from NaN is a number like any other.
             good = jnp.isfinite(draw).all() & ~_any_nan(new)
         values[block], moments[block] = draw, family.statistics(draw)
         fault = jnp.where(good, fault, jnp.minimum(fault, number))
     return values, fault
+
+
+def _uniform(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    return jax.random.uniform(key, shape, dtype, minval=jnp.finfo(dtype).tiny)
+
+
+def host_noise(target: Plan, rng: np.random.Generator, chains: int) -> dict[str, np.ndarray]:
+    """Random numbers of a sweep for the blocks that take them from outside: NumPy makes them faster, and nothing is compiled."""
+    found, energy = {}, target.energy
+    for block, pattern in target.layout.pattern.items():  # type: ignore[union-attr]
+        if block not in target.damped:
+            found[block] = rng.standard_normal((chains, pattern.n))
+        elif energy.powers(block) is not None:  # type: ignore[union-attr]
+            found[block] = 1.0 - rng.random((chains, CHANCES, pattern.n))
+    return found
 
 
 def _given(energy: Any, moments: Any, block: str, own: Any) -> Any:

@@ -19,6 +19,7 @@ References: heads of gradient_steps.py and averaging.py.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -26,19 +27,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.core import keys
-from jensen.core.errors import NonFiniteError, OptionError
+from jensen.core.errors import OptionError
 from jensen.engines import averaging, gradient_steps
 from jensen.engines.engine import Ticks
 from jensen.engines.fixed_draws import FixedDraws
+from jensen.engines.gradient_frame import frame_of
 from jensen.engines.gradient_steps import Anchor, Frame, Place, Stage, Tally
-from jensen.families.fullrank import DenseGaussian, FullRank, from_factor
+from jensen.families.fullrank import DenseGaussian, FullRank
 from jensen.families.meanfield import DiagonalGaussian, MeanField
 from jensen.models.large import LEAST
 from jensen.models.minibatch import batches
 
-CHUNK = 50
+CHUNK = 200
 """Steps of a call of a compiled loop; it changes no result."""
-_KEEP = 50
+_KEEP = 200
 """Every so many steps of a user's optimizer the place may become the one that a failure goes back to."""
 _TRIES = 8
 _RHO = 0.25
@@ -50,10 +52,10 @@ _LONGER = 8
 _LENGTH, _LONGEST = 192, 1024
 """Steps of the first stage: whole epochs of about so many steps; of longer epochs, a part."""
 _STEPS = 10_000, 200_000
+_ATTEMPTS = 3
+"""Designs on which the warm-up is tried."""
 _PER_DIMENSION = 5
 """Rows of the warm-up a dimension: the shape that it finds only has to make steps of all directions alike."""
-_FLOOR = 1e-8
-"""Smallest curvature relative to the conditional ones in the coordinates of a mean-field fit."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,15 @@ class Gradient:
 
     def _batches(self, target: Any) -> Any:
         if not hasattr(target, "rows"):
-            raise OptionError(f"batch_size={self.batch_size} needs a model with rows of data; leave it out to use all data in every step.")
+            raise OptionError(
+                f"batch_size={self.batch_size} needs a model with rows of data; leave it out to use all data in every step."
+            )
         return batches(target, self.batch_size)  # type: ignore[arg-type]
 
     def _data(self, target: Any, seed: int, step: int, most: int) -> tuple[tuple[Any, ...], int]:
-        """Arrays of the next steps, and for how many they last: what is not in rows, blocks of rows, which block each step takes."""
+        """Arrays of the next steps (what is not in rows, blocks of rows, the block of each step), and for how many they last."""
         if self.batch_size is None:
-            return (target._data, {}, np.zeros(CHUNK, np.int32)), most
+            return (target.data, {}, np.zeros(CHUNK, np.int32)), most
         all_of_them = self._batches(target)
         part = all_of_them.part(seed, step, CHUNK)
         return (all_of_them.rest, part.blocks, part.index), min(most, part.count)
@@ -149,11 +153,24 @@ class Gradient:
         inner, ticks = self._warm_up.advance(state.inner, target)
         if not ticks.done:
             return replace(state, inner=inner), ticks
-        frame, place = _frame(inner.point)
-        anchor = self._anchor(target, inner.point.mean)
-        length = self._first_length(target)
+        point = inner.point if state.best is None or inner.point.loss < state.best.loss else state.best
+        if not self._warm_up.converged(inner) and state.attempt + 1 < _ATTEMPTS:
+            # A design on which nothing helps any more: other draws may not be as unlucky.
+            other = int(keys.generator(state.seed, "warm-up", state.attempt).integers(2**31))
+            inner = self._warm_up.init(target, other)
+            return replace(state, inner=inner, best=point, attempt=state.attempt + 1), Ticks(
+                ticks.loss, note=ticks.note
+            )
+        frame, place = frame_of(point)
+        stage = Stage(0, self._first_length(target), _RHO)
         new = _Natural(
-            state.seed, frame, anchor, place, gradient_steps.empty_tally(place), Stage(0, length, _RHO), _Place(inner.point.mean, place.c)
+            seed=state.seed,
+            frame=frame,
+            anchor=self._anchor(target, point.mean),
+            place=place,
+            tally=gradient_steps.empty_tally(place),
+            stage=stage,
+            average=_Place(point.mean, place.c),
         )
         return new, Ticks(ticks.loss, note=ticks.note)
 
@@ -179,8 +196,10 @@ class Gradient:
         stage = state.stage
         most = self._most(state.step, stage.begin + stage.length - state.step)
         data, most = self._data(target, state.seed, state.step, most)
-        program = gradient_steps.natural(self._factors(target), target.model.sites, self.draws, self.batch_size is not None)
-        key = keys.key(state.seed, "steps")
+        program = gradient_steps.natural(
+            self._factors(target), target.model.sites, self.draws, self.batch_size is not None
+        )
+        key = _key(state.seed)
         done, place, tally, losses, z = program(
             most, key, state.step, stage, state.frame, state.anchor, state.place, state.tally, *data
         )
@@ -197,16 +216,19 @@ class Gradient:
         """Average the stage; stop, or go on from the average."""
         stage, frame = state.stage, state.frame
         settled = averaging.settling(np.asarray(state.tally.sums), np.asarray(state.tally.squares), stage.length)
-        if not settled.wander < averaging.WANDER:
-            shorter = 2 ** int(np.clip(np.ceil(2 * np.log2(settled.wander / averaging.WANDER)), 1, 4))
-            again = Stage(state.step, 2 * stage.length, stage.rho / shorter)
-            return self._restart(state, target, again), Ticks(loss, done=self._used_up(state.step), error=state.error)
         mean, c = _average(state)
         before = state.average
         widths = np.log(_own(c) / _own(before.c))
         move = float(max(np.abs((mean - before.mean) / np.asarray(frame.sd)).max(), np.abs(widths).max()))
+        calm = settled.wander < averaging.WANDER
+        # Far from the anchor a batch is noise; where it led to is then a better anchor, and no reason for shorter steps.
+        nearer = self.batch_size is not None and move > 2 * settled.wander and state.stages < _APPROACH
+        if not calm and not nearer:
+            shorter = 2 ** int(np.clip(np.ceil(2 * np.log2(settled.wander / averaging.WANDER)), 1, 4))
+            again = Stage(state.step, 2 * stage.length, stage.rho / shorter)
+            return self._restart(state, target, again), Ticks(loss, done=self._used_up(state.step), error=state.error)
         error = max(settled.mcse, move)
-        good = settled.mcse < averaging.STOP and settled.stationary
+        good = calm and settled.mcse < averaging.STOP and settled.stationary
         finished = good and move < averaging.MOVE and stage.rho <= 0.5 * state.rho
         state = replace(
             state, average=_Place(mean, c), rho=stage.rho, stages=state.stages + 1, error=error, finished=finished
@@ -217,7 +239,9 @@ class Gradient:
         length, rho = stage.length, stage.rho
         if good:
             length, rho = 2 * length, 0.5 * rho
-        elif move < _NEAR or state.stages > _APPROACH:  # else the next anchor does more for the noise than a longer stage
+        elif (
+            move < _NEAR or state.stages > _APPROACH
+        ):  # else the next anchor does more for the noise than a longer stage
             longer = np.clip((settled.mcse / averaging.STOP) ** 2, 2, _LONGER) if settled.stationary else 2
             length = int(longer) * length
         return self._restart(state, target, Stage(state.step, length, rho)), Ticks(
@@ -240,7 +264,9 @@ class Gradient:
         tries = state.tries + 1
         note = f"{target.blame(z)} was not finite at step {state.step + 1:,}"
         if tries > _TRIES:
-            return replace(state, tries=tries), Ticks(loss, done=True, note=f"{note}; {_TRIES} shorter steps did not help")
+            return replace(state, tries=tries), Ticks(
+                loss, done=True, note=f"{note}; {_TRIES} shorter steps did not help"
+            )
         stage = Stage(state.step + 1, state.stage.length, 0.5 * state.stage.rho)
         state = replace(state, step=state.step + 1, tries=tries)
         return self._restart(state, target, stage), Ticks(loss, note=f"{note}; steps are half as long from there")
@@ -248,15 +274,21 @@ class Gradient:
     def _plain(self, state: "_Plain", target: Any) -> tuple["_Plain", Ticks]:
         most = self._most(state.step, _KEEP - state.step % _KEEP)
         data, most = self._data(target, state.seed, state.step, most)
-        program = gradient_steps.plain(self._factors(target), target.model.sites, self.optimizer, self.draws, self.average)
-        key = keys.key(state.seed, "steps")
+        program = gradient_steps.plain(
+            self._factors(target), target.model.sites, self.optimizer, self.draws, self.average
+        )
+        key = _key(state.seed)
         done, params, memory, mean, losses, z = program(most, key, state.step, state.shrink, *state.now, *data)
         done = int(done)
         loss = np.asarray(losses)[:done]
-        state = replace(state, step=state.step + done, now=_Kept(params, memory, mean), total=sum(loss.tolist(), state.total))
+        state = replace(
+            state, step=state.step + done, now=_Kept(params, memory, mean), total=sum(loss.tolist(), state.total)
+        )
         if done < most:
             note = f"{target.blame(np.asarray(z))} was not finite at step {state.step + 1:,}"
-            state = replace(state, step=state.step + 1, tries=state.tries + 1, now=state.good, total=0.0, shrink=0.5 * state.shrink)
+            state = replace(
+                state, step=state.step + 1, tries=state.tries + 1, now=state.good, total=0.0, shrink=0.5 * state.shrink
+            )
             if state.tries > _TRIES:
                 return state, Ticks(loss, done=True, note=f"{note}; {_TRIES} shorter steps did not help")
             return state, Ticks(loss, note=f"{note}; steps are half as long from there")
@@ -281,8 +313,7 @@ class Gradient:
         if isinstance(state, _Warm):
             return self._warm_up.finish(state.inner)
         if isinstance(state, _Plain):
-            q = gradient_steps.q_of(jax.tree.map(np.asarray, state.now.mean if self.average else state.now.params))
-            return q
+            return gradient_steps.q_of(jax.tree.map(np.asarray, state.now.mean if self.average else state.now.params))
         mean, c = state.average
         factor = np.asarray(state.frame.factor)
         if isinstance(self.family, FullRank):
@@ -292,6 +323,11 @@ class Gradient:
     def converged(self, state: Any) -> bool:
         """Whether the average of the iterates has settled; never with an optimizer."""
         return isinstance(state, _Natural) and state.finished
+
+
+@lru_cache(maxsize=8)
+def _key(seed: int) -> jax.Array:
+    return keys.key(seed, "steps")
 
 
 class _Kept(NamedTuple):
@@ -326,6 +362,8 @@ class _Warm:
     inner: Any
     seed: int
     rows: int
+    best: Any = None
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -343,28 +381,6 @@ class _Natural:
     tries: int = 0
     error: float = np.nan
     finished: bool = False
-
-
-def _frame(point: Any) -> tuple[Frame, Place]:
-    """Coordinates from the smoothed curvature of the warm-up, and the place in them that its q has."""
-    mean, factor = point.mean, point.factor
-    if factor.ndim == 2:
-        lower = from_factor(mean, factor).scale
-        inverse = np.linalg.inv(lower)
-        frame = Frame(lower, inverse.T @ inverse, lower, np.sqrt((lower**2).sum(1)))
-        c = np.eye(len(mean))
-    elif point.curvature.ndim == 2:
-        w, v = np.linalg.eigh(-point.curvature)
-        w = np.maximum(np.abs(w), _FLOOR)
-        white = factor[:, None] * v / np.sqrt(w)
-        curvature = (v * w) @ v.T / factor / factor[:, None]
-        frame, c = Frame(white, curvature, factor, np.sqrt((white**2).sum(1))), np.ones(len(mean))
-    else:
-        own = np.maximum(np.abs(point.own), _FLOOR)
-        white = factor / np.sqrt(own)
-        frame, c = Frame(white, own / factor**2, factor, white), np.ones(len(mean))
-    place = Place(jnp.zeros(len(mean)), jnp.asarray(c))
-    return Frame(*(jnp.asarray(part) for part in frame)), place
 
 
 def _average(state: _Natural) -> _Place:

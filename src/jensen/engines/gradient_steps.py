@@ -4,8 +4,8 @@
 
     F(m, S) = -mean_n log p(z_n) - log|det S| - D/2 log(2 pi e).
 
-`natural`: the same gradient with a control variate, in coordinates where the posterior is round. With a reference curvature Lambda
-(W'Lambda W = I) and all data's gradient s at an anchor b, and g the gradient on a batch,
+`natural`: the same gradient with a control variate, in coordinates where the posterior is round. With a reference curvature
+Lambda (W'Lambda W = I) and all data's gradient s at an anchor b, and g the gradient on a batch,
 
     r_n = g(z_n) - g(b) + Lambda (z_n - b)                     small where the posterior is Gaussian and the batch typical
     E_q grad log p      = s - Lambda (m - b) + E r
@@ -44,7 +44,7 @@ _LONGEST = 1.0
 
 
 class Frame(NamedTuple):
-    """Coordinates of a fit: `white` W, `curvature` Lambda and `factor` R, (D, D) or as diagonals (D,); `sd` (D,) the posterior's."""
+    """Of a fit: `white` W, `curvature` Lambda and `factor` R, (D, D) or diagonals (D,); `sd` (D,) of the posterior."""
 
     white: Any
     curvature: Any
@@ -68,7 +68,7 @@ class Place(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Sums over a stage: of (m - b) / sd and log c_ii and of their squares by window (WINDOWS, 2 D); of places in its second half."""
+    """Sums over a stage: of (m - b) / sd and log c_ii, and of their squares, by window (WINDOWS, 2 D); of late places."""
 
     sums: Any
     squares: Any
@@ -113,16 +113,16 @@ def params_of(q: Any) -> dict[str, Any]:
 def plain(factors: Any, sites: tuple[Site, ...], optimizer: Any, draws: int, average: bool) -> Callable[..., Any]:
     """Program of steps of an optax optimizer.
 
-    The program is ``(count, key, step, shrink, params, memory, mean, rest, blocks, index) -> (done, params, memory, mean, losses, z)``:
-    `done` < `count` where a step was not finite, at points z; the rest is as it was before it. `mean` is an average that gives
-    late iterates more weight (Shamir, Zhang 2013).
+    The program is ``(count, key, step, shrink, params, memory, mean, rest, blocks, index)`` to ``(done, params, memory, mean,
+    losses, z)``: `done` < `count` where a step was not finite, at points z; the rest is as it was before it. `mean` is an
+    average that gives late iterates more weight (Shamir, Zhang 2013).
     """
     density = _density(factors, sites)
 
     def loss_at(params: Any, eps: jax.Array, data: Any) -> tuple[jax.Array, jax.Array]:
-        z, log_q = q_of(params).transport(eps)
-        del log_q
-        value = jax.vmap(density, in_axes=(0, None))(z, data).mean()
+        z, _ = q_of(params).transport(eps)
+        # One draw alone is a product with a vector, which is faster than with a matrix of one column.
+        value = density(z[0], data) if draws == 1 else jax.vmap(density, in_axes=(0, None))(z, data).mean()
         return -value - q_of(params).entropy(), z
 
     def step(i: Any, carry: Any, fixed: Any) -> Any:
@@ -151,7 +151,8 @@ def plain(factors: Any, sites: tuple[Site, ...], optimizer: Any, draws: int, ave
 def natural(factors: Any, sites: tuple[Site, ...], draws: int, batched: bool) -> Callable[..., Any]:
     """Program of preconditioned steps with a control variate.
 
-    The program is ``(count, key, step, stage, frame, anchor, place, tally, rest, blocks, index) -> (done, place, tally, losses, z)``.
+    The program is ``(count, key, step, stage, frame, anchor, place, tally, rest, blocks, index)`` to ``(done, place, tally,
+    losses, z)``.
     """
     density = jax.value_and_grad(_density(factors, sites))
 
@@ -192,7 +193,9 @@ def natural(factors: Any, sites: tuple[Site, ...], draws: int, batched: bool) ->
         )
         return loss, z, (Place(a, c), tally)
 
-    def program(count: Any, key: Any, first: Any, stage: Any, frame: Any, anchor: Any, place: Any, tally: Any, *data: Any) -> Any:
+    def program(
+        count: Any, key: Any, first: Any, stage: Any, frame: Any, anchor: Any, place: Any, tally: Any, *data: Any
+    ) -> Any:
         shape = (draws, len(place.a))
         done, (place, tally), losses, z = _loop(
             step, count, (place, tally), (key, first, stage, frame, anchor, *data), len(data[2]), shape

@@ -10,7 +10,6 @@ The compiled program does the steps of a schedule, and steps of stochastic varia
 steps with some of the chunks and a length rho < 1. Start, passes and such steps share it.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -107,16 +106,14 @@ class LargeCoordinateAscent:
 
     def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
         """Some passes."""
-        begun = time.perf_counter()
+        count = coordinate.longer(state.count, coordinate.seconds(target))
         state, elbos = steps(state, target, full(state.locals), state.count)
-        seconds = time.perf_counter() - begun
         if state.broken:
             note = "the ELBO of a pass is not finite; the state before is kept"
             return state, Ticks(-elbos, done=True, note=note)
         still = state.still
         for gain, elbo in zip(np.diff(np.concatenate([[state.elbo], elbos])), elbos, strict=True):
             still = still + 1 if gain <= self.tolerance * (1.0 + abs(elbo)) else 0
-        count = state.count if seconds > coordinate.CHUNK_SECONDS else min(2 * state.count, STEPS)
         return replace(state, elbo=float(elbos[-1]), count=count, still=still), Ticks(-elbos, done=still >= 2)
 
     def finish(self, state: State) -> Any:

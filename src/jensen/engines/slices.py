@@ -1,4 +1,4 @@
-"""Slice sampling of one element after another: moves that leave a density p invariant, without tuning.
+"""Slice sampling, element after element or of independent elements at once: moves that leave a density invariant, untuned.
 
     u ~ U(0, p(x));  x' ~ U on the part of {p > u} that stepping out by 1 from x and shrinking towards x finds
 
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 NARROWEST = 1e-12
 """A slice that has shrunk to this is given up, and the element stays."""
+CHANCES = 34
+"""Uniform numbers a move of all elements takes: the level, the place of the slice, and the points looked at inside of it."""
 
 
 def slice_sweep(density: Any, x: Any, key: Any) -> Any:
@@ -46,3 +48,35 @@ def slice_sweep(density: Any, x: Any, key: Any) -> Any:
         return x.at[index].add(jnp.where(right - left > NARROWEST, move, 0.0))
 
     return jax.lax.fori_loop(0, len(x), element, x)
+
+
+def slice_all(density: Any, x: Any, width: Any, chance: Any) -> Any:
+    """Move all elements of x (n,) at once; `density` gives the log density (n,) of every element, which are independent.
+
+    `width` (n,) is how far to step out, which must not depend on x; `chance` are uniform numbers (CHANCES, n) above zero.
+
+    Elements whose slice has not been hit after these points stay, which keeps the density invariant: the way back would have
+    seen the same points.
+    """
+    level = density(x) + jnp.log(chance[0])
+    inside = jax.vmap(lambda move: density(x + move) > level)
+
+    def further(carry: Any) -> Any:
+        ends, more = carry
+        more = more & inside(ends)
+        return jnp.where(more, ends + jnp.stack([-width, width]), ends), more
+
+    ends = jnp.stack([-chance[1] * width, (1.0 - chance[1]) * width])
+    ends, _ = jax.lax.while_loop(lambda carry: carry[1].any(), further, (ends, jnp.ones(ends.shape, bool)))
+
+    def shrink(carry: Any) -> Any:
+        number, left, right, move, looking = carry
+        proposed = left + chance[number] * (right - left)
+        hit = looking & inside(proposed[None])[0]
+        move, looking = jnp.where(hit, proposed, move), looking & ~hit
+        left, right = jnp.where(proposed < 0, proposed, left), jnp.where(proposed < 0, right, proposed)
+        return number + 1, left, right, move, looking
+
+    start = (2, *ends, jnp.zeros_like(x), jnp.ones(x.shape, bool))
+    more = jax.lax.while_loop(lambda carry: carry[-1].any() & (carry[0] < CHANCES), shrink, start)
+    return x + more[3]

@@ -77,6 +77,10 @@ class Gaussian:
         h = gradient["mean"] + self.pattern.multiply(precision, moments["mean"])
         return Gaussian(h, precision, self.pattern)
 
+    def from_natural(self, h: Any, precision: Any) -> "Gaussian":
+        """The Gaussian with these natural parameters and this pattern."""
+        return Gaussian(h, precision, self.pattern)
+
     def valid(self) -> Any:
         """Whether the precision is positive definite and everything is finite; a scalar truth value."""
         _, _, logdet = self.pattern.moments(self.h, self.precision)

@@ -81,6 +81,17 @@ class Arrow(Pattern):
         head = self._top.spread(noise[:, : self.border], self._complement(top, across, weights))
         return joined([head, self.inner.spread(noise[:, self.border :], inside) - head @ weights])
 
+    def shifted(self, noise: Any, h: Any, entries: Any) -> Any:
+        """Draws, with mean and deviations by one elimination of the inner pattern."""
+        top, across, inside = self._split(entries)
+        p = self.border
+        solved = self.inner.solve(joined([h[None, p:], across], 0), inside)[0]
+        partial, weights = solved[:1], solved[1:]
+        complement = self._complement(top, across, weights)
+        mean = self._top.solve(h[None, :p] - partial @ across.T, complement)[0]
+        head = mean + self._top.spread(noise[:, :p], complement)
+        return joined([head, partial + self.inner.spread(noise[:, p:], inside) - head @ weights])
+
     def multiply(self, entries: Any, x: Any) -> Any:
         """P x for x (..., n)."""
         top, across, inside = self._split(entries)

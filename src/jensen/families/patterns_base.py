@@ -84,8 +84,11 @@ class Pattern(ABC):
 
     def draw(self, key: Any, h: Any, entries: Any, n: int) -> Any:
         """Independent exact draws (n, number of elements) of exp(h'x - x'Px/2)."""
-        mean = self.solve(h[None], entries)[0]
-        return mean + self.spread(jax.random.normal(key, (n, self.n), mean.dtype), entries)
+        return self.shifted(jax.random.normal(key, (n, self.n), jnp.result_type(h)), h, entries)
+
+    def shifted(self, noise: Any, h: Any, entries: Any) -> Any:
+        """Draws of exp(h'x - x'Px/2), one for each of the standard normal rows (k, n)."""
+        return self.solve(h[None], entries)[0] + self.spread(noise, entries)
 
     def position(self, i: Any, j: Any) -> np.ndarray:
         """Positions in the entries of the elements (i, j) of the matrix, in either order; host.

@@ -17,14 +17,19 @@ Kinds and their leaves (every node also has the leaf ``value``):
     Poisson                     rate
     Wishart                     df, rate                     (mean df * inverse(rate))
     InverseWishart              df, scale                    (mean scale / (df - dim - 1))
-    other                       log_prob                     (batch-shaped; whatever the distribution is)
+    Flat                        none                         (log density zero on the support, which is real)
+    other                       log_prob                     (whatever the distribution is: of every element where it is a
+                                                             product over them, else batch-shaped)
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 Leaves = dict[str, dict[str, Any]]
+
+KEPT = 32
+"""Programs that are kept of a graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +83,20 @@ class Graph:
         Pure JAX function ``(values, data) -> {node: log density}``, batch-shaped and unscaled, computed by the
         distributions themselves and not from the leaves: what the certificate is checked against. A node outside the list
         of observed and latent variables (a ``numpyro.factor``, a ``pm.Potential``) is of kind ``other``.
+    programs
+        What was traced and compiled for this graph and does not depend on the data: see `remember`. A second fit with new data
+        of the same shape meets the same graph, and proves everything anew with the programs it finds.
     """
 
     nodes: tuple[Node, ...]
     leaves: Callable[[Mapping[str, Any], Mapping[str, Any]], Leaves]
     densities: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    programs: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def remember(self, key: Hashable, build: Callable[[], Any]) -> Any:
+        """What `build()` gave the last time for this key; of more than `KEPT` keys the oldest are built anew."""
+        found = self.programs.pop(key) if key in self.programs else build()
+        self.programs[key] = found
+        while len(self.programs) > KEPT:
+            del self.programs[next(iter(self.programs))]
+        return found

@@ -20,16 +20,15 @@ from jensen.models import sufficient, weighted
 from jensen.models.model import Model
 from jensen.models.plates import Plate, prove
 from jensen.models.rows import Rows, Source
-from jensen.models.target import Target
+from jensen.models.target import BATCH, Target
 
-_DRAWS = 16
 LEAST, MOST = 1000, 50_000
 """Rows of a subsample, at least and at most."""
 _BLOCK_BYTES, _BLOCK_LEAST, _BLOCK_MOST = 2**22, 1024, 2**17
 """Bytes of a block of rows, so that it stays in the cache, and rows of one."""
 _HESSIAN = 2**18
 """Rows from which a Hessian is taken where there are more than twice as many: it needs to be right to a percent."""
-_DRAWS = 8
+_POINTS, _DRAWS = 32, 8
 
 
 class Rereadable(Source, Protocol):
@@ -73,6 +72,8 @@ class LargeTarget:
 
     Attributes
     ----------
+    plate, source, precision
+        As given.
     rows
         All rows; ``rows.passes`` counts the passes.
     size
@@ -87,8 +88,8 @@ class LargeTarget:
     def __init__(
         self, record: Model, plate: Plate, source: Rereadable, *, seed: int, precision: str = "float64", size: int = 0
     ):
-        self.model, self.dim, self._plate, self._precision, self._seed = record, record.dim, plate, precision, seed
-        self._source, self._paid = source, 0
+        self.model, self.dim, self.plate, self.precision, self._seed = record, record.dim, plate, precision, seed
+        self.source, self._paid = source, 0
         self._take(size or subsample_size(plate.size, record.dim))
         prove(record, plate, self._arrays, seed)
         block = _block(sum(array.nbytes for array in self._arrays.values()) // self.size or 1)
@@ -98,27 +99,29 @@ class LargeTarget:
     def _take(self, size: int) -> None:
         self.size = size
         rng = keys.generator(self._seed, "rows", size)
-        self._arrays, self._weights = self._source.subsample(rng, size)
-        near = weighted.weighted(self.model, self._plate, self._arrays, self._weights)
+        self._arrays, self._weights = self.source.subsample(rng, size)
+        near = weighted.weighted(self.model, self.plate, self._arrays, self._weights)
         surrogate = weighted.anchored(near)
-        self._near = Target(surrogate, self._precision)
+        # A design of 2 D points should fill a call: each point costs n rows.
+        points = max(_POINTS, 1 << (2 * self.dim - 1).bit_length())
+        self._near = Target(surrogate, self.precision, min(points, BATCH))
         self._uncorrected = {name: surrogate.data[name] for name in weighted.OWN if name in surrogate.data}
         self._anchor: Mapping[str, np.ndarray] = {}
 
     @property
     def total(self) -> int:
         """Number of all rows."""
-        return self._plate.size
+        return self.plate.size
 
     @property
     def streamed(self) -> bool:
         """Whether the record holds only some of the rows."""
-        return self._plate.held < self._plate.size
+        return self.plate.held < self.plate.size
 
     @property
     def most(self) -> int:
         """Largest subsample that is worth it: half of all rows."""
-        return self._plate.size // 2
+        return self.plate.size // 2
 
     def resize(self, size: int) -> None:
         """Take another subsample, of `size` rows, where it is not of that size already; it has no correction yet."""
@@ -129,7 +132,7 @@ class LargeTarget:
     @property
     def gradients(self) -> int:
         """Gradients of the whole log density that were paid: those of the subsample in proportion, and passes."""
-        return self._paid + round(self._near.gradients * self.size / self._plate.size) + self.rows.passes
+        return self._paid + round(self._near.gradients * self.size / self.plate.size) + self.rows.passes
 
     @property
     def batch(self) -> int:
@@ -138,7 +141,7 @@ class LargeTarget:
 
     def affordable(self, wanted: int, least: int) -> int:
         """As `Target.affordable`, for the rows of the subsample."""
-        return self._near.affordable(max(least, wanted * LEAST // max(self.size, LEAST)), least)
+        return max(least, wanted * LEAST // max(self.size, LEAST))
 
     def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log density (n,) and gradient (n, D) of the surrogate at points z (n, D)."""
@@ -150,7 +153,7 @@ class LargeTarget:
 
     @cached_property
     def _all(self) -> Target:
-        return Target(self.model, self._precision)
+        return Target(self.model, self.precision)
 
     def factors(self, z: np.ndarray) -> dict[str, np.ndarray]:
         """Unscaled log density of every factor on all rows, draws first.
@@ -184,7 +187,7 @@ class LargeTarget:
         if not weighted.curved(self.dim):
             return None
         if self.total > 2 * _HESSIAN:
-            some = self._source.subsample(keys.generator(self._seed, "hessian"), _HESSIAN)
+            some = self.source.subsample(keys.generator(self._seed, "hessian"), _HESSIAN)
             found = self.rows.hessian_of(*some, point)
         else:
             found = self.rows.hessian(point)
@@ -198,7 +201,7 @@ class LargeTarget:
             lambda z: self.rows.densities_of(self._arrays, z),
             self.rows.values,
             self._weights,
-            float(self._plate.size),
+            float(self.plate.size),
             center,
             factor,
             self._seed,

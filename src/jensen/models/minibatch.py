@@ -86,7 +86,7 @@ class Batches:
             raise OptionError(f"batch_size must be a number of rows, 1 to {plate.size}; got {size!r}; for example 256.")
         if plate.sites:
             raise UnsupportedError(
-                f"site {plate.sites[0][0]} has a value for every row of {plate.name}, which minibatches of rows would leave behind; "
+                f"site {plate.sites[0][0]} has a value for every row of {plate.name}, which minibatches leave behind; "
                 "fit the full data (batch_size=None)."
             )
         self._plate, self._source = plate, source
@@ -94,7 +94,9 @@ class Batches:
         self.resident = plate.size * _bytes(first, plate) <= RESIDENT or not hasattr(source, "shuffled")
         self.epoch = -(-plate.size // size) if self.resident else plate.size // size
         self.size = -(-plate.size // self.epoch) if self.resident else int(size)
-        rows = {name: _take(first[name], np.arange(self.size) % _length(first, plate), axis) for name, axis in plate.data}
+        rows = {
+            name: _take(first[name], np.arange(self.size) % _length(first, plate), axis) for name, axis in plate.data
+        }
         small = weighted(model, plate, rows, np.ones(self.size))
         self.factors, self._dtype = small.factors, np.dtype(precision)
         self._sites, self._some = model.sites, rows
@@ -130,7 +132,10 @@ class Batches:
     def _permuted(self, rng: np.random.Generator) -> dict[str, Any]:
         """All rows, permuted, in blocks (K, B, ...); where a block is one row short, a row with weight zero."""
         if self._rows is None:
-            parts = [{name: np.array(arrays[name]) for name, _ in self._plate.data} for _, arrays in self._source.blocks(8192)]
+            parts = [
+                {name: np.array(arrays[name]) for name, _ in self._plate.data}
+                for _, arrays in self._source.blocks(8192)
+            ]
             self._rows = {
                 name: np.moveaxis(np.concatenate([part[name] for part in parts], axis), axis, 0)
                 for name, axis in self._plate.data
@@ -173,7 +178,7 @@ def batches(target: LargeTarget, size: int) -> Batches:
     kept = _BATCHES.setdefault(target, {})
     if size not in kept:
         kept.clear()
-        kept[size] = Batches(target.model, target._plate, target._source, size, target._precision)
+        kept[size] = Batches(target.model, target.plate, target.source, size, target.precision)
     return kept[size]
 
 

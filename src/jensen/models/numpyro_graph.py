@@ -133,7 +133,16 @@ def _kind(fn: Any) -> str:
     if name == "Uniform":
         unit = _is_concrete(fn.low) and _is_concrete(fn.high) and np.all(fn.low == 0) and np.all(fn.high == 1)
         return "Beta" if unit else "other"
+    if name == "ImproperUniform":
+        return "Flat" if _is_real(fn.support) else "other"
     return _KINDS.get(name, "other")
+
+
+def _is_real(support: Any) -> bool:
+    """Whether a support is the whole real line, in any number of event axes."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return type(support).__name__ == "_Real"
 
 
 def _title(fn: Any) -> str:
@@ -196,6 +205,8 @@ def _quiet() -> Iterator[None]:
 def _parameters(kind: str, fn: Any, value: Any) -> dict[str, Any]:
     if kind == "other":
         return {"log_prob": _log_prob(fn, value)}
+    if kind == "Flat":
+        return {}
     fn, _ = bare(fn)
     name = type(fn).__name__
     if name == "GaussianRandomWalk":
@@ -251,12 +262,9 @@ def _wishart(kind: str, fn: Any) -> dict[str, Any]:
 
 
 def _log_prob(fn: Any, value: Any) -> Any:
-    """Batch-shaped log density that is not spread over plates along which neither value nor parameters vary."""
+    """Log density, not spread over plates along which nothing varies; by element in events of independent elements."""
     from numpyro.distributions import ExpandedDistribution, Independent
 
-    if isinstance(fn, ExpandedDistribution):
+    if isinstance(fn, ExpandedDistribution | Independent):
         return _log_prob(fn.base_dist, value)
-    if isinstance(fn, Independent):
-        inner = _log_prob(fn.base_dist, value)
-        return inner.sum(tuple(range(inner.ndim - fn.reinterpreted_batch_ndims, inner.ndim)))
     return jnp.asarray(fn.log_prob(value))

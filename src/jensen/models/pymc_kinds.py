@@ -17,6 +17,7 @@ import numpy as np
 import pytensor.scalar as ps
 import pytensor.tensor as pt
 import pytensor.tensor.random.basic as random
+from pymc.distributions.continuous import FlatRV
 from pymc.distributions.multivariate import WishartRV
 from pytensor.compile.ops import ViewOp
 from pytensor.graph.basic import Constant
@@ -47,6 +48,7 @@ _KINDS = {
     random.MultinomialRV: "Multinomial",
     random.PoissonRV: "Poisson",
     WishartRV: "Wishart",
+    FlatRV: "Flat",
 }
 SUPPORTS = {
     "Gamma": "positive",
@@ -91,6 +93,8 @@ def parameters(rv: Variable) -> dict[str, Variable]:
     """The graphs of the leaves of a variable whose kind is not other."""
     op = rv.owner.op
     kind = _KINDS[type(op)]
+    if kind == "Flat":
+        return {}
     first, *rest = (
         _core(parameter, ndim) for parameter, ndim in zip(op.dist_params(rv.owner), op.ndims_params, strict=True)
     )

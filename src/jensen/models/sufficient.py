@@ -5,9 +5,10 @@ same functions of z as all rows do, and there are weights w with
 
     sum_i w_i l_i(z) = sum over ALL rows of l(z)        for every z.
 
-Probing at points z_p gives the matrix A = l_i(z_p) - l_i(z_0) and a column of ones; its singular values drop to rounding after
-the number r of statistics, or they decay smoothly and there are none. Of all solutions of A'w = S, with S the same sums over
-all rows, the one nearest to equal weights is taken: it keeps most of them positive. No algebra is needed, and a regression, an
+Probing at points z_p gives the matrix A = l_i(z_p) - l_i(z_0), with columns of ones and of l_i(z_0), which may have a part that
+no parameter multiplies (log y! of a Poisson variable); its singular values drop to rounding after the number r of statistics, or
+they decay smoothly and there are none. Of all solutions of A'w = S, with S the same sums over all rows, the one nearest to equal
+weights is taken: it keeps most of them positive. No algebra is needed, and a regression, an
 exponential family or a model with categorical predictors is found alike, from any front end.
 
 The proof is numerical: the sums at fresh points, on all rows, in nats. Rows unlike any of the subsample (a dummy variable that
@@ -70,18 +71,18 @@ def find(
         Of the probes.
     """
     rng = keys.generator(seed, "probes")
-    points, columns = np.zeros((0, len(center))), np.ones((len(weights), 1))
     base = densities(center[None])
+    points, columns = np.zeros((0, len(center))), np.concatenate([np.ones_like(base), base], 1)
     for wanted in _POINTS:
         fresh = _around(rng, center, factor, wanted - len(points))
-        points = np.concatenate([points, fresh])
-        columns = np.concatenate([columns, densities(fresh) - base], 1)
-        if not np.isfinite(columns).all():
+        found = densities(fresh)
+        if not (np.isfinite(base).all() and np.isfinite(found).all()):
             return None
+        points, columns = np.concatenate([points, fresh]), np.concatenate([columns, found - base], 1)
         scales = np.linalg.norm(columns, axis=0)
         if not scales.all():
             return None
-        left, singular, right = np.linalg.svd(columns / scales, full_matrices=False)
+        left, singular, _ = np.linalg.svd(columns / scales, full_matrices=False)
         rank = int((singular > _TAIL * singular[0]).sum())
         if 2 * rank <= wanted:
             break
@@ -90,9 +91,10 @@ def find(
     if singular[rank - 1] < _GAP * singular[rank] or rank >= len(weights):
         return None
     known = sums(np.concatenate([center[None], points]))
-    wanted_sums = np.concatenate([[total], known[1:] - known[0]])
-    missing = (wanted_sums - weights @ columns) / scales
-    new = weights + left[:, :rank] @ ((right[:rank] @ missing) / singular[:rank])
+    wanted_sums = np.concatenate([[total], known[:1], known[1:] - known[0]])
+    # Unscaled here: the rounding of a sum does not shrink with the differences that are taken of it.
+    missing, basis = wanted_sums - weights @ columns, left[:, :rank]
+    new = weights + basis @ np.linalg.lstsq(columns.T @ basis, missing, rcond=None)[0]
     fresh = _around(rng, center, factor, 5)
     truth = sums(fresh)
     error = float(np.abs(new @ densities(fresh) - truth).max())

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.core.errors import ModelError, UnsupportedError
-from jensen.core.layout import Site, unflatten
+from jensen.core.layout import Site, dim, unflatten
 from jensen.models.model import Model, total
 
 BATCH = 128
@@ -81,9 +81,15 @@ class Target:
         What is inferred.
     precision
         ``"float64"`` or ``"float32"``: the dtype of the program; results are float64 NumPy arrays either way.
+    most
+        Largest number of points a call of the program; a power of two.
 
     Attributes
     ----------
+    batch
+        Number of points a call of the program.
+    data
+        Name -> JAX array, what the program is called with.
     gradients
         Number of points evaluated so far (padding not counted).
 
@@ -97,15 +103,16 @@ class Target:
     Use it inside ``jensen.core.precision.scope(precision)``.
     """
 
-    def __init__(self, model: Model, precision: str = "float64"):
+    def __init__(self, model: Model, precision: str = "float64", most: int = BATCH):
         _refuse_discrete(model)
         self.model = model
         self.dim = model.dim
         self.gradients = 0
         self._dtype = np.dtype(precision)
-        self._data = {name: jnp.asarray(self._cast(value)) for name, value in model.data.items()}
+        self.data = {name: jnp.asarray(self._cast(value)) for name, value in model.data.items()}
         self._program = _density_program(model.factors, model.sites)
-        self.batch = _batch(model, self._data, self._dtype)
+        shapes = tuple((name, value.shape, value.dtype) for name, value in self.data.items())
+        self.batch = min(_batch(model.factors, model.sites, shapes, self._dtype), most)
 
     def affordable(self, wanted: int, least: int) -> int:
         """Number of points for a check that wants `wanted`: fewer, in whole proportion, where many rows make each one dear."""
@@ -114,7 +121,7 @@ class Target:
     def with_data(self, data: Mapping[str, np.ndarray]) -> "Target":
         """The same target with some of its data replaced by arrays of the same shapes; gradients are counted on."""
         other = copy(self)
-        other._data = self._data | {name: jnp.asarray(self._cast(value)) for name, value in data.items()}
+        other.data = self.data | {name: jnp.asarray(self._cast(value)) for name, value in data.items()}
         return other
 
     def _cast(self, array: Any) -> np.ndarray:
@@ -156,7 +163,7 @@ class Target:
             missing = self.batch - len(chunk)
             if missing:
                 chunk = np.concatenate([chunk, np.repeat(chunk[:1], missing, 0)])
-            chunks.append(program(chunk, self._data))
+            chunks.append(program(chunk, self.data))
         n = len(z)
         return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[:n], *chunks)
 
@@ -176,12 +183,15 @@ def _refuse_discrete(model: Model) -> None:
     )
 
 
-def _batch(model: Model, data: dict[str, Any], dtype: np.dtype) -> int:
+@lru_cache(maxsize=64)
+def _batch(
+    factors: Any, sites: tuple[Site, ...], data: tuple[tuple[str, tuple[int, ...], Any], ...], dtype: Any
+) -> int:
     """Largest power of two up to `BATCH` for which a batch of factors keeps within `_ELEMENTS`."""
     shapes = jax.eval_shape(
-        lambda z, data: tuple(model.factors(unflatten(model.sites, z), data)),
-        jax.ShapeDtypeStruct((model.dim,), dtype),
-        data,
+        lambda z, data: tuple(factors(unflatten(sites, z), data)),
+        jax.ShapeDtypeStruct((dim(sites),), dtype),
+        {name: jax.ShapeDtypeStruct(shape, kind) for name, shape, kind in data},
     )
     largest = max((leaf.size for leaf in jax.tree.leaves(shapes)), default=1)
     batch = BATCH

@@ -26,7 +26,7 @@ from jensen.models.plates import Axes, Plate, at_rows
 
 WEIGHTS = "row weights"
 POINT, OFFSET, SLOPE, CURVATURE = "anchor point", "anchor offset", "anchor slope", "anchor curvature"
-_OWN = (WEIGHTS, POINT, OFFSET, SLOPE, CURVATURE)
+OWN = (WEIGHTS, POINT, OFFSET, SLOPE, CURVATURE)
 """Names of data with a space cannot be those of a model's arguments."""
 _CURVED = 64
 
@@ -99,7 +99,7 @@ def weighted_factors(factors: Any, axes: Axes) -> Any:
 
 
 def _users(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name not in _OWN}
+    return {name: value for name, value in data.items() if name not in OWN}
 
 
 @lru_cache(maxsize=64)
