@@ -1,14 +1,36 @@
-"""Run benchmarks by name: ``python -m benchmarks NAME ...``; all of them without a name."""
+"""Run benchmarks by name: ``python -m benchmarks NAME [its arguments] ...``; all of them without a name.
+
+What follows a name and is none itself is an argument of that benchmark, as in ``python -m benchmarks large w08 --rows 2000000``.
+"""
 
 import sys
-from importlib import import_module
+from runpy import run_module
 
-NAMES = ("posteriors", "record", "cold_start", "dimension", "conjugacy", "conjugacy_hand", "mixture_large")
+NAMES = (
+    "posteriors",
+    "record",
+    "cold_start",
+    "dimension",
+    "conjugacy",
+    "conjugacy_hand",
+    "mixture_large",
+    "large",
+    "minibatch",
+    "loop",
+    "crash",
+    "distributed",
+)
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or NAMES
-    for name in wanted:
-        if name not in NAMES:
-            sys.exit(f"no benchmark {name!r}; there are {', '.join(NAMES)}")
-        print(f"\n== {name}\n")
-        import_module(f"benchmarks.{name}").main()
+    wanted: list[list[str]] = []
+    for word in sys.argv[1:]:
+        if word in NAMES:
+            wanted.append([word])
+        elif wanted:
+            wanted[-1].append(word)
+        else:
+            sys.exit(f"no benchmark {word!r}; there are {', '.join(NAMES)}")
+    for name, *arguments in wanted or [[name] for name in NAMES]:
+        print(f"\n== {name}\n", flush=True)
+        sys.argv = [name, *arguments]
+        run_module(f"benchmarks.{name}", run_name="__main__")

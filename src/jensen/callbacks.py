@@ -145,8 +145,7 @@ class ParameterConvergence:
 
     Notes
     -----
-    A small change is no sign of a good fit when steps are small; the engines' own rules, in posterior sds, say more. Parameters
-    that are exactly as they were count as not yet moved: engines that average show a new q at the end of a stage only.
+    A small change is no sign of a good fit when steps are small; the engines' own rules, in posterior sds, say more.
     """
 
     def __init__(self, every: int = 100, tolerance: float = 1e-3, diff: str = "relative", norm: float = np.inf):
@@ -168,8 +167,6 @@ class ParameterConvergence:
         if before is not None and before[0] < snapshot.step < before[0] + self.every:
             return False
         new = _parameters(snapshot.q)
-        if before is not None and snapshot.step > before[0] and np.array_equal(new, before[1]):
-            return False  # within a stage of an engine that averages: no change to be judged yet
         self.checkpointed = (snapshot.step, new)
         if before is None or snapshot.step <= before[0] or new.shape != before[1].shape:  # the first of this run
             return False

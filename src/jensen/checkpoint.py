@@ -275,10 +275,11 @@ class Checkpoint:
 
     def _refuse_another(self, path: Path, there: dict[str, Any]) -> None:
         here = self._identity
+        names = [name for name in dict.fromkeys([*there, *here]) if not _same(there.get(name), here.get(name))]
+        if "engine" in names:  # says more than its numbers
+            names = [name for name in names if name != "numbers of the engine"]
         differences = [
-            f"{name} was {_short(there.get(name))} and is now {_short(here.get(name))}"
-            for name in dict.fromkeys([*there, *here])
-            if not _same(there.get(name), here.get(name))
+            "{} was {} and is now {}".format(name, *_short(there.get(name), here.get(name))) for name in names
         ]
         if differences:
             raise OptionError(
@@ -331,11 +332,17 @@ def _same(one: Any, other: Any) -> bool:
     return one == other
 
 
-def _short(value: Any) -> str:
-    if value is None:
-        return "absent"
-    words = str(value)
-    return words if len(words) <= _LONG else f"{words[:_LONG]}..."
+def _short(one: Any, other: Any) -> tuple[str, str]:
+    """Two values in few words, from shortly before the place where they begin to differ."""
+    words = ["absent" if value is None else str(value) for value in (one, other)]
+    same = len(os.path.commonprefix(words))
+    begin = 0 if max(map(len, words)) <= _LONG else max(0, same - _LONG // 2)
+
+    def part(text: str) -> str:
+        end = begin + _LONG
+        return f"{'...' if begin else ''}{text[begin:end]}{'...' if len(text) > end else ''}"
+
+    return part(words[0]), part(words[1])
 
 
 def _flush_folder(folder: Path) -> None:

@@ -18,17 +18,19 @@ from jensen.core.errors import DataError, OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.data.build import table
 from jensen.data.table import Table
+from jensen.diagnostics.modes import Mode, search_far
 from jensen.diagnostics.starts import fit_from_starts
 from jensen.engines.anchored import Anchored
 from jensen.engines.fixed_draws import FixedDraws
 from jensen.engines.gradient import Gradient
-from jensen.families.fullrank import FullRank
+from jensen.families.fullrank import DenseGaussian, FullRank
 from jensen.families.meanfield import MeanField
 from jensen.models import plates
 from jensen.models.large import LargeTarget, subsample_size
 from jensen.models.model import Model
 from jensen.models.plates import Plate
 from jensen.models.read import read
+from jensen.models.weighted import curved
 from jensen.objectives.elbo import Elbo
 from jensen.posterior import Posterior, conclude
 from jensen.run import Run, run
@@ -38,8 +40,11 @@ _TIMES = 4
 """How many times the rows of the subsample all rows must be, for it to pay."""
 _FIRST = 997
 """Rows on which a model of streamed data is read; an odd number, so that no other axis has it by chance."""
-_NATS = 0.3
-"""Largest sd of the difference between the subsample and all rows, over draws of q."""
+_NATS, _NATS_FLAT = 0.015, 0.3
+"""Largest sd of the difference between the subsample and all rows, over draws of q: this times sqrt(D), and where curvatures are
+not corrected."""
+_FOR_MODES = 60
+"""Largest D for which other modes are looked for before all rows are left alone."""
 
 
 def read_streamed(model: Any, data: Any, settings: Settings) -> tuple[Model, Plate, Table]:
@@ -199,28 +204,42 @@ def _rounds(
     left: Callable[[], float | None],
 ) -> Posterior | None:
     q, record = fit_from_starts(target, FixedDraws(family, start, large=False), seed=settings.seed, **loop)
-    shift, spread, draws = 0.0, 0.0, 1
+    shift, spread, draws, modes, near = 0.0, 0.0, 1, None, False
+    most = _NATS * np.sqrt(target.dim) if curved(target.dim) else _NATS_FLAT
     while record.status == "converged":
-        engine = Anchored(family, q)
-        q, rounds = run(engine, target, seed=settings.seed, label=f"rounds on {target.size} rows", **loop)
+        engine = Anchored(family, q, near)
+        label = f"rounds on {target.size} rows" + ", near" * near
+        q, rounds = run(engine, target, seed=settings.seed, label=label, **loop)
         engine.place(rounds.state, target)  # a run that comes from a checkpoint has not been there
         record = _joined(record, rounds)
-        if record.status == "stuck" and not target.streamed:
-            return None
         if record.status != "converged":
             break
         shift, spread, draws = target.discrepancy(q, settings.seed)
-        if spread <= _NATS or 2 * target.size > target.most:
+        if spread <= most:
+            modes = _modes(target, q, settings)
             break
-        target.resize(2 * target.size)
+        if near and 2 * target.size > target.most:
+            record = replace(record, status="stuck")
+        elif near:
+            target.resize(2 * target.size)
+        near = True  # first once more with the curvature where the mean has come to, then with more rows
+    if not target.streamed and (modes or record.status == "stuck"):
+        return None
     note = (
         f"{target.rows.passes} passes over {target.total:,} rows; {target.size:,} of them stand for all, right to "
         f"{spread:.1g} nats at draws of q"
     )
     record = replace(record, notes=(*record.notes, note))
-    engine = Anchored(family, q)
-    posterior = conclude(target, q, record, engine=engine, settings=settings, budget=left())
+    engine = Anchored(family, q, near=True)
+    posterior = conclude(target, q, record, engine=engine, settings=settings, budget=left(), modes=modes)
     return _on_all_rows(posterior, shift, spread / np.sqrt(draws))
+
+
+def _modes(target: LargeTarget, q: Any, settings: Settings) -> tuple[Mode, ...] | None:
+    """Other modes, of a small model with a full-rank q; None where they are not looked for here."""
+    if target.dim > _FOR_MODES or not isinstance(q, DenseGaussian):
+        return None
+    return search_far(target, q, keys.generator(settings.seed, "modes"))
 
 
 def _on_all_rows(posterior: Posterior, shift: float, error: float) -> Posterior:

@@ -313,9 +313,7 @@ class Posterior:
 
     def _refuse_without_code(self) -> None:
         if not self._has_code:
-            raise OptionError(
-                "this fit was loaded from a file, without the model's code; fit the model again for this."
-            )
+            raise OptionError("this fit was loaded from a file, without the model's code; fit the model again for this.")
 
     def _space(self) -> Any:
         self._refuse_without_code()
@@ -347,9 +345,9 @@ def conclude(
     engine: Any,
     settings: Settings,
     budget: float | None = None,
-    known: Correction | None = None,
+    **already: Any,
 ) -> Posterior:
-    """Examine a fitted q and put everything together; a product of families needs no target."""
+    """Examine a fitted q and put everything together; a product needs no target; `already` known: chains, other modes."""
     looks: dict[str, Any] = dict(
         seed=settings.seed, report_q=settings.method != "auto", correcting=settings.correct, budget=budget
     )
@@ -358,7 +356,7 @@ def conclude(
 
         found = examine_product(q, record, precision=settings.precision, **looks)
         return together(q.model, q, record, found, engine=engine, settings=settings)
-    found = examine(target, q, record, known=known, **looks)
+    found = examine(target, q, record, **already, **looks)
     posterior = together(target.model, q, record, found, engine=engine, settings=settings, gradients=target.gradients)
     return posterior if isinstance(target, Target) else posterior.replace(near=target)
 

@@ -151,7 +151,7 @@ def test_more_rows_get_a_curvature_of_their_own():
     q, record = fitted(target)
     assert record.status == "converged"
     assert target.sizes[:2] == [1000, 2000]
-    assert target.curvatures == [1000, 2000]
+    assert target.curvatures[:2] == [1000, 2000]
     np.testing.assert_allclose(q.sd, SD, rtol=5e-3)
 
 

@@ -26,6 +26,7 @@ from jensen.diagnostics.mixture import ENOUGH, combine
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
 from jensen.families.meanfield import DiagonalGaussian
+from jensen.models.large import LargeTarget
 from jensen.objectives.elbo import Elbo, on_draws
 from jensen.run import Run
 
@@ -73,6 +74,7 @@ def examine(
     correcting: bool = True,
     budget: float | None = None,
     known: Correction | None = None,
+    modes: tuple[mode_search.Mode, ...] | None = None,
 ) -> Examination:
     """Judge q, and correct it.
 
@@ -90,13 +92,18 @@ def examine(
         Seconds the chains may take.
     known
         Chains that ran before for the same target, to judge q by.
+    modes
+        Other modes that were found before; None: search.
     """
-    found = _Look(target, q, seed)
+    found = _Look(target, q, seed, modes)
     deadline = None if budget is None else time.perf_counter() + budget
     try:
         if run.status == "interrupted":
             raise KeyboardInterrupt
         found.weigh()
+        if isinstance(target, LargeTarget) and not target.holds_at(q):
+            why = "the fit was ended before the subsample was corrected where q is"
+            return found.about_q(verdict.unfinished(found.names, why, found.log_w))
         if run.status == "stuck" and (report_q or not correcting):
             return found.about_q(verdict.unfinished(found.names, "the fit did not converge", found.log_w))
         if not report_q and correcting:
@@ -110,8 +117,8 @@ def examine(
 class _Look:
     """What is known about q before any chain runs."""
 
-    def __init__(self, target: Any, q: Any, seed: int):
-        self.target, self.q, self.seed = target, q, seed
+    def __init__(self, target: Any, q: Any, seed: int, modes: tuple[mode_search.Mode, ...] | None):
+        self.target, self.q, self.seed, self._known = target, q, seed, modes
         self.names = quantities.names(target.model)
         self.draws = matched_draws(target, q, seed)
         x = quantities.matrix(target.model, self.draws.values, self.draws.derived)
@@ -131,9 +138,12 @@ class _Look:
 
     def modes(self) -> tuple[mode_search.Mode, ...]:
         """Other modes, where a search tells anything."""
+        if self._known is not None:
+            return self._known
         if not mode_search.worth_searching(self.target.dim, verdict.spread(self.log_w)):
             return ()
-        return mode_search.search(self.target, self.q, keys.generator(self.seed, "modes"))
+        search = mode_search.search_far if isinstance(self.target, LargeTarget) else mode_search.search
+        return search(self.target, self.q, keys.generator(self.seed, "modes"))
 
     def about_q(self, judged: Verdict) -> Examination:
         """The examination that reports q."""
@@ -148,7 +158,7 @@ def _answer(found: _Look, deadline: float | None) -> Examination:
     modes = found.modes()
     if not modes and found.enough:
         return found.about_q(_judge_by_weights(found, modes))
-    if modes:
+    if modes and not isinstance(found.target, LargeTarget):  # whose correction holds at one mode only
         draws, weights, share = combine(found.target, found.q, modes, found.seed)
         if share > ENOUGH:
             judged = verdict.judge_mixture(found.names, modes, share, len(weights), found.log_w)

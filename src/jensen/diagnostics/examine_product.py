@@ -2,7 +2,7 @@
 
     1. exact moments of q, draws of it, the exact ELBO
     2. one block only, updated exactly            q is the posterior: trusted, and done
-    3. short Gibbs chains from q                  judge q by how far they move, or correct it
+    3. short Gibbs chains from q                  judge q by how far they move, or, of up to 1,000 quantities, correct it
 
 Models with a site that has no complete conditional, and no discrete ones, are judged by gradient chains from a Gaussian with q's
 moments instead.
@@ -33,6 +33,8 @@ _ENOUGH = 1000
 _NUMBERS = 20_000_000
 _LARGE = 4_000_000
 """Numbers from which on `_ENOUGH` draws are enough: moments are exact, and draws say the quantiles."""
+_MANY = 1000
+"""Quantities from which on q is the answer: among so many, the chains' own errors are larger than those they could correct."""
 _LARGEST_METRIC = 400
 _LARGEST_DIM = 4000
 
@@ -84,6 +86,7 @@ def examine_product(
             return Examination(elbo, draws, equal, verdict.unfinished(names, why, log_w))
         if not correcting:
             return Examination(elbo, draws, equal, verdict.unchecked(names, "no chains were run to check it", log_w))
+        report_q = report_q or len(names) > _MANY
         correction, why = _correction(q, draws, seed, precision, report_q, deadline)
     except KeyboardInterrupt:
         why = "the fit was interrupted" if run.status == "interrupted" else "the checks were interrupted"

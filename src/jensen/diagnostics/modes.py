@@ -18,6 +18,7 @@ from jensen.core.errors import JensenError
 from jensen.diagnostics.chains import Metric, finite
 from jensen.engines.fixed_draws import FixedDraws
 from jensen.families.fullrank import FullRank, from_factor
+from jensen.models.large import LargeTarget
 from jensen.run import run
 
 _RADII = (3.0, 6.0, 12.0, 24.0)
@@ -62,6 +63,31 @@ def search(target: Any, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
     tuple of Mode
         With weights above 0.003, relative to all modes found.
     """
+    found = _components(target, q, rng)
+    return _heavy(found, _weights(target, found, rng)) if len(found) > 1 else ()
+
+
+def search_far(target: LargeTarget, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
+    """The same for a corrected subsample, which is right near its anchor only.
+
+    Elsewhere the plain subsample shows where modes are, and all rows how much mass they have.
+    """
+    with target.plain():
+        found = _components(target, q, rng)
+    if len(found) == 1:
+        return ()
+    masses = np.array([target.log_mass(other) for other in found])
+    weights = np.exp(masses - masses.max())
+    return _heavy(found, list(weights / weights.sum()))
+
+
+def _heavy(found: list[Any], weights: list[float]) -> tuple[Mode, ...]:
+    """Modes beside the first with a weight that matters."""
+    return tuple(Mode(other, w) for other, w in zip(found[1:], weights[1:], strict=True) if w > _NEGLIGIBLE)
+
+
+def _components(target: Any, q: Any, rng: np.random.Generator) -> list[Any]:
+    """Gaussians: q, and one at each other mode that the quenches reach."""
     metric = Metric(np.asarray(q.mean), np.asarray(q.scale))
     ends = _quench(target, _starts(q, metric, rng, target.affordable(_STARTS, 32)), metric)
     candidates = _distinct(target, np.asarray(q.mean), ends)
@@ -73,10 +99,7 @@ def search(target: Any, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
             if other is not None and not any(_same(other, known) for known in found):
                 found.append(other)
                 break
-    if len(found) == 1:
-        return ()
-    weights = _weights(target, found, rng)
-    return tuple(Mode(other, w) for other, w in zip(found[1:], weights[1:], strict=True) if w > _NEGLIGIBLE)
+    return found
 
 
 def unvisited(modes: tuple[Mode, ...], z: np.ndarray) -> tuple[Mode, ...]:

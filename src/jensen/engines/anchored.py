@@ -31,6 +31,8 @@ STOP = 0.05
 _ROUNDS = 8
 _SLOW = 0.5
 """Moves must fall by this factor a round."""
+_FAR = 0.2
+"""Posterior sds beyond which a curvature is that of another place."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class _State:
     seed: int
     rows: int
     anchor: dict[str, np.ndarray] | None = None
+    curved: np.ndarray | None = None
     exact: bool = False
     passes: int = 0
     moves: tuple[float, ...] = ()
@@ -78,7 +81,9 @@ class Anchored:
         target.move_to({})
         if self.near and self.start is not None:
             anchor = target.anchor(self.start.mean, target.curvature(self.start.mean))
-        return _State(self.engine.init(target, seed), seed, target.size, anchor, passes=target.rows.passes)
+        curved = None if anchor is None else self.start.mean  # type: ignore[union-attr]
+        passes = target.rows.passes
+        return _State(self.engine.init(target, seed), seed, target.size, anchor, curved=curved, passes=passes)
 
     def place(self, state: _State, target: Any) -> None:
         """Bring the target to where a state left it."""
@@ -106,7 +111,7 @@ class Anchored:
                 state = replace(state, inner=inner, anchor=anchor, exact=True, passes=target.rows.passes)
                 return state, Ticks(ticks.loss, note=note)
         else:
-            move = float((np.abs(q.mean - state.anchor[POINT]) / q.sd).max())
+            move = _distance(q, state.anchor[POINT])
             slow = bool(state.moves) and move > _SLOW * state.moves[-1]
             state = replace(state, moves=(*state.moves, move))
             if move < STOP:
@@ -119,14 +124,15 @@ class Anchored:
                     note = f"rounds on {state.rows:,} rows still move the mean by {move:.2g} sds"
                     return state, Ticks(ticks.loss, done=True, note=note)
                 # The old curvature belongs to the old subsample.
-                state = replace(state, rows=2 * state.rows, anchor=None, moves=())
+                state = replace(state, rows=2 * state.rows, anchor=None, curved=None, moves=())
                 target.resize(state.rows)
-        # The first round brings the mean within a posterior sd or so: there the curvature is worth its pass.
-        first = len(state.moves) == 1 and CURVATURE not in (state.anchor or {})
-        curvature = target.curvature(q.mean) if first else (state.anchor or {}).get(CURVATURE)
+        # The first round brings the mean within a few posterior sds: there the curvature is worth its pass.
+        curvature, curved = (state.anchor or {}).get(CURVATURE), state.curved
+        if state.moves and (curved is None or _distance(q, curved) > _FAR):
+            curvature, curved = target.curvature(q.mean), q.mean
         anchor = target.anchor(q.mean, curvature)
         inner = replace(self.engine, start=q).init(target, state.seed)
-        return replace(state, inner=inner, anchor=anchor, passes=target.rows.passes), Ticks(ticks.loss)
+        return replace(state, inner=inner, anchor=anchor, curved=curved, passes=target.rows.passes), Ticks(ticks.loss)
 
     def finish(self, state: _State) -> Any:
         """Q of the state."""
@@ -136,3 +142,8 @@ class Anchored:
         """The last round moved the mean by less than `STOP` sds."""
         right = state.exact or (bool(state.moves) and state.moves[-1] < STOP)
         return right and self.engine.converged(state.inner)
+
+
+def _distance(q: Any, point: np.ndarray) -> float:
+    """Of the mean of q from a point, in its sds."""
+    return float((np.abs(q.mean - point) / q.sd).max())

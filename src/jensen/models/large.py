@@ -7,7 +7,8 @@ rows is right to about sqrt(D / n), and so is the factor by which a round of anc
 Rows are chosen at random, never the first ones: data are often sorted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from math import isqrt
 from typing import Any, Protocol
@@ -28,7 +29,9 @@ _BLOCK_BYTES, _BLOCK_LEAST, _BLOCK_MOST = 2**22, 1024, 2**17
 """Bytes of a block of rows, so that it stays in the cache, and rows of one."""
 _HESSIAN = 2**18
 """Rows from which a Hessian is taken where there are more than twice as many: it needs to be right to a percent."""
-_POINTS, _DRAWS = 32, 8
+_POINTS, _DRAWS, _STEPS = 32, 8, 5
+_HOLDS = 0.1
+"""Posterior sds from its anchor within which a correction holds."""
 
 
 class Rereadable(Source, Protocol):
@@ -225,3 +228,36 @@ class LargeTarget:
             return
         self._anchor = anchor
         self._near = self._near.with_data({**self._uncorrected, **anchor})
+
+    def holds_at(self, q: Any) -> bool:
+        """Whether the subsample stands for all rows where q is: corrected within a tenth of its sds, or exact."""
+        if weighted.WEIGHTS in self._anchor:
+            return True
+        return weighted.POINT in self._anchor and bool(
+            (np.abs(q.mean - self._anchor[weighted.POINT]) < _HOLDS * q.sd).all()
+        )
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """The subsample without its correction, which is worth nothing far from the anchor."""
+        anchor = self._anchor
+        self.move_to({})
+        try:
+            yield
+        finally:
+            self.move_to(anchor)
+
+    def log_mass(self, q: Any) -> float:
+        """Log of the mass that all rows have around a mode where the subsample has q, by Laplace: a few passes."""
+        before, point, scale = self._anchor, np.asarray(q.mean), np.asarray(q.scale)
+        try:
+            for _ in range(_STEPS):
+                self.anchor(point, None)
+                value, gradient = self(point[None])
+                slope = scale.T @ gradient[0]
+                if slope @ slope < 1.0:
+                    break
+                point = point + scale @ slope
+        finally:
+            self.move_to(before)
+        return float(value[0] + 0.5 * slope @ slope + np.log(np.abs(np.diagonal(scale))).sum())
