@@ -27,9 +27,11 @@ from jensen.families.fullrank import DenseGaussian, FullRank
 from jensen.families.meanfield import MeanField
 from jensen.models import plates
 from jensen.models.large import LargeTarget, subsample_size
+from jensen.models.local_rows import by_number
 from jensen.models.model import Model
 from jensen.models.plates import Plate
 from jensen.models.read import read
+from jensen.models.target import Target
 from jensen.models.weighted import curved
 from jensen.objectives.elbo import Elbo
 from jensen.posterior import Posterior, conclude
@@ -43,6 +45,8 @@ _FIRST = 997
 _NATS, _NATS_FLAT = 0.015, 0.3
 """Largest sd of the difference between the subsample and all rows, over draws of q: this times sqrt(D), and where curvatures are
 not corrected."""
+_LOCAL_STEPS, _LOCAL_RATE = 10_000, 0.03
+"""Steps and first learning rate where rows have latent variables and nothing is said."""
 _FOR_MODES = 60
 """Largest D for which other modes are looked for before all rows are left alone."""
 
@@ -135,17 +139,47 @@ def fit_batches(
     UnsupportedError
         When the model has no rows, or rows that cannot be taken out of it.
     """
-    target = _target(record, plate, rows, settings, pays=True)
-    if target is None:
+    plate = plate or next(iter(plates.find(record)), None)
+    if plate is None:
         raise UnsupportedError(
             f"batch_size={engine.batch_size} needs rows, and no observed variable of {record.name} shares an axis with its data; "
             "pass the data in data=, or leave batch_size out."
         )
+    if plate.sites and rows is None:
+        return _fit_local(record, plate, engine, settings, loop, left)
+    target = _target(record, plate, rows, settings, pays=True)
+    assert target is not None
     q, fitted = run(engine, target, seed=settings.seed, **loop)
     target.anchor(q.mean, target.curvature(q.mean))
     shift, spread, draws = target.discrepancy(q, settings.seed)
     posterior = conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
     return _on_all_rows(posterior, shift, spread / np.sqrt(draws))
+
+
+def _fit_local(
+    record: Model,
+    plate: Plate,
+    engine: Gradient,
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
+) -> Posterior:
+    """Batches of rows with latent variables of their own: no subsample can stand for them, so all rows judge q."""
+    numbered, seen = by_number(record, plate)
+    source = table(**{name: numbered.data[name] for name, _ in seen.data})
+    target = LargeTarget(numbered, seen, source, seed=settings.seed, precision=settings.precision)
+    if engine.optimizer is None:
+        import optax
+
+        steps = loop["steps"] or engine.steps or _LOCAL_STEPS
+        rate = optax.cosine_decay_schedule(_LOCAL_RATE, steps)
+        engine = replace(engine, optimizer=optax.adam(rate), steps=steps, average=True)
+    q, fitted = run(engine, target, seed=settings.seed, **loop)
+    fitted = replace(
+        fitted, notes=(*fitted.notes, f"rows of {plate.name} have latent variables of their own: Adam, no stop")
+    )
+    whole = Target(record, settings.precision)
+    return conclude(whole, q, fitted, engine=engine, settings=settings, budget=left())
 
 
 def _target(

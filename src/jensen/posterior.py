@@ -313,7 +313,7 @@ class Posterior:
 
     def _refuse_without_code(self) -> None:
         if not self._has_code:
-            raise OptionError("this fit was loaded from a file, without the model's code; fit the model again for this.")
+            raise OptionError("this fit comes from a file, without the model's code; fit the model again for this.")
 
     def _space(self) -> Any:
         self._refuse_without_code()

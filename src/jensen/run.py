@@ -125,7 +125,8 @@ def run(
                 at = _At(new, losses.size, len(notes))  # one assignment: Ctrl-C comes before it or after it
                 bar.show(at.steps, -float(ticks.loss[-1]) if len(ticks.loss) else float("nan"), ticks.error)
                 if ticks.done:
-                    ended, status = "done", "converged" if engine.converged(at.state) else "stuck"
+                    ended, status = "done", "stopped" if ticks.spent else "stuck"
+                    status = "converged" if engine.converged(at.state) else status
                     continue
                 if callbacks:
                     now = Snapshot(at.steps, losses.view(at.steps), partial(engine.finish, at.state), elapsed())

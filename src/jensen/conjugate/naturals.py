@@ -94,7 +94,8 @@ def naturals(
             _add(piece, pattern.n, *parts.setdefault(key, empty)[1:])
         if 0 < len(parts) <= MOST and len(parts) * pattern.size <= MOST_NUMBERS:
             reads, *arrays = zip(*parts.values(), strict=True)
-            found[block] = Naturals(reads, *map(np.stack, arrays), pattern)
+            constant, vector, matrix = map(np.stack, arrays)
+            found[block] = Naturals(reads, constant, vector, matrix, pattern)
     return found
 
 

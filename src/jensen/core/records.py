@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jensen.core.errors import FileError, UnsupportedError
 
@@ -68,7 +69,7 @@ def encode(value: Any, name: str = "state") -> tuple[Any, list[np.ndarray]]:
             return ["scalar", stored(value, np.asarray(value), where)]
         if isinstance(value, np.dtype) and _numeric(value):
             return ["dtype", _name(value)]
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             raise _refused(where, "a traced array")
         if isinstance(value, jax.Array):
             return _jax(value, where)

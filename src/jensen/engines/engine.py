@@ -30,12 +30,15 @@ class Ticks(NamedTuple):
         A sentence worth keeping, or "".
     error
         The engine's own estimate of how far the mean of q is from its limit, in posterior sds; NaN where it has none.
+    spent
+        Done because the steps that it was given are used up: it was stopped, and is not stuck.
     """
 
     loss: np.ndarray
     done: bool = False
     note: str = ""
     error: float = nan
+    spent: bool = False
 
 
 class Engine(Protocol):

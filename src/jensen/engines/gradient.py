@@ -296,7 +296,8 @@ class Gradient:
             if state.total <= state.lowest:
                 state = replace(state, good=state.now, lowest=state.total)
             state = replace(state, total=0.0)
-        return state, Ticks(loss, done=self._used_up(state.step))
+        spent = self._used_up(state.step)
+        return state, Ticks(loss, done=spent, spent=spent)
 
     def _most(self, step: int, most: int) -> int:
         return min(CHUNK, most, max(self._limit - step, 1))

@@ -250,14 +250,17 @@ class LargeTarget:
     def log_mass(self, q: Any) -> float:
         """Log of the mass that all rows have around a mode where the subsample has q, by Laplace: a few passes."""
         before, point, scale = self._anchor, np.asarray(q.mean), np.asarray(q.scale)
-        try:
-            for _ in range(_STEPS):
-                self.anchor(point, None)
-                value, gradient = self(point[None])
-                slope = scale.T @ gradient[0]
-                if slope @ slope < 1.0:
-                    break
-                point = point + scale @ slope
-        finally:
-            self.move_to(before)
-        return float(value[0] + 0.5 * slope @ slope + np.log(np.abs(np.diagonal(scale))).sum())
+        value, slope = self._slope(point, scale)
+        for _ in range(_STEPS):
+            if slope @ slope < 1.0:
+                break
+            point = point + scale @ slope
+            value, slope = self._slope(point, scale)
+        self.move_to(before)
+        return float(value + 0.5 * slope @ slope + np.log(np.abs(np.diagonal(scale))).sum())
+
+    def _slope(self, point: np.ndarray, scale: np.ndarray) -> tuple[float, np.ndarray]:
+        """Log density and whitened gradient (D,) of all rows at `point` (D,)."""
+        self.anchor(point, None)
+        value, gradient = self(point[None])
+        return float(value[0]), scale.T @ gradient[0]

@@ -33,6 +33,7 @@ class Resized(Messenger):
         pairs = [(before[name].shape, np.shape(array)) for name, array in after.items() if name in before]
         changed = {old[0]: new[0] for old, new in pairs if old and new and old != new}
         lengths = {old: changed.get(new, new) for old, new in self._lengths.items()}
+        assert self.fn is not None
         return Resized(self.fn, {**changed, **lengths})
 
     def process_message(self, msg: dict[str, Any]) -> None:

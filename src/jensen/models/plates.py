@@ -94,6 +94,7 @@ def at_rows(model: Model, plate: Plate, rows: Mapping[str, np.ndarray]) -> Model
     name, axis = plate.data[0]
     length = rows[name].shape[axis]
     lengths = {old: length for old in (plate.size, plate.held) if old != length}
+    assert model.resized is not None  # else `find` gives no plate
     return model.resized({**model.data, **rows}, lengths)
 
 

@@ -31,7 +31,10 @@ _RESIDENT = 2**27
 class Source(Protocol):
     """Where rows come from: see `jensen.data`."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        ...
 
     def blocks(self, size: int) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
         """All rows in order: number of the first row, and the arrays; only the last block may have less than `size` rows.
