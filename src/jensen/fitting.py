@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from jensen.core import keys, layout, processes
-from jensen.core.errors import FitWarning, OptionError
+from jensen.core.errors import FitWarning, OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.core.threads import one_blas_thread
 from jensen.data.table import Table
 from jensen.diagnostics.starts import fit_from_starts
-from jensen.engines.engine import Engine
+from jensen.engines.engine import Engine, limited
 from jensen.engines.fixed_draws import FixedDraws
 from jensen.engines.gradient import Gradient
 from jensen.families.blocks import Blocks
@@ -125,13 +125,19 @@ def fit(
         raise OptionError(f"correct must be 'auto', True or False; got {correct!r}.")
     _check_stops(budget, callbacks)
     settings = Settings(_named(method, family, engine), keys.check_seed(seed), precision, bool(correct))
-    _check_batch_size(batch_size, method)
+    _check_batch_size(batch_size, method, engine)
     record, plate, rows = _read(model, data, settings)
     engine = _engine(method, engine, batch_size, record, rows)
+    asked, posterior, left = _asked(method, family, engine), None, partial(_left, budget, begun)
+    if asked and rows is not None:
+        how = f"method={method!r}" if method != "auto" else repr(engine or family)
+        raise UnsupportedError(
+            f"{how} needs all rows in memory, and those of {record.name} are read from a table; pass arrays, or use "
+            "method='auto' or 'advi'."
+        )
     loop: dict[str, Any] = dict(steps=steps, budget=budget, callbacks=callbacks, progress=progress)
     if checkpoint is not None:
         loop["checkpoint"] = _checkpoint(checkpoint, (method, family, engine, start, rows), record, settings)
-    asked, posterior, left = _asked(method, family, engine), None, partial(_left, budget, begun)
     with scope(precision), one_blas_thread():
         if rows is None and (asked or _may_pay(record, family, engine, start, method)):
             from jensen.fitting_conjugate import fit_conjugate
@@ -222,7 +228,7 @@ def _stochastic(
 
         return fit_batches(*model, engine, settings, loop, left)
     target = Target(model[0], settings.precision)
-    q, fitted = run(engine, target, seed=settings.seed, **loop)
+    q, fitted = run(limited(engine, loop["steps"]), target, seed=settings.seed, **loop)
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
 
 
@@ -264,9 +270,11 @@ def _named(method: str, family: Any, engine: Any) -> str:
     return method
 
 
-def _check_batch_size(batch_size: Any, method: str) -> None:
+def _check_batch_size(batch_size: Any, method: str, engine: Any) -> None:
     if batch_size is None:
         return
+    if engine is not None:
+        raise OptionError(f"batch_size={batch_size!r} and engine={engine!r} were both given; say it in the engine.")
     if method not in _STOCHASTIC:
         raise OptionError(
             f"batch_size is for the methods {', '.join(_STOCHASTIC)}; got {batch_size!r} with {method!r}, which needs none: it "

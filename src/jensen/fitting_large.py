@@ -21,6 +21,7 @@ from jensen.data.table import Table
 from jensen.diagnostics.modes import Mode, search_far
 from jensen.diagnostics.starts import fit_from_starts
 from jensen.engines.anchored import Anchored
+from jensen.engines.engine import limited
 from jensen.engines.fixed_draws import FixedDraws
 from jensen.engines.gradient import Gradient
 from jensen.families.fullrank import DenseGaussian, FullRank
@@ -33,7 +34,6 @@ from jensen.models.plates import Plate
 from jensen.models.read import read
 from jensen.models.target import Target
 from jensen.models.weighted import curved
-from jensen.objectives.elbo import Elbo
 from jensen.posterior import Posterior, conclude
 from jensen.run import Run, run
 from jensen.settings import Settings
@@ -143,17 +143,15 @@ def fit_batches(
     if plate is None:
         raise UnsupportedError(
             f"batch_size={engine.batch_size} needs rows, and no observed variable of {record.name} shares an axis with its data; "
-            "pass the data in data=, or leave batch_size out."
+            "pass the data in data= (a density needs log_likelihood=, too), or leave batch_size out."
         )
     if plate.sites and rows is None:
         return _fit_local(record, plate, engine, settings, loop, left)
     target = _target(record, plate, rows, settings, pays=True)
     assert target is not None
-    q, fitted = run(engine, target, seed=settings.seed, **loop)
-    target.anchor(q.mean, target.curvature(q.mean))
-    shift, spread, draws = target.discrepancy(q, settings.seed)
-    posterior = conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
-    return _on_all_rows(posterior, shift, spread / np.sqrt(draws))
+    q, fitted = run(limited(engine, loop["steps"]), target, seed=settings.seed, **loop)
+    target.correct_at(q)
+    return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
 
 
 def _fit_local(
@@ -174,7 +172,7 @@ def _fit_local(
         steps = loop["steps"] or engine.steps or _LOCAL_STEPS
         rate = optax.cosine_decay_schedule(_LOCAL_RATE, steps)
         engine = replace(engine, optimizer=optax.adam(rate), steps=steps, average=True)
-    q, fitted = run(engine, target, seed=settings.seed, **loop)
+    q, fitted = run(limited(engine, loop["steps"]), target, seed=settings.seed, **loop)
     fitted = replace(
         fitted, notes=(*fitted.notes, f"rows of {plate.name} have latent variables of their own: Adam, no stop")
     )
@@ -198,7 +196,8 @@ def _target(
             "arrays, and no batch_size."
         )
     if any(axis for _, axis in plate.data):
-        raise UnsupportedError(f"the rows of {plate.name} are not the first axis of all arrays; transpose these.")
+        names = ", ".join(name for name, axis in plate.data if axis)
+        raise UnsupportedError(f"the rows of {plate.name} are not the first axis of {names}; transpose it.")
     source = rows or table(**{name: record.data[name] for name, _ in plate.data})
     record = _without_rows(record, plate, source, settings.seed)
     return LargeTarget(record, plate, source, seed=settings.seed, precision=settings.precision)
@@ -238,7 +237,7 @@ def _rounds(
     left: Callable[[], float | None],
 ) -> Posterior | None:
     q, record = fit_from_starts(target, FixedDraws(family, start, large=False), seed=settings.seed, **loop)
-    shift, spread, draws, modes, near = 0.0, 0.0, 1, None, False
+    spread, modes, near = 0.0, None, False
     most = _NATS * np.sqrt(target.dim) if curved(target.dim) else _NATS_FLAT
     while record.status == "converged":
         engine = Anchored(family, q, near)
@@ -248,7 +247,7 @@ def _rounds(
         record = _joined(record, rounds)
         if record.status != "converged":
             break
-        shift, spread, draws = target.discrepancy(q, settings.seed)
+        _, spread, _ = target.discrepancy(q, settings.seed)
         if spread <= most:
             modes = _modes(target, q, settings)
             break
@@ -265,8 +264,7 @@ def _rounds(
     )
     record = replace(record, notes=(*record.notes, note))
     engine = Anchored(family, q, near=True)
-    posterior = conclude(target, q, record, engine=engine, settings=settings, budget=left(), modes=modes)
-    return _on_all_rows(posterior, shift, spread / np.sqrt(draws))
+    return conclude(target, q, record, engine=engine, settings=settings, budget=left(), modes=modes)
 
 
 def _modes(target: LargeTarget, q: Any, settings: Settings) -> tuple[Mode, ...] | None:
@@ -274,12 +272,6 @@ def _modes(target: LargeTarget, q: Any, settings: Settings) -> tuple[Mode, ...] 
     if target.dim > _FOR_MODES or not isinstance(q, DenseGaussian):
         return None
     return search_far(target, q, keys.generator(settings.seed, "modes"))
-
-
-def _on_all_rows(posterior: Posterior, shift: float, error: float) -> Posterior:
-    """With the ELBO of all rows, of which the subsample is `shift` nats short."""
-    elbo = posterior.elbo
-    return posterior.replace(elbo=Elbo(elbo.value + shift, float(np.hypot(elbo.error, error))))
 
 
 def _joined(first: Run, second: Run) -> Run:

@@ -240,7 +240,8 @@ class Posterior:
         self._refuse_without_code()
         if self.model.predict is None:
             raise OptionError(
-                f"a {self.model.language} cannot be simulated from; use posterior.draws() and your own simulation."
+                f"{self.model.name} ({self.model.language}, or with pm.Minibatch) cannot be simulated from; use "
+                "posterior.draws() and your own simulation, or write the model with its full data."
             )
         values = self._draws(draws).values
         if data is not None:  # the levels of old rows say nothing about new ones, which draw their own

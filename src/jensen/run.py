@@ -124,15 +124,14 @@ def run(
                 notes += [ticks.note] if ticks.note else []
                 at = _At(new, losses.size, len(notes))  # one assignment: Ctrl-C comes before it or after it
                 bar.show(at.steps, -float(ticks.loss[-1]) if len(ticks.loss) else float("nan"), ticks.error)
-                if ticks.done:
-                    ended, status = "done", "stopped" if ticks.spent else "stuck"
-                    status = "converged" if engine.converged(at.state) else status
+                if ticks.done and not ticks.spent:
+                    ended, status = "done", "converged" if engine.converged(at.state) else "stuck"
                     continue
                 if callbacks:
                     now = Snapshot(at.steps, losses.view(at.steps), partial(engine.finish, at.state), elapsed())
                     stop, fault = _asked(callbacks, now)
                     ended, status = ("fault" if fault else "callback", "stopped") if stop else ("", "")
-                if not ended and steps is not None and at.steps >= steps:
+                if not ended and (ticks.done or (steps is not None and at.steps >= steps)):
                     ended, status = "steps", "stopped"
                 elif not ended and budget is not None and elapsed() - past > budget:
                     ended, status = "budget", "budget"

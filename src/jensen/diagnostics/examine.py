@@ -109,6 +109,8 @@ def examine(
         if not report_q and correcting:
             return _answer(found, deadline)
         return _about_q(found, correcting, deadline, known)
+    except np.linalg.LinAlgError:
+        return found.about_q(verdict.unfinished(found.names, "q or the chains from it collapsed", found.log_w))
     except KeyboardInterrupt:
         why = "the fit was interrupted" if run.status == "interrupted" else "the checks were interrupted"
         return found.about_q(verdict.unfinished(found.names, f"{why}, so nothing is known about it", found.log_w))
@@ -149,6 +151,9 @@ class _Look:
         """The examination that reports q."""
         finite = np.isfinite(self.log_w).all()
         elbo = on_draws(self.log_w, np.zeros(len(self.log_w))) if finite else Elbo(-np.inf, np.inf)
+        if finite and isinstance(self.target, LargeTarget):  # of all rows, not of those that stand for them
+            shift, spread, draws = self.target.discrepancy(self.q, self.seed)
+            elbo = Elbo(elbo.value + shift, float(np.hypot(elbo.error, spread / np.sqrt(draws))))
         equal = np.full(len(self.draws.z), 1 / len(self.draws.z))
         return Examination(elbo, self.draws, equal, judged)
 

@@ -121,6 +121,7 @@ def _starts(q: Any, metric: Metric, rng: np.random.Generator, count: int) -> np.
     return np.concatenate([wide, rng.uniform(-2, 2, (near, q.dim))])
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _quench(target: Any, z: np.ndarray, metric: Metric) -> np.ndarray:
     """Climb from every start; starts where the density is not finite are dropped. Returns the end points."""
     x = metric.whiten(z)

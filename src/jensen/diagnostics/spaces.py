@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jensen.diagnostics.quantities import Draws
+from jensen.engines.engine import limited
 from jensen.engines.gradient import Gradient
 from jensen.families.fullrank import DenseGaussian
 from jensen.families.meanfield import DiagonalGaussian
@@ -42,11 +43,21 @@ class Flat:
     def go_on(self, engine: Any, record: Run, **loop: Any) -> tuple[Any, Run]:
         """More steps of an engine: from its last state where it was stopped there, else from this q; `loop` goes to `run`."""
         if record.state is not None and (record.status in UNFINISHED or isinstance(engine, Gradient)):
+            if isinstance(engine, Gradient):
+                return self._more_gradients(engine, record, **loop)
             return run(engine, self.target, state=record.state, **loop)
         start = engine.family.start(self.q.mean, self.q.sd)
         if type(self.q) is type(start):  # else linear response has left the family
             start = self.q
         return run(replace(engine, start=start), self.target, **loop)
+
+    def _more_gradients(self, engine: Gradient, record: Run, **loop: Any) -> tuple[Any, Run]:
+        steps, taken = loop.get("steps"), getattr(record.state, "step", 0)  # a warm-up has taken none yet
+        engine = limited(engine, None if steps is None else taken + steps)
+        q, more = run(engine, self.target, state=record.state, **loop)
+        if isinstance(self.target, LargeTarget):
+            self.target.correct_at(q)
+        return q, more
 
     def fresh(self, rng: np.random.Generator, n: int) -> Draws:
         """Independent draws of q."""

@@ -11,6 +11,7 @@ They are made of numbers, arrays, containers, dataclasses and NamedTuples, so th
 and what follows is a function of the state alone: not of time, nor of how many chunks were run by this process.
 """
 
+from dataclasses import replace
 from math import nan
 from typing import Any, NamedTuple, Protocol
 
@@ -39,6 +40,11 @@ class Ticks(NamedTuple):
     note: str = ""
     error: float = nan
     spent: bool = False
+
+
+def limited(engine: Any, steps: int | None) -> Any:
+    """The engine with at most `steps` steps of its own, where that is not None."""
+    return engine if steps is None else replace(engine, steps=steps)
 
 
 class Engine(Protocol):

@@ -209,7 +209,7 @@ class Gradient:
         if done < most:
             return self._back(state, target, np.asarray(z), loss)
         if state.step < stage.begin + stage.length:
-            return state, Ticks(loss, done=self._used_up(state.step), error=state.error)
+            return state, Ticks(loss, done=self._used_up(state.step), error=state.error, spent=True)
         return self._next_stage(state, target, loss)
 
     def _next_stage(self, state: "_Natural", target: Any, loss: np.ndarray) -> tuple["_Natural", Ticks]:
@@ -226,7 +226,9 @@ class Gradient:
         if not calm and not nearer:
             shorter = 2 ** int(np.clip(np.ceil(2 * np.log2(settled.wander / averaging.WANDER)), 1, 4))
             again = Stage(state.step, 2 * stage.length, stage.rho / shorter)
-            return self._restart(state, target, again), Ticks(loss, done=self._used_up(state.step), error=state.error)
+            return self._restart(state, target, again), Ticks(
+                loss, done=self._used_up(state.step), error=state.error, spent=True
+            )
         error = max(settled.mcse, move)
         good = calm and settled.mcse < averaging.STOP and settled.stationary
         finished = good and move < averaging.MOVE and stage.rho <= 0.5 * state.rho
@@ -245,7 +247,7 @@ class Gradient:
             longer = np.clip((settled.mcse / averaging.STOP) ** 2, 2, _LONGER) if settled.stationary else 2
             length = int(longer) * length
         return self._restart(state, target, Stage(state.step, length, rho)), Ticks(
-            loss, done=self._used_up(state.step), error=error
+            loss, done=self._used_up(state.step), error=error, spent=True
         )
 
     def _restart(self, state: "_Natural", target: Any, stage: Stage) -> "_Natural":

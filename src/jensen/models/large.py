@@ -93,6 +93,7 @@ class LargeTarget:
     ):
         self.model, self.dim, self.plate, self.precision, self._seed = record, record.dim, plate, precision, seed
         self.source, self._paid = source, 0
+        self._compared: tuple[Any, Any, tuple[float, float, int]] | None = None
         self._take(size or subsample_size(plate.size, record.dim))
         prove(record, plate, self._arrays, seed)
         block = _block(sum(array.nbytes for array in self._arrays.values()) // self.size or 1)
@@ -213,8 +214,18 @@ class LargeTarget:
             self.move_to({weighted.WEIGHTS: found.weights})
         return found
 
+    def correct_at(self, q: Any) -> None:
+        """Correct a subsample of the usual size where q is, wherever the target has been: two passes."""
+        self.resize(subsample_size(self.total, self.dim))
+        self.anchor(q.mean, self.curvature(q.mean))
+
     def discrepancy(self, q: Any, seed: int) -> tuple[float, float, int]:
         """All rows against the subsample at draws of q: mean and sd of the difference, in nats, and the number of draws."""
+        if self._compared is None or self._compared[0] is not q or self._compared[1] is not self._anchor:
+            self._compared = q, self._anchor, self._compare(q, seed)
+        return self._compared[2]
+
+    def _compare(self, q: Any, seed: int) -> tuple[float, float, int]:
         z = np.asarray(q.sample(keys.generator(seed, "discrepancy"), _DRAWS))
         weights = self._anchor.get(weighted.WEIGHTS, self._weights)
         found = (
