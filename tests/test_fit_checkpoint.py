@@ -196,7 +196,7 @@ def test_kills_at_random_moments(tmp_path):
     for _ in range(2):
         process = start(tmp_path, "shaken")
         try:
-            process.communicate(timeout=rng.uniform(0.3, 2.0))
+            process.communicate(timeout=rng.uniform(0.2, 1.0))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
