@@ -23,7 +23,6 @@ _HOMES = {
     "FullRank": "jensen.families.fullrank",
     "Blocks": "jensen.families.blocks",
     "FixedDraws": "jensen.engines.fixed_draws",
-    "Anchored": "jensen.engines.anchored",
     "Gradient": "jensen.engines.gradient",
     "CoordinateAscent": "jensen.engines.coordinate",
     "NaturalGradient": "jensen.engines.natural",

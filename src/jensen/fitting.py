@@ -129,7 +129,7 @@ def fit(
     record, plate, rows = _read(model, data, settings)
     engine = _engine(method, engine, batch_size, record, rows)
     asked, posterior, left = _asked(method, family, engine), None, partial(_left, budget, begun)
-    if asked and rows is not None:
+    if rows is not None and (asked or isinstance(engine, FixedDraws)):
         how = f"method={method!r}" if method != "auto" else repr(engine or family)
         raise UnsupportedError(
             f"{how} needs all rows in memory, and those of {record.name} are read from a table; pass arrays, or use "
@@ -205,9 +205,10 @@ def _gaussian(
     if engine is None and (rows is not None or record.many_rows):
         from jensen.fitting_large import fit_large
 
-        posterior = fit_large(record, plate, rows, family, start, settings, loop, left)
-        if posterior is not None:
-            return posterior
+        found = fit_large(record, plate, rows, family, start, settings, loop, left)
+        if isinstance(found, Posterior):
+            return found
+        record = replace(record, notes=(*record.notes, found)) if found else record
     target = Target(record, settings.precision)
     engine = engine or FixedDraws(family)
     engine = engine if start is None else replace(engine, start=start)
@@ -242,6 +243,8 @@ def _engine(method: str, engine: Any, batch_size: int | None, record: Model, row
         from jensen.engines.natural import NaturalGradient
 
         return NaturalGradient(batch_size=batch_size)
+    if isinstance(engine, Gradient) and engine.batch_size is None and rows is not None:
+        return replace(engine, batch_size=_BATCH)
     return engine
 
 

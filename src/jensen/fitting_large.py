@@ -96,8 +96,8 @@ def fit_large(
     settings: Settings,
     loop: dict[str, Any],
     left: Callable[[], float | None],
-) -> Posterior | None:
-    """A posterior by anchored rounds; None where all rows should rather be used.
+) -> Posterior | str:
+    """A posterior by anchored rounds; where all rows should rather be used, why, or "" where they are few.
 
     Parameters
     ----------
@@ -115,11 +115,11 @@ def fit_large(
     """
     try:
         target = _target(record, plate, rows, settings)
-    except UnsupportedError:
+    except UnsupportedError as error:
         if rows is not None:
             raise
-        return None
-    return _rounds(target, family, start, settings, loop, left) if target else None
+        return f"all rows are used: {error}"
+    return _rounds(target, family, start, settings, loop, left) if target else ""
 
 
 @processes.together()
@@ -235,7 +235,7 @@ def _rounds(
     settings: Settings,
     loop: dict[str, Any],
     left: Callable[[], float | None],
-) -> Posterior | None:
+) -> Posterior | str:
     q, record = fit_from_starts(target, FixedDraws(family, start, large=False), seed=settings.seed, **loop)
     spread, modes, near = 0.0, None, False
     most = _NATS * np.sqrt(target.dim) if curved(target.dim) else _NATS_FLAT
@@ -256,8 +256,10 @@ def _rounds(
         elif near:
             target.resize(2 * target.size)
         near = True  # first once more with the curvature where the mean has come to, then with more rows
-    if not target.streamed and (modes or record.status == "stuck"):
-        return None
+    if not target.streamed and record.status == "stuck":
+        return "all rows are used: half of them would not be enough to stand for all."
+    if not target.streamed and modes:
+        return "all rows are used: there are other modes, where the correction of a subsample does not hold."
     note = (
         f"{target.rows.passes} passes over {target.total:,} rows; {target.size:,} of them stand for all, right to "
         f"{spread:.1g} nats at draws of q"
