@@ -100,8 +100,8 @@ def normals() -> Case:
     return Case({"x": x}, ("sd",), 500, numpyro_model, pymc_model, reference, floor)
 
 
-def logistic() -> Case:
-    """w07b: 200,000 x 50, neighboring columns correlated by 0.5; Normal(0, 4) priors."""
+def correlated() -> tuple[np.ndarray, np.ndarray]:
+    """Columns and outcomes of the logistic regression."""
     n, k = 200_000, 50
     rng = np.random.default_rng(71)
     X = rng.normal(size=(n, k))
@@ -109,7 +109,13 @@ def logistic() -> Case:
         X[:, j] = 0.5 * X[:, j - 1] + np.sqrt(0.75) * X[:, j]
     beta = rng.normal(size=k) * 0.4
     y = (rng.random(n) < 1 / (1 + np.exp(0.3 - X @ beta))).astype(float)
-    X = np.ascontiguousarray(X)
+    return np.ascontiguousarray(X), y
+
+
+def logistic() -> Case:
+    """w07b: 200,000 x 50, neighboring columns correlated by 0.5; Normal(0, 4) priors."""
+    X, y = correlated()
+    n, k = X.shape
 
     def pymc_model(batch):
         import pymc as pm

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jensen as jn
+from benchmarks.large_data import correlated
 
 
 class Case(NamedTuple):
@@ -61,14 +62,8 @@ def logistic() -> Case:
     import numpyro
     import numpyro.distributions as dist
 
-    n, k = 200_000, 50
-    rng = np.random.default_rng(71)
-    X = rng.normal(size=(n, k))
-    for j in range(1, k):
-        X[:, j] = 0.5 * X[:, j - 1] + np.sqrt(0.75) * X[:, j]
-    beta = rng.normal(size=k) * 0.4
-    y = (rng.random(n) < 1 / (1 + np.exp(0.3 - X @ beta))).astype(float)
-    X = np.ascontiguousarray(X)
+    X, y = correlated()
+    n, k = X.shape
 
     def model(X, y):
         b0 = numpyro.sample("b0", dist.Normal(0.0, 4.0))

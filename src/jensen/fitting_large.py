@@ -259,7 +259,7 @@ def _rounds(
     if not target.streamed and record.status == "stuck":
         return "all rows are used: half of them would not be enough to stand for all."
     if not target.streamed and modes:
-        return "all rows are used: there are other modes, where the correction of a subsample does not hold."
+        return "all rows are used: the subsample seems to have other modes, where its correction does not hold."
     note = (
         f"{target.rows.passes} passes over {target.total:,} rows; {target.size:,} of them stand for all, right to "
         f"{spread:.1g} nats at draws of q"

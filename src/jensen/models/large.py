@@ -30,6 +30,7 @@ _BLOCK_BYTES, _BLOCK_LEAST, _BLOCK_MOST = 2**22, 1024, 2**17
 _HESSIAN = 2**18
 """Rows from which a Hessian is taken where there are more than twice as many: it needs to be right to a percent."""
 _POINTS, _DRAWS, _STEPS = 32, 8, 5
+"""Least number of points a call; draws of q at which all rows are compared; most Newton steps to a mode."""
 _HOLDS = 0.1
 """Posterior sds from its anchor within which a correction holds."""
 

@@ -1,7 +1,7 @@
 """Passes over all rows of a model: the sum of their log densities, its gradient and curvature, in blocks of bounded memory.
 
 Rows are read in blocks of one size, the last one filled up with rows of weight zero, so that one program serves all. Rows are
-computed with in the precision of the data (float32 rows halve the cost of a pass) and summed in float64.
+computed with in the precision of the data and summed in float64.
 
 Where a process has several devices, a block is that many times as long, and each device sums its part of it. Where there are
 several processes, each reads its part of the rows (see `jensen.core.processes`).
