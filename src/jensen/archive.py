@@ -9,16 +9,14 @@ import numpy as np
 from jensen.core.errors import FileError, OptionError
 from jensen.core.layout import Derived, Site
 from jensen.diagnostics.quantities import Draws
-from jensen.diagnostics.spaces import FLAT, log_q
+from jensen.diagnostics.spaces import log_q
 from jensen.diagnostics.verdict import Verdict
 from jensen.export import files
 from jensen.export.arviz import datasets
+from jensen.families.flat import approximation, is_flat
 from jensen.models.model import Model
 from jensen.objectives.elbo import Elbo
 from jensen.run import Run
-
-_FAMILIES = {family.__name__: family for family in FLAT}
-"""The approximations a file may name, beside products; nothing else is ever constructed from one."""
 
 
 def save(posterior: Any, draws: Draws, path: str | os.PathLike[str]) -> None:
@@ -111,7 +109,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _exact_moments(q: Any) -> dict[str, np.ndarray]:
     """Moments of a product of families, which draws would only estimate."""
-    if isinstance(q, FLAT):
+    if is_flat(q):
         return {}
     return {f"q mean/{name}": value for name, value in q.means.items()} | {
         f"q sd/{name}": value for name, value in q.sds.items()
@@ -124,7 +122,7 @@ def _approximation(family: str, arrays: dict[str, np.ndarray]) -> Any:
         from jensen.conjugate.product import StoredProduct
 
         return StoredProduct(params, _under(arrays, "q mean/"), _under(arrays, "q sd/"))
-    return _FAMILIES[family](**params)
+    return approximation(family, params)
 
 
 def _model(meta: dict[str, Any], observed: dict[str, np.ndarray]) -> Model:

@@ -21,10 +21,11 @@ from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.examine import Examination, examine
 from jensen.diagnostics.linear_response import linear_response
-from jensen.diagnostics.quantities import Draws, weighted_quantiles
-from jensen.diagnostics.spaces import FLAT, log_q, space_of
+from jensen.diagnostics.quantities import Draws, by_variable, columns, moments
+from jensen.diagnostics.spaces import log_q, space_of
 from jensen.diagnostics.verdict import Verdict
 from jensen.export import table
+from jensen.families.flat import is_flat
 from jensen.models.large import LargeTarget
 from jensen.models.misfit import first_line, shapes
 from jensen.models.model import Model
@@ -95,46 +96,31 @@ class Posterior:
     @cached_property
     def _moments(self) -> dict[str, np.ndarray]:
         """Mean, sd and quantiles of every scalar of sites and deterministics, under the weights."""
-        x = np.concatenate([self._scalars(name) for name in self._variables], axis=1)
-        mean = self.weights @ x
-        sd = np.sqrt(self.weights @ (x - mean) ** 2)
-        if not isinstance(self.q, FLAT) and self.answer == "q":
-            from jensen.diagnostics.examine_product import moments
+        found = moments(columns(self.kept, self._variables), self.weights)
+        if not is_flat(self.q) and self.answer == "q":
+            from jensen.diagnostics.examine_product import moments as exact
 
-            mean, sd = moments(self.q, self.model, mean, sd)
-        quantiles = weighted_quantiles(x, self.weights, (0.05, 0.5, 0.95))
-        return {"mean": mean, "sd": sd, "5%": quantiles[0], "50%": quantiles[1], "95%": quantiles[2]}
+            found["mean"], found["sd"] = exact(self.q, self.model, found["mean"], found["sd"])
+        return found
 
     @property
-    def _variables(self) -> dict[str, tuple[int, ...]]:
-        return {variable.name: variable.shape for variable in self.model.sites + self.model.derived}
-
-    def _scalars(self, name: str) -> np.ndarray:
-        array = self.kept.values.get(name, self.kept.derived.get(name))
-        return np.asarray(array, float).reshape(len(self.weights), -1)
-
-    def _by_variable(self, flat: np.ndarray) -> dict[str, np.ndarray]:
-        found, start = {}, 0
-        for name, shape in self._variables.items():
-            size = int(np.prod(shape))
-            found[name] = flat[start : start + size].reshape(shape).copy()
-            start += size
-        return found
+    def _variables(self) -> tuple[Any, ...]:
+        return self.model.sites + self.model.derived
 
     @property
     def mean(self) -> dict[str, np.ndarray]:
         """Posterior means by site and deterministic, in the model's own space."""
-        return self._by_variable(self._moments["mean"])
+        return by_variable(self._variables, self._moments["mean"])
 
     @property
     def sd(self) -> dict[str, np.ndarray]:
         """Posterior standard deviations, like `mean`."""
-        return self._by_variable(self._moments["sd"])
+        return by_variable(self._variables, self._moments["sd"])
 
     @property
     def cov(self) -> np.ndarray:
         """Covariance of all scalars of the sites (not the deterministics), in the order of `summary`."""
-        x = np.concatenate([self._scalars(site.name) for site in self.model.sites], axis=1)
+        x = columns(self.kept, self.model.sites)
         centered = x - self.weights @ x
         return (centered * self.weights[:, None]).T @ centered
 
@@ -147,7 +133,7 @@ class Posterior:
     def _names(self) -> list[str]:
         return [
             name
-            for variable in self.model.sites + self.model.derived
+            for variable in self._variables
             for name in layout.scalar_names(variable, self.model.coords)
         ]
 
@@ -322,7 +308,7 @@ class Posterior:
 
     def _at(self, data: Mapping[str, Any]) -> Any:
         """The space of the model with other rows."""
-        if not isinstance(self.q, FLAT):
+        if not is_flat(self.q):
             raise OptionError("a fit by coordinate ascent can be evaluated on its own rows only; leave data= out.")
         other = with_rows(self.model, checked(self.model, data), self.near.total if self.near else None)
         return space_of(self.q, other, self.settings.precision)

@@ -40,6 +40,29 @@ class Draws:
         )
 
 
+def by_variable(variables: tuple[Any, ...], flat: np.ndarray) -> dict[str, np.ndarray]:
+    """Split numbers of all scalars (K,) into one array of the variable's shape each."""
+    found, start = {}, 0
+    for variable in variables:
+        size = int(np.prod(variable.shape))
+        found[variable.name] = flat[start : start + size].reshape(variable.shape).copy()
+        start += size
+    return found
+
+
+def columns(draws: Draws, variables: tuple[Any, ...]) -> np.ndarray:
+    """All scalars of the variables (n, K)."""
+    arrays = [draws.values.get(each.name, draws.derived.get(each.name)) for each in variables]
+    return np.concatenate([np.asarray(array, float).reshape(len(draws.log_p), -1) for array in arrays], axis=1)
+
+
+def moments(x: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean, sd and quantiles of columns x (n, K) under weights (n,), in the order of a table."""
+    mean = weights @ x
+    low, middle, high = weighted_quantiles(x, weights, (0.05, 0.5, 0.95))
+    return {"mean": mean, "sd": np.sqrt(weights @ (x - mean) ** 2), "5%": low, "50%": middle, "95%": high}
+
+
 def names(model: Any) -> list[str]:
     """Names of the judged scalars."""
     return [name for variable in _judged(model) for name in scalar_names(variable, model.coords)]

@@ -1,6 +1,6 @@
 """Where draws of a posterior come from and how they are evaluated: one class for each kind of approximation.
 
-Gaussian approximations live on the flat unconstrained vector of a `Target`; products of exponential families live in the
+Approximations like Gaussians live on the flat unconstrained vector of a `Target`; products of exponential families live in the
 model's own space and may have discrete sites. Densities of draws are log p and log q in the space the draws were made in: their
 difference, the log importance weight, is the same in both.
 """
@@ -16,8 +16,7 @@ import numpy as np
 from jensen.diagnostics.quantities import Draws
 from jensen.engines.engine import limited
 from jensen.engines.gradient import Gradient
-from jensen.families.fullrank import DenseGaussian
-from jensen.families.meanfield import DiagonalGaussian
+from jensen.families.flat import has_density, is_flat
 from jensen.models.large import LargeTarget
 from jensen.models.model import Model
 from jensen.models.target import Target
@@ -26,16 +25,13 @@ from jensen.run import Run, run
 if TYPE_CHECKING:
     from jensen.conjugate.product import Product  # which Gaussian fits leave unloaded
 
-FLAT = (DenseGaussian, DiagonalGaussian)
-"""The approximations that live on the flat vector; every other one is a product, with exact ``means`` and ``sds`` by site."""
-
 UNFINISHED = ("stopped", "budget", "interrupted")
 """Ends of a run that can go on where it was."""
 
 
 @dataclass(frozen=True, eq=False)
 class Flat:
-    """Draws of a Gaussian approximation."""
+    """Draws of an approximation on the flat vector."""
 
     target: Target | LargeTarget
     q: Any
@@ -46,9 +42,10 @@ class Flat:
             if isinstance(engine, Gradient):
                 return self._more_gradients(engine, record, **loop)
             return run(engine, self.target, state=record.state, **loop)
-        start = engine.family.start(self.q.mean, self.q.sd)
-        if type(self.q) is type(start):  # else linear response has left the family
-            start = self.q
+        start = self.q
+        if hasattr(engine, "family"):
+            plain = engine.family.start(self.q.mean, self.q.sd)
+            start = start if type(start) is type(plain) else plain  # linear response has left the family
         return run(replace(engine, start=start), self.target, **loop)
 
     def _more_gradients(self, engine: Gradient, record: Run, **loop: Any) -> tuple[Any, Run]:
@@ -122,13 +119,13 @@ def _derived_program(unconstrain: Callable[..., Any], constrain: Callable[..., A
 
 def space_of(q: Any, model: Model, precision: str, near: LargeTarget | None = None) -> Flat | Own:
     """The space of an approximation; `near` is the target of a large fit."""
-    return Flat(near or Target(model, precision), q) if isinstance(q, FLAT) else Own(q)
+    return Flat(near or Target(model, precision), q) if is_flat(q) else Own(q)
 
 
 def log_q(q: Any, draws: Draws) -> np.ndarray | None:
     """Log density of an approximation at draws (n,), in the space they were made in; None where it has no code."""
-    if isinstance(q, FLAT):
-        return np.asarray(q.log_prob(draws.z))
+    if is_flat(q):
+        return np.asarray(q.log_prob(draws.z)) if has_density(q) else None
     from jensen.conjugate.product import StoredProduct
 
     return None if isinstance(q, StoredProduct) else q.log_prob_values(draws.values)
