@@ -24,6 +24,7 @@ from jensen.engines.gradient import Gradient
 from jensen.families.blocks import Blocks
 from jensen.families.fullrank import FullRank
 from jensen.families.meanfield import MeanField
+from jensen.models.location import location
 from jensen.models.model import Model, total
 from jensen.models.read import read
 from jensen.models.target import Target
@@ -31,11 +32,16 @@ from jensen.posterior import Posterior, conclude
 from jensen.run import Callback, run
 from jensen.settings import Cost, Settings
 
-METHODS = ("auto", "fullrank", "meanfield", "advi", "fullrank_advi", "cavi", "svi", "gibbs")
+LADDER = ("lowrank", "structured", "layered", "flow", "mixture", "svgd", "batchmatch", "laplace", "pathfinder")
+"""Methods of fitting_ladder.py."""
+METHODS = ("auto", "fullrank", "meanfield", "advi", "fullrank_advi", "cavi", "svi", "gibbs", *LADDER, "nuts")
 _LARGEST_FULL_RANK = 400
 """Full rank by default up to here; beyond, its D(D+1)/2 parameters overfit any affordable design."""
 GAUSSIAN = (FixedDraws, Gradient)
 """Engines of Gaussian fits."""
+_CONJUGATE = ("CoordinateAscent", "NaturalGradient", "Gibbs")
+"""Engines of the conjugate half, by name: their modules bring all of it."""
+_ENGINE = ("init", "advance", "finish", "converged")
 _STOCHASTIC = ("advi", "fullrank_advi", "svi")
 _BATCH = 1000
 """Rows of a minibatch where nobody says."""
@@ -127,9 +133,9 @@ def fit(
     settings = Settings(_named(method, family, engine), keys.check_seed(seed), precision, bool(correct))
     _check_batch_size(batch_size, method, engine)
     record, plate, rows = _read(model, data, settings)
-    engine = _engine(method, engine, batch_size, record, rows)
+    engine = _engine(method, family, engine, batch_size, record, rows)
     asked, posterior, left = _asked(method, family, engine), None, partial(_left, budget, begun)
-    if rows is not None and (asked or isinstance(engine, FixedDraws)):
+    if rows is not None and (asked or not isinstance(engine, Gradient | None)):
         how = f"method={method!r}" if method != "auto" else repr(engine or family)
         raise UnsupportedError(
             f"{how} needs all rows in memory, and those of {record.name} are read from a table; pass arrays, or use "
@@ -165,7 +171,7 @@ def _checkpoint(path: str | PathLike[str], asked: tuple[Any, ...], record: Model
 
 def _asked(method: str, family: Any, engine: Any) -> bool:
     """Whether the conjugate half was asked for in so many words."""
-    by_engine = engine is not None and not isinstance(engine, GAUSSIAN)
+    by_engine = type(engine).__name__ in _CONJUGATE
     return method in ("cavi", "svi", "gibbs") or isinstance(family, Blocks) or by_engine
 
 
@@ -199,7 +205,12 @@ def _gaussian(
     """A Gaussian q by smoothed Newton, on a corrected subsample where there are many rows."""
     record, plate, rows = model
     if start is not None:
-        start = (engine.family if engine else family).start(_location(record, start), 0.1)
+        begin = getattr(engine, "family", None) or family or FullRank()
+        start = begin.start(location(record, start), 0.1)
+    if engine is not None and not isinstance(engine, GAUSSIAN):
+        from jensen.fitting_ladder import fit_engine
+
+        return fit_engine(record, engine if start is None else replace(engine, start=start), settings, loop, left)
     if isinstance(engine, Gradient):
         return _stochastic(model, engine if start is None else replace(engine, start=start), settings, loop, left)
     if engine is None and (rows is not None or record.many_rows):
@@ -213,7 +224,12 @@ def _gaussian(
     engine = engine or FixedDraws(family)
     engine = engine if start is None else replace(engine, start=start)
     q, fitted = fit_from_starts(target, engine, seed=settings.seed, **loop)
-    return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
+    posterior = conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
+    if settings.method != "auto" or not settings.correct or posterior.verdict.overall == "trusted":
+        return posterior
+    from jensen.fitting_ladder import climbed
+
+    return climbed(target, posterior, left)
 
 
 def _stochastic(
@@ -233,9 +249,13 @@ def _stochastic(
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
 
 
-def _engine(method: str, engine: Any, batch_size: int | None, record: Model, rows: Table | None) -> Any:
+def _engine(method: str, family: Any, engine: Any, batch_size: int | None, record: Model, rows: Table | None) -> Any:
     """The engine that a method or a batch size means, where that can be said before looking at the model."""
     many = rows is not None or record.many_rows
+    if method in LADDER:
+        from jensen.fitting_ladder import engine_of
+
+        return engine_of(method, family)
     if method in ("advi", "fullrank_advi"):
         size = batch_size or record.batch_size or (_BATCH if many else None)
         return Gradient(MeanField() if method == "advi" else FullRank(), batch_size=size)
@@ -260,16 +280,10 @@ def _named(method: str, family: Any, engine: Any) -> str:
         raise OptionError(f"method={method!r} already says family and engine; leave one of them out.")
     if family is not None and engine is not None:
         raise OptionError(f"engine= has a family already, and family={family!r} was given too; say it in the engine.")
-    families: tuple[type, ...] = (FullRank, MeanField, Blocks)
-    engines: tuple[type, ...] = GAUSSIAN
-    if engine is not None and not isinstance(engine, GAUSSIAN):
-        from jensen.fitting_conjugate import ENGINES
-
-        engines += ENGINES
-    for value, kinds, word in ((family, families, "family"), (engine, engines, "engine")):
-        if value is not None and not isinstance(value, kinds):
-            names = " or ".join(f"jn.{kind.__name__}()" for kind in kinds)
-            raise OptionError(f"{word} must be {names}; got {value!r}.")
+    if family is not None and not isinstance(family, FullRank | MeanField | Blocks):
+        raise OptionError(f"family must be jn.FullRank(), jn.MeanField() or jn.Blocks(...); got {family!r}.")
+    if engine is not None and (isinstance(engine, type) or not all(hasattr(engine, name) for name in _ENGINE)):
+        raise OptionError(f"engine must be an engine, such as jn.FixedDraws() or jn.Gradient(); got {engine!r}.")
     return method
 
 
@@ -304,35 +318,3 @@ def _family(method: str, dim: int) -> FullRank | MeanField:
     if method == "meanfield" or (method == "auto" and dim > _LARGEST_FULL_RANK):
         return MeanField()
     return FullRank()
-
-
-def _location(model: Any, start: Mapping[str, Any]) -> np.ndarray:
-    """Flat unconstrained vector of start values; sites that are not named start at zero."""
-    if not isinstance(start, Mapping):
-        raise OptionError(f"start must be a dict, site -> value; got {type(start).__name__}.")
-    unknown = set(start) - {site.name for site in model.sites}
-    if unknown:
-        names = ", ".join(site.name for site in model.sites)
-        raise OptionError(f"start names {sorted(unknown)}, which are no sites of the model; its sites are {names}.")
-    data = model.data
-    z = np.zeros(model.dim)
-    zero = layout.unflatten(model.sites, z)
-    middle, _ = model.constrain(zero, data)
-    values = {}
-    for site in model.sites:
-        try:
-            value = np.asarray(start.get(site.name, middle[site.name]), float)
-        except (TypeError, ValueError) as error:
-            raise OptionError(
-                f"start[{site.name!r}] is {start[site.name]!r}, which is no array of numbers of shape {site.shape}."
-            ) from error
-        if not np.isfinite(value).all():
-            raise OptionError(f"start[{site.name!r}] has NaN or infinite values; start at finite ones.")
-        if value.shape != site.shape:
-            raise OptionError(f"start[{site.name!r}] has shape {value.shape}; the site has shape {site.shape}.")
-        values[site.name] = value
-    z = layout.flatten(model.sites, model.unconstrain(values, data))
-    if not np.isfinite(z).all():
-        site = layout.coordinate_site(model.sites, int(np.argmin(np.isfinite(z))))
-        raise OptionError(f"start[{site.name!r}] lies outside the support ({site.support}) of the site.")
-    return z

@@ -79,7 +79,8 @@ def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: 
     deadline
         `time.perf_counter()` value after which no further stage is begun.
     """
-    metric = chains.Metric(np.asarray(q.mean), _factor(q))
+    metric = _metric(q)
+    given = metric.map
     # From q's bulk: the chains find the tails by themselves, but where q's are too wide they would take long to return.
     noise = q.noise(keys.generator(seed, "chains", 0), chains.CHAINS)
     z = np.asarray(q.transport(np.clip(noise, -_BULK, _BULK))[0])
@@ -93,7 +94,7 @@ def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: 
         part = _constrained(target, stage)
         before, evidence = evidence, measure(part.x.reshape(*stage.log_p.shape, -1), evidence)
         pool = [*pool, part] if before is not None and mapped == was_mapped and _steady(evidence) else [part]
-        bends = straighten.learn(stage.z) if number >= 1 else None
+        bends = given or (straighten.learn(stage.z) if number >= 1 else None)
         if number >= 1 and judging and evidence.between.max() < LIMITS["between"]:
             break
         if (
@@ -179,8 +180,11 @@ def _least_force(stage: chains.Stage) -> float:
     return float(np.linalg.eigvalsh(u.T @ u / len(u)).min())
 
 
-def _factor(q: Any) -> np.ndarray:
-    return np.asarray(q.sd) if hasattr(q, "log_sd") else np.asarray(q.scale)
+def _metric(q: Any) -> chains.Metric:
+    """Q's own coordinates, straight ones where q is the image of a Gaussian under a map."""
+    base = getattr(q, "base", q)
+    factor = np.asarray(base.sd) if hasattr(base, "log_sd") else np.asarray(base.scale)
+    return chains.Metric(np.asarray(base.mean), factor, getattr(q, "map", None))
 
 
 def _guarded(evidence: Settled, x: np.ndarray, last: bool) -> tuple[np.ndarray, np.ndarray, str]:

@@ -25,6 +25,7 @@ from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.mixture import ENOUGH, combine
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
+from jensen.families.flat import has_density
 from jensen.families.meanfield import DiagonalGaussian
 from jensen.models.large import LargeTarget
 from jensen.objectives.elbo import Elbo, on_draws
@@ -95,6 +96,10 @@ def examine(
     modes
         Other modes that were found before; None: search.
     """
+    if not has_density(q):
+        from jensen.diagnostics.examine_particles import examine_particles
+
+        return examine_particles(target, q, run, seed=seed, correcting=correcting, budget=budget)
     found = _Look(target, q, seed, modes)
     deadline = None if budget is None else time.perf_counter() + budget
     try:

@@ -15,19 +15,23 @@ from typing import Any
 import numpy as np
 
 from jensen.core.errors import JensenError
-from jensen.diagnostics.chains import Metric, finite
+from jensen.diagnostics.chains import finite
 from jensen.engines.fixed_draws import FixedDraws
+from jensen.engines.quench import distinct, frame_of, joined, quench
 from jensen.families.fullrank import FullRank, from_factor
+from jensen.families.mixture import mixture_of
 from jensen.models.large import LargeTarget
 from jensen.run import run
 
-_RADII = (3.0, 6.0, 12.0, 24.0)
-_STARTS, _STEPS = 128, 30
-_DIP = 2.0
+_WIDTH = 0.3
+"""Where a fit at an end point begins, as a share of q's median sd."""
 _WEIGHT_DRAWS = 512
-_MOST_MODES, _MOST_MODES_LARGE = 6, 2
+_MOST_MODES, _MOST_MODES_LARGE = 30, 2
 _LARGEST_DIM = 60
 _NEGLIGIBLE = 0.003
+_GAUSSIAN = 0.5
+"""Effective share of the mixture's sample below which its components may be pieces of one mode."""
+_NEIGHBORS = 3
 _APART = 2.0
 _REACHED = 0.2
 """Share of a mode's weight that chains must have spent there to have reached it."""
@@ -64,7 +68,12 @@ def search(target: Any, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
         With weights above 0.003, relative to all modes found.
     """
     found = _components(target, q, rng)
-    return _heavy(found, _weights(target, found, rng)) if len(found) > 1 else ()
+    if len(found) == 1:
+        return ()
+    weights, share = _weights(target, found, rng)
+    if share < _GAUSSIAN:  # the modes are no Gaussians, so that several may lie along one curved ridge
+        return _heavy(*_merged(target, found, weights))
+    return _heavy(found, weights)
 
 
 def search_far(target: LargeTarget, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
@@ -78,24 +87,43 @@ def search_far(target: LargeTarget, q: Any, rng: np.random.Generator) -> tuple[M
         return ()
     masses = np.array([target.log_mass(other) for other in found])
     weights = np.exp(masses - masses.max())
-    return _heavy(found, list(weights / weights.sum()))
+    return _heavy(found, weights / weights.sum())
 
 
-def _heavy(found: list[Any], weights: list[float]) -> tuple[Mode, ...]:
+def _heavy(found: list[Any], weights: np.ndarray) -> tuple[Mode, ...]:
     """Modes beside the first with a weight that matters."""
-    return tuple(Mode(other, w) for other, w in zip(found[1:], weights[1:], strict=True) if w > _NEGLIGIBLE)
+    return tuple(Mode(other, float(w)) for other, w in zip(found[1:], weights[1:], strict=True) if w > _NEGLIGIBLE)
+
+
+def _merged(target: Any, found: list[Any], weights: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """One component, the first or the heaviest, for all that ridges join; with the weight of all of them."""
+    number = len(found)
+    means = np.array([each.mean for each in found])
+    frame = frame_of(found[0])
+    x = frame.whiten(means)
+    apart = ((x[:, None] - x) ** 2).sum(2)
+    near = np.argsort(apart, 1)[:, 1 : _NEIGHBORS + 1]
+    pairs = np.array(sorted({(min(k, j), max(k, j)) for k in range(number) for j in near[k]}))
+    group = np.arange(number)
+    for one, other in pairs[joined(target, frame, means[pairs[:, 0]], means[pairs[:, 1]])]:
+        group[group == group[other]] = group[one]
+    kept, masses = [], []
+    for label in dict.fromkeys(group):
+        members = np.flatnonzero(group == label)
+        kept.append(found[0 if 0 in members else members[weights[members].argmax()]])
+        masses.append(weights[members].sum())
+    return kept, np.array(masses)
 
 
 def _components(target: Any, q: Any, rng: np.random.Generator) -> list[Any]:
     """Gaussians: q, and one at each other mode that the quenches reach."""
-    metric = Metric(np.asarray(q.mean), np.asarray(q.scale))
-    ends = _quench(target, _starts(q, metric, rng, target.affordable(_STARTS, 32)), metric)
-    candidates = _distinct(target, np.asarray(q.mean), ends)
+    width = _WIDTH * float(np.median(np.asarray(q.sd)))
+    most = _MOST_MODES if q.dim <= _LARGEST_DIM else _MOST_MODES_LARGE
     found = [q]
-    for end in candidates[: _MOST_MODES if q.dim <= _LARGEST_DIM else _MOST_MODES_LARGE]:
+    for end in distinct(target, np.asarray(q.mean), quench(target, q, rng), most):
         # A fit that fails or runs home does not undo the dip that was seen: then the peak's own curvature has to do.
         for describe in (_fit_there, _peak):
-            other = describe(target, end, metric)
+            other = describe(target, end, width)
             if other is not None and not any(_same(other, known) for known in found):
                 found.append(other)
                 break
@@ -113,63 +141,9 @@ def _share_inside(q: Any, z: np.ndarray) -> float:
     return float((squared < q.dim + 3 * np.sqrt(2 * q.dim)).mean())
 
 
-def _starts(q: Any, metric: Metric, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Points z (count, D): an eighth of them near zero, the others on shells around q."""
-    near = count // 8
-    radii = np.resize(_RADII, count - near)[:, None]
-    wide = metric.out(radii * rng.standard_normal((count - near, q.dim)))
-    return np.concatenate([wide, rng.uniform(-2, 2, (near, q.dim))])
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _quench(target: Any, z: np.ndarray, metric: Metric) -> np.ndarray:
-    """Climb from every start; starts where the density is not finite are dropped. Returns the end points."""
-    x = metric.whiten(z)
-    log_p, gradient = finite(target(z))
-    gradient = metric.back(gradient)
-    ok = np.isfinite(log_p)
-    x, log_p, gradient = x[ok], log_p[ok], gradient[ok]
-    if not len(x):
-        return x
-    norms = np.linalg.norm(gradient, axis=1, keepdims=True)
-    step = np.minimum(1.0, 1.0 / np.maximum(norms, 1e-12))
-    for _ in range(_STEPS):
-        new_x = x + step * gradient
-        new_log_p, new_gradient = finite(target(metric.out(new_x)))
-        new_gradient = metric.back(new_gradient)
-        better = new_log_p > log_p
-        moved, turned = new_x - x, gradient - new_gradient
-        with np.errstate(all="ignore"):
-            barzilai = ((moved * moved).sum(1) / np.abs((moved * turned).sum(1)))[:, None]
-        barzilai = np.where(np.isfinite(barzilai), barzilai, step)
-        row = better[:, None]
-        x, log_p = np.where(row, new_x, x), np.where(better, new_log_p, log_p)
-        gradient = np.where(row, new_gradient, gradient)
-        step = np.where(row, np.clip(barzilai, 1e-8, 1e4), step / 4)
-    order = np.argsort(-log_p)
-    return metric.out(x[order])
-
-
-def _distinct(target: Any, center: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
-    """End points, best first, that a dip separates from the fit's center and from each other."""
-    modes = [center]
-    fractions = np.linspace(0, 1, 11)[:, None]
-    for _ in range(_MOST_MODES):
-        if not len(ends):
-            break
-        segments = ends[:, None] + fractions * (modes[-1] - ends)[:, None]
-        log_p = target(segments.reshape(-1, segments.shape[-1]))[0].reshape(len(ends), -1)
-        lower_end = np.minimum(log_p[:, 0], log_p[:, -1])
-        dip = lower_end - np.nan_to_num(log_p, nan=-np.inf)[:, 1:-1].min(1)
-        ends = ends[dip > _DIP]
-        if len(ends):
-            modes.append(ends[0])
-    return modes[1:]
-
-
-def _fit_there(target: Any, end: np.ndarray, metric: Metric) -> Any:
-    """Gaussian at an end point, from a third of the fit's typical width; None when it does not converge."""
-    engine = FixedDraws(start=FullRank().start(end, _width(metric)), steps=30, large=False)
+def _fit_there(target: Any, end: np.ndarray, width: float) -> Any:
+    """Gaussian at an end point, from isotropic `width`; None when it does not converge."""
+    engine = FixedDraws(start=FullRank().start(end, width), steps=30, large=False)
     try:
         q, record = run(engine, target, seed=0, progress=False)
     except JensenError:
@@ -179,20 +153,16 @@ def _fit_there(target: Any, end: np.ndarray, metric: Metric) -> Any:
     return q if record.status == "converged" else None
 
 
-def _peak(target: Any, end: np.ndarray, metric: Metric) -> Any:
-    """Gaussian with the curvature, smoothed over a third of the fit's typical width, at an end point; None if it is no peak."""
+def _peak(target: Any, end: np.ndarray, width: float) -> Any:
+    """Gaussian with the curvature, smoothed over `width`, at an end point; None if it is no peak."""
     try:
-        point = FixedDraws(start=FullRank().start(end, _width(metric)), large=False).init(target, 0).point
+        point = FixedDraws(start=FullRank().start(end, width), large=False).init(target, 0).point
     except JensenError:
         return None
     w, v = np.linalg.eigh(-point.curvature)
     if w[0] <= 0:
         return None
     return from_factor(end, point.factor @ (v / np.sqrt(w)))
-
-
-def _width(metric: Metric) -> float:
-    return 0.3 * float(np.median(np.sqrt((metric.factor**2).sum(1))))
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -205,16 +175,20 @@ def _distance(apart: np.ndarray, q: Any) -> float:
     return float(np.linalg.norm(np.linalg.solve(np.asarray(q.scale), apart)))
 
 
-def _weights(target: Any, components: list[Any], rng: np.random.Generator) -> list[float]:
-    """Share of the mass of each component, by importance sampling from their equal mixture.
+def _weights(target: Any, components: list[Any], rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Share of the mass of each component (K,), by importance sampling from their equal mixture.
 
-    The mixture in the denominator keeps a component's tail, where it meets another mode, from claiming that mode's mass.
+    The mixture in the denominator keeps a component's tail, where it meets another mode, from claiming that mode's mass. Second:
+    the effective share of a sample from the mixture with these weights, estimated from the same draws.
     """
+    equal = mixture_of(components, np.ones(len(components)))
     z = np.concatenate([np.asarray(q.transport(q.noise(rng, _WEIGHT_DRAWS))[0]) for q in components])
-    log_q = np.array([np.asarray(q.log_prob(z)) for q in components])
-    top = log_q.max(0)
-    log_mixture = top + np.log(np.exp(log_q - top).sum(0))
-    log_w = finite(target(z))[0] - log_mixture
+    log_equal = equal.log_prob(z)
+    log_w = finite(target(z))[0] - log_equal
     w = np.exp(log_w - log_w.max())
-    masses = (w * np.exp(log_q - log_mixture)).sum(1)
-    return [float(mass) for mass in masses / masses.sum()]
+    w /= w.sum()
+    masses = w @ equal.responsibilities(z)
+    with np.errstate(divide="ignore", over="ignore"):
+        log_ratio = log_equal - mixture_of(components, masses).log_prob(z)
+        square = (w**2 * np.exp(log_ratio)).sum() * len(z)
+    return masses, float(1 / square)

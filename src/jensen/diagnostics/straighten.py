@@ -18,98 +18,33 @@ References: Papaspiliopoulos, Roberts, Skold (2007), A general framework for the
 Statist. Sci. 22; Parno, Marzouk (2018), Transport map accelerated MCMC, SIAM/ASA J. Uncertain. Quantif. 6.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+from jensen.families.maps import Map, layer, unbent
 
 LARGEST_DIM = 60
 _PARENTS = 4
 _SCORE = 0.15
 _NOISE = 1.1
+_BOUND = 4.0
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One parent's influence on the rest; `parent` is its place among the parents."""
+class _Fitted(NamedTuple):
+    """One parent's influence on the rest: shift + directions (slope s + bend (s^2 - 1) + exp(exponents s) y)."""
 
-    parent: int
     shift: np.ndarray
+    directions: np.ndarray
     slope: np.ndarray
     bend: np.ndarray
-    directions: np.ndarray
     exponents: np.ndarray
 
-    def forward(self, s: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Straight y (n, R) -> bent (n, R), given s (n, 1)."""
-        return self._center(s) + (y * np.exp(s * self.exponents)) @ self.directions.T
-
-    def inverse(self, s: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Bent (n, R) -> straight y (n, R)."""
-        return np.linalg.solve(self.directions, (x - self._center(s)).T).T * np.exp(-s * self.exponents)
-
-    def pullback(self, s: np.ndarray, y: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gradients with respect to s (n,), volume included, and y (n, R)."""
-        scaled = (gradient @ self.directions) * np.exp(s * self.exponents)
-        along = (gradient * (self.slope + 2 * s * self.bend)).sum(1) + (scaled * y * self.exponents).sum(1)
-        return along + self.exponents.sum(), scaled
-
-    def _center(self, s: np.ndarray) -> np.ndarray:
-        return self.shift + s * self.slope + (s**2 - 1) * self.bend
-
-
-@dataclass(frozen=True)
-class Map:
-    """Composition of layers; coordinates keep their places, parents are standardized.
-
-    Attributes
-    ----------
-    parents, rest
-        Coordinates of z.
-    center, scale
-        Of the parents.
-    layers
-        The first one is nearest to z.
-    """
-
-    parents: np.ndarray
-    rest: np.ndarray
-    center: np.ndarray
-    scale: np.ndarray
-    layers: tuple[Layer, ...]
-
-    def out(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Y (n, D) -> z (n, D), log volume (n,), and what the pullback needs."""
-        t, x = y[:, self.parents], y[:, self.rest]
-        volume, tape = np.zeros(len(y)), []
-        for layer in reversed(self.layers):
-            s = _bounded(t[:, [layer.parent]])
-            tape.append(x)
-            x = layer.forward(s, x)
-            volume = volume + s[:, 0] * layer.exponents.sum()
-        z = np.empty_like(y)
-        z[:, self.parents], z[:, self.rest] = self.center + self.scale * t, x
-        return z, volume, tape
-
-    def back(self, y: np.ndarray, tape: list[np.ndarray], gradient: np.ndarray) -> np.ndarray:
-        """Gradient with respect to z -> gradient of log density plus log volume with respect to y."""
-        t, pulled = y[:, self.parents], gradient[:, self.rest]
-        to_parents = gradient[:, self.parents] * self.scale
-        for layer, x in zip(self.layers, reversed(tape), strict=True):
-            s = _bounded(t[:, [layer.parent]])
-            along, pulled = layer.pullback(s, x, pulled)
-            to_parents[:, layer.parent] += along * (1 - (s[:, 0] / 4) ** 2)
-        result = np.empty_like(y)
-        result[:, self.parents], result[:, self.rest] = to_parents, pulled
-        return result
-
-    def into(self, z: np.ndarray) -> np.ndarray:
-        """Z (n, D) -> y (n, D)."""
-        t, x = (z[:, self.parents] - self.center) / self.scale, z[:, self.rest]
-        for layer in self.layers:
-            x = layer.inverse(_bounded(t[:, [layer.parent]]), x)
-        y = np.empty_like(z)
-        y[:, self.parents], y[:, self.rest] = t, x
-        return y
+    def inverse(self, t: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Bent (n, R) -> straight (n, R), given the parent t (n,)."""
+        s = _bounded(t)[:, None]
+        f = np.linalg.solve(self.directions, (x - self.shift).T).T
+        return (f - self.slope * s - self.bend * (s**2 - 1)) * np.exp(-self.exponents * s)
 
 
 def learn(z: np.ndarray) -> Map | None:
@@ -121,7 +56,10 @@ def learn(z: np.ndarray) -> Map | None:
     draws = z.reshape(-1, dim)
     parents: list[int] = []
     while len(parents) < min(_PARENTS, dim - 1):
-        straight = draws if not parents else _layered(draws, parents, half).into(draws)
+        straight = draws
+        if parents:
+            bent = _layered(draws, parents, half)
+            straight = bent.into(draws) @ bent.linear.T  # back from the layers' directions to the coordinates
         found = _parent(straight, half, parents)
         if found is None:
             break
@@ -130,14 +68,34 @@ def learn(z: np.ndarray) -> Map | None:
 
 
 def _layered(draws: np.ndarray, parents: list[int], half: np.ndarray) -> Map:
+    """One layer a parent, fitted one after the other; parents are standardized first and touched by none of them.
+
+    Between layers the coordinates are the parents and then the rest; a layer wants its own parent first.
+    """
     rest = np.setdiff1d(np.arange(draws.shape[1]), parents)
     center, scale = draws[:, parents].mean(0), draws[:, parents].std(0)
-    t, x, layers = (draws[:, parents] - center) / scale, draws[:, rest], []
-    for number in range(len(parents)):
-        layer = _fit_layer(number, t[:, number], x, half)
-        layers.append(layer)
-        x = layer.inverse(_bounded(t[:, [number]]), x)
-    return Map(np.array(parents), rest, center, scale, tuple(layers))
+    t, x = (draws[:, parents] - center) / scale, draws[:, rest]
+    count, result = len(parents), unbent(draws.shape[1])
+    before = np.concatenate([parents, rest])
+    for number in range(count):
+        found = _fit_layer(t[:, number], x, half)
+        x = found.inverse(t[:, number], x)
+        after = np.concatenate([[number], np.delete(np.arange(count), number), np.arange(count, len(before))])
+        full, place = np.eye(len(before)), np.zeros(len(before))
+        full[count:, count:], place[count:] = found.directions, found.shift
+        if number == 0:
+            full[range(count), range(count)], place[:count] = scale, center
+        rows = np.argsort(before)
+        result = result.followed_by(
+            layer(
+                place[rows],
+                full[np.ix_(rows, after)],
+                _BOUND,
+                *(np.concatenate([np.zeros(count), part]) for part in (found.slope, found.bend, found.exponents)),
+            )
+        )
+        before = after
+    return result
 
 
 def _parent(draws: np.ndarray, half: np.ndarray, known: list[int]) -> int | None:
@@ -158,7 +116,7 @@ def _parent(draws: np.ndarray, half: np.ndarray, known: list[int]) -> int | None
     return best
 
 
-def _fit_layer(parent: int, t: np.ndarray, x: np.ndarray, half: np.ndarray) -> Layer:
+def _fit_layer(t: np.ndarray, x: np.ndarray, half: np.ndarray) -> _Fitted:
     s = _bounded(t)
     basis = np.stack([np.ones_like(s), s, s**2 - 1], axis=1)
     coefficients = np.linalg.lstsq(basis, x, rcond=None)[0]
@@ -178,12 +136,14 @@ def _fit_layer(parent: int, t: np.ndarray, x: np.ndarray, half: np.ndarray) -> L
     projections = np.log(np.abs(np.linalg.solve(square_root, residual.T).T @ vectors) + 1e-300)
     slopes = (projections - projections.mean(0)).T @ (s - s.mean()) / (len(s) * s.var())
     exponents = np.where(np.abs(strengths) > _NOISE * noise, slopes, 0.0)
-    return Layer(parent, coefficients[0], coefficients[1], coefficients[2], square_root @ vectors, exponents)
+    directions = square_root @ vectors
+    slope, bend = np.linalg.solve(directions, coefficients[1:].T).T
+    return _Fitted(coefficients[0], directions, slope, bend, exponents)
 
 
 def _bounded(t: np.ndarray) -> np.ndarray:
-    """Tails of the parent do not blow the exponent up: the map stays a bijection with linear tails."""
-    return 4 * np.tanh(t / 4)
+    """The parent as the layer sees it."""
+    return _BOUND * np.tanh(t / _BOUND)
 
 
 def _whiten(x: np.ndarray) -> np.ndarray:

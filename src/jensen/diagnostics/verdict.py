@@ -1,11 +1,12 @@
 """The verdict: evidence -> one of three words per quantity, with reasons and one piece of advice.
 
-Four ways to it, by what is reported:
+Five ways to it, by what is reported:
 
     q itself, weights nearly constant       var(log w) < 0.1 on draws of q: nothing else can be far off
     q itself, against the chains            how far do mean and sd move, standard error added, once the chains have settled
     the mixture of several modes            importance weights nearly constant
     the corrected answer                    has each quantity settled (settled.py), and nothing blocks it
+    particles, which have no density        how far are mean and sd from those of the corrected answer
 
 and in all of them other modes that were found count against the quantities they would move. What no search found is not in
 it: a verdict is always "within the modes found". k-hat is shown, not decided by: it is noise when weights are nearly constant
@@ -210,6 +211,28 @@ def judge_mixture(
     advice = "Use the draws; a mean between modes describes none of them."
     words = (TRUSTED,) * len(names)
     return Verdict(tuple(names), words, {}, reasons, advice, log_weights, "the corrected answer")
+
+
+def judge_draws(names: list[str], x: np.ndarray, y: np.ndarray, weights: np.ndarray, answer: Verdict) -> Verdict:
+    """Verdict on draws x (n, K) without a density, against draws y (m, K) of an answer that has been judged."""
+    mean, sd = weights @ y, np.sqrt(weights @ (y - weights @ y) ** 2)
+    constant = is_constant(mean, sd) & is_constant(x.mean(0), x.std(0))
+    unit = np.where(sd > 0, sd, 1.0)
+    moved = np.where(constant, 0.0, np.abs(x.mean(0) - mean) / unit)
+    ratio = np.where(constant, 1.0, x.std(0) / unit)
+    widened = np.abs(np.log(np.maximum(ratio, 1e-300)))
+    known = np.array([word != DO_NOT_USE for word in answer.words]), np.array([w == TRUSTED for w in answer.words])
+    mean_ok = known[0] & (moved < _OFF)
+    words = _words(mean_ok, mean_ok & known[1] & (widened < _OFF))
+    worst = int(np.argmax(np.maximum(moved, widened)))
+    reasons = (
+        f"{names[worst]}: its mean is {moved[worst]:.2f} sd from that of the corrected answer (method='auto'), "
+        f"its sd {ratio[worst]:.2f} times as large",
+        f"the corrected answer itself: {answer.counts}",
+    )
+    columns = {"mean off (sds)": moved, "sd / corrected": ratio}
+    advice = "Use it." if set(words) == {TRUSTED} else "Use method='auto', whose answer this one was held against."
+    return Verdict(tuple(names), words, columns, reasons, advice, np.full(1, np.nan), "the particles")
 
 
 def unfinished(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:

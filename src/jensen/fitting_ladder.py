@@ -1,0 +1,86 @@
+"""The ladder's half of `fit`: the richer families and engines by name, and the climb of "auto" above the Gaussian.
+
+    "flow", "layered", "lowrank", ...    an engine, begun at a fitted Gaussian where it asks for one; q is judged like any other
+    "auto"                               diagnostics/ladder.py, where the checked and corrected Gaussian is not enough
+
+It is a file of its own because Gaussian fits that are enough leave all of this unloaded.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from jensen.core.errors import OptionError
+from jensen.diagnostics.examine import Examination
+from jensen.diagnostics.ladder import climb
+from jensen.diagnostics.starts import fit_from_starts
+from jensen.engines.engine import limited
+from jensen.engines.fixed_draws import FixedDraws
+from jensen.families.fullrank import FullRank
+from jensen.families.meanfield import MeanField
+from jensen.models.model import Model
+from jensen.models.target import Target
+from jensen.posterior import Posterior, conclude
+from jensen.run import run
+from jensen.settings import Settings
+
+_LARGEST_FULL_RANK = 400
+
+
+def engine_of(method: str, family: Any = None) -> Any:
+    """The engine that a method's word means."""
+    raise OptionError(f"method={method!r} is not there yet.")
+
+
+def fit_engine(
+    record: Model, engine: Any, settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
+) -> Posterior:
+    """A posterior by an engine of one's own choice.
+
+    Parameters
+    ----------
+    record
+        The model.
+    engine
+        The engine; one with a field ``start`` that has none begins at a fitted Gaussian if it says so (`from_gaussian`).
+    settings, loop, left
+        How the fit was asked for, arguments of `jensen.run.run`, seconds left of the budget.
+    """
+    target = Target(record, settings.precision)
+    begun = engine
+    if getattr(engine, "from_gaussian", False) and engine.start is None:
+        family = FullRank() if target.dim <= _LARGEST_FULL_RANK else MeanField()
+        plain = {**loop, "steps": None, "callbacks": ()}
+        q, fitted = fit_from_starts(target, FixedDraws(family), seed=settings.seed, label="gaussian", **plain)
+        begun = replace(engine, start=q)
+    if hasattr(engine, "steps"):
+        begun = limited(begun, loop["steps"])
+    q, fitted = run(begun, target, seed=settings.seed, **loop)
+    return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
+
+
+def climbed(target: Target, posterior: Posterior, left: Callable[[], float | None]) -> Posterior:
+    """The posterior after the climb; the same where no rung was tried."""
+    found = Examination(
+        posterior.elbo,
+        posterior.kept,
+        posterior.weights,
+        posterior.verdict,
+        posterior.answer == "corrected",
+        correction=posterior.chains,
+    )
+    q, found, rungs = climb(target, posterior.q, posterior.run, found, seed=posterior.settings.seed, left=left)
+    if len(rungs) == 1:
+        return posterior
+    best = [rung for rung in rungs if rung.kept][-1]
+    return posterior.replace(
+        q=q,
+        elbo=best.elbo,
+        kept=found.kept,
+        weights=found.weights,
+        verdict=found.verdict,
+        answer="corrected" if found.corrected else "q",
+        chains=found.correction,
+        cost=replace(posterior.cost, gradients=target.gradients),
+        story=(*posterior.story, *map(str, rungs)),
+    )
