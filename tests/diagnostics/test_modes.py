@@ -6,7 +6,8 @@ import pytest
 
 import jensen as jn
 from jensen.core.precision import scope
-from jensen.diagnostics import modes
+from jensen.diagnostics import mixture, modes
+from jensen.diagnostics.mixture import mix, within
 from jensen.families.fullrank import DenseGaussian
 from jensen.models.read import read
 from jensen.models.target import Target
@@ -108,3 +109,70 @@ def test_modes_that_the_chains_visit_are_corners_of_one():
     z = np.random.default_rng(0).standard_normal((2000, 2))
     assert modes.unvisited((near, far), z) == (far,)
     assert modes.unvisited((near, far), np.concatenate([z, z + 30])) == ()
+
+
+def _unequal(p, data):
+    """N(0, I) with weight 1 - w, and N(apart, s^2 I) with weight w."""
+    dim = len(data["apart"])
+    one = jnp.log1p(-data["w"]) - 0.5 * (p["x"] ** 2).sum()
+    other = jnp.log(data["w"]) - 0.5 * ((p["x"] - data["apart"]) ** 2).sum() / data["s"] ** 2 - dim * jnp.log(data["s"])
+    return jnp.logaddexp(one, other)
+
+
+@pytest.mark.parametrize(
+    ("dim", "distance", "weight", "width"), [(10, 8, 0.02, 0.7), (20, 6, 0.1, 1.3), (3, 4, 0.1, 1.0)]
+)
+def test_finds_small_modes_that_are_narrow_or_low(dim, distance, weight, width):
+    data = {"w": np.array(weight), "apart": along(dim, distance), "s": np.array(width)}
+    with scope():
+        target = Target(read(jn.density(_unequal, {"x": np.zeros(dim)}, data=data)))
+        q = DenseGaussian(np.zeros(dim), np.eye(dim))
+        found = modes.search(target, q, np.random.default_rng(0))
+        mixed = mix(target, q, found, 0)
+    assert len(found) == 1
+    assert mixed.share > 0.8
+    np.testing.assert_allclose(mixed.weights @ mixed.draws.z, weight * along(dim, distance), atol=0.05)
+    assert mixed.q.weights[1] == pytest.approx(weight, abs=0.04)
+
+
+def _ring(p):
+    return -0.5 * ((jnp.sqrt((p["x"] ** 2).sum() + 1e-12) - 5) / 0.2) ** 2
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_ring_is_one_mode(seed):
+    """From a q on one side of it."""
+    with scope():
+        target = Target(read(jn.density(_ring, {"x": np.zeros(2)})))
+        q = DenseGaussian(np.array([4.8, 0.0]), np.diag([0.3, 1.2]))
+        assert modes.search(target, q, np.random.default_rng(seed)) == ()
+
+
+def test_chains_within_modes_that_are_no_gaussians():
+    """Two Gumbel modes: the bridge has their masses, the chains their means."""
+
+    def two(p):
+        one = lambda x: (-x - jnp.exp(-x)).sum()  # noqa: E731
+        return jnp.logaddexp(jnp.log(0.7) + one(p["x"]), jnp.log(0.3) + one(p["x"] - 15 * jnp.array([1.0, 0, 0, 0, 0])))
+
+    with scope():
+        target = Target(read(jn.density(two, {"x": np.zeros(5)})))
+        q = DenseGaussian(np.full(5, 0.4), 1.1 * np.eye(5))
+        found = modes.search(target, q, np.random.default_rng(0))
+        mixed = mix(target, q, found, 0)
+        chains = within(target, mixed, 0)
+    np.testing.assert_allclose(sorted(chains.masses), [0.3, 0.7], atol=0.02)
+    assert chains.weights.sum() == pytest.approx(1)
+    mean, sd = np.euler_gamma, np.pi / np.sqrt(6)
+    np.testing.assert_allclose(chains.weights @ chains.draws.z[:, 1:], mean, atol=0.1 * sd)
+    np.testing.assert_allclose(chains.weights @ chains.draws.z[:, 0], mean + 0.3 * 15, atol=0.35)
+
+
+def test_the_bridge_is_exact_between_normals():
+    """Mass of 7 N(1, 1) from draws of N(0, 2^2) and of N(1, 1)."""
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(0)
+    log_ratio = lambda z: np.log(7) + norm.logpdf(z, 1, 1) - norm.logpdf(z, 0, 2)  # noqa: E731
+    of_q, of_p = log_ratio(2 * rng.standard_normal(4000)), log_ratio(1 + rng.standard_normal(3000))
+    assert mixture._bridge(of_q, of_p) == pytest.approx(np.log(7), abs=0.03)

@@ -26,15 +26,24 @@ def beyond(target: Any, q: Any, seed: int) -> np.ndarray:
     counts = [int(share * target.affordable(_DRAWS, 400)) for share in _SHARES]
     noise = q.noise(keys.generator(seed, "beyond"), sum(counts))
     noise = noise * np.repeat(_WIDTHS, counts)[:, None]
-    z, log_q = q.transport(noise)
-    z, log_q = np.asarray(z), np.asarray(log_q)
-    squared = (noise**2).sum(1)
-    # Density of the mixture over that of q, from the squared radius alone.
-    ratios = [
-        np.log(count / len(z)) - q.dim * np.log(width) + 0.5 * squared * (1 - width**-2)
-        for width, count in zip(_WIDTHS, counts, strict=True)
-    ]
-    log_mixture = log_q + np.logaddexp.reduce(ratios, axis=0)
+    if hasattr(q, "wider"):  # a mixture is not one Gaussian's radius away from its copies
+        rows = np.repeat(np.arange(len(counts)), counts)
+        each = [q.wider(width) for width in _WIDTHS]
+        z = np.concatenate(
+            [np.asarray(other.transport(noise[rows == k] / _WIDTHS[k])[0]) for k, other in enumerate(each)]
+        )
+        log_q = np.asarray(q.log_prob(z))
+        logs = [np.log(n / len(z)) + np.asarray(other.log_prob(z)) for n, other in zip(counts, each, strict=True)]
+        log_mixture = np.logaddexp.reduce(logs, axis=0)
+    else:
+        z, log_q = (np.asarray(part) for part in q.transport(noise))
+        squared = (noise**2).sum(1)
+        # Density of the mixture over that of q, from the squared radius alone.
+        ratios = [
+            np.log(count / len(z)) - q.dim * np.log(width) + 0.5 * squared * (1 - width**-2)
+            for width, count in zip(_WIDTHS, counts, strict=True)
+        ]
+        log_mixture = log_q + np.logaddexp.reduce(ratios, axis=0)
     log_p, _ = target(z)
     log_p = np.where(np.isfinite(log_p), log_p, -np.inf)
     values, derived = target.constrain(z)

@@ -3,8 +3,9 @@
     1. log weights of 2,200 draws of q           ELBO with its error, var(log w); wider draws, if that is small
     2. quenches for other modes                  where they tell anything
     3. weights nearly constant, one mode         trusted, and done
-    4. several modes, each nearly Gaussian       their mixture is the answer
+    4. several modes, each nearly Gaussian       their mixture is q, and its weighted draws are the answer
     5. short chains from q                       correct the answer, or judge q by how far they move
+    6. modes that those do not reach             chains within each mode, whose masses a bridge tells
 
 All of it runs on the program the fit has compiled.
 """
@@ -22,7 +23,7 @@ from jensen.diagnostics import quantities, verdict
 from jensen.diagnostics.beyond import FAR, beyond
 from jensen.diagnostics.correct import Correction, correct
 from jensen.diagnostics.linear_response import linear_response
-from jensen.diagnostics.mixture import ENOUGH, combine
+from jensen.diagnostics.mixture import ENOUGH, LEAST_SHARE, Mixed, mix, within
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
 from jensen.families.flat import has_density
@@ -54,6 +55,10 @@ class Examination:
         How it came about, or "".
     correction
         The chains, where they ran: they can judge another q of the same target.
+    modes
+        Other modes that neither q nor the chains reach.
+    q
+        The approximation that the answer comes from where it is not the examined one: a mixture of modes.
     """
 
     elbo: Elbo
@@ -63,6 +68,8 @@ class Examination:
     corrected: bool = False
     note: str = ""
     correction: Correction | None = None
+    modes: tuple[mode_search.Mode, ...] = ()
+    q: Any = None
 
 
 def examine(
@@ -146,7 +153,7 @@ class _Look:
     def modes(self) -> tuple[mode_search.Mode, ...]:
         """Other modes, where a search tells anything."""
         if self._known is not None:
-            return self._known
+            return mode_search.unvisited(self._known, self.draws.z)
         if not mode_search.worth_searching(self.target.dim, verdict.spread(self.log_w)):
             return ()
         search = mode_search.search_far if isinstance(self.target, LargeTarget) else mode_search.search
@@ -165,23 +172,40 @@ class _Look:
 
 def _answer(found: _Look, deadline: float | None) -> Examination:
     """Of q, a mixture of modes, or the chains, whichever is needed."""
-    modes = found.modes()
+    modes, mixed = found.modes(), None
     if not modes and found.enough:
         return found.about_q(_judge_by_weights(found, modes))
     if modes and not isinstance(found.target, LargeTarget):  # whose correction holds at one mode only
-        draws, weights, share = combine(found.target, found.q, modes, found.seed)
-        if share > ENOUGH:
-            judged = verdict.judge_mixture(found.names, modes, share, len(weights), found.log_w)
-            note = f"a mixture of {len(modes) + 1} modes, effective share of its weights {share:.2f}"
-            return replace(found.about_q(judged), kept=draws, weights=weights, corrected=True, note=note)
-        if found.enough:
-            return found.about_q(_judge_by_weights(found, modes))
+        mixed = mix(found.target, found.q, modes, found.seed)
+        if mixed.share > ENOUGH:
+            judged = verdict.judge_mixture(found.names, modes, mixed.share, len(mixed.weights), found.log_w)
+            note = f"a mixture of {len(mixed.q.weights)} Gaussians, effective share of its weights {mixed.share:.2f}"
+            answer = {"kept": mixed.draws, "weights": mixed.weights, "q": mixed.q, "elbo": mixed.elbo}
+            return replace(found.about_q(judged), **answer, corrected=True, note=note)
     correction = _chains(found, False, deadline)
     modes = mode_search.unvisited(modes, correction.draws.z)
+    if (
+        modes
+        and mixed is not None
+        and mixed.share > LEAST_SHARE
+        and (deadline is None or time.perf_counter() < deadline)
+    ):
+        return _within_modes(found, mixed, deadline)
     shifts = _shifts(found.target, modes, correction.evidence.mean, correction.evidence.sd, found.seed)
     judged = verdict.judge_corrected(found.names, correction, found.log_w, modes, shifts)
     note = f"{correction.stages} stages of chains, acceptance {correction.acceptance:.2f}"
-    answer = {"kept": correction.draws, "weights": correction.weights, "correction": correction}
+    answer = {"kept": correction.draws, "weights": correction.weights, "correction": correction, "modes": modes}
+    return replace(found.about_q(judged), **answer, corrected=True, note=note)
+
+
+def _within_modes(found: _Look, mixed: Mixed, deadline: float | None) -> Examination:
+    """Chains in every mode, and the modes' masses by two ways that have to agree: the mixture's weights and a bridge."""
+    inside = within(found.target, mixed, found.seed, deadline)
+    x = quantities.matrix(found.target.model, inside.draws.values, inside.draws.derived)
+    y = quantities.matrix(found.target.model, mixed.draws.values, mixed.draws.derived)
+    judged = verdict.judge_modes(found.names, inside, x, mixed.weights @ y, found.log_w)
+    note = f"chains within each of {len(inside.masses)} modes"
+    answer = {"kept": inside.draws, "weights": inside.weights, "q": mixed.q, "elbo": mixed.elbo}
     return replace(found.about_q(judged), **answer, corrected=True, note=note)
 
 

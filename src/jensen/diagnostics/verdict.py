@@ -1,10 +1,11 @@
 """The verdict: evidence -> one of three words per quantity, with reasons and one piece of advice.
 
-Five ways to it, by what is reported:
+Six ways to it, by what is reported:
 
     q itself, weights nearly constant       var(log w) < 0.1 on draws of q: nothing else can be far off
     q itself, against the chains            how far do mean and sd move, standard error added, once the chains have settled
     the mixture of several modes            importance weights nearly constant
+    chains within each mode                 settled in each, and two ways to the modes' masses agree
     the corrected answer                    has each quantity settled (settled.py), and nothing blocks it
     particles, which have no density        how far are mean and sd from those of the corrected answer
 
@@ -211,6 +212,40 @@ def judge_mixture(
     advice = "Use the draws; a mean between modes describes none of them."
     words = (TRUSTED,) * len(names)
     return Verdict(tuple(names), words, {}, reasons, advice, log_weights, "the corrected answer")
+
+
+def judge_modes(
+    names: list[str], inside: Any, x: np.ndarray, mixed_mean: np.ndarray, log_weights: np.ndarray
+) -> Verdict:
+    """Verdict on draws x (n, K) of chains that were run within each mode (`jensen.diagnostics.mixture.Within`).
+
+    In every mode that counts they must have settled, and the means must not depend on which of two ways told the modes' masses.
+    """
+    mean = inside.weights @ x
+    sd = np.sqrt(inside.weights @ (x - mean) ** 2)
+    moved = np.abs(mean - mixed_mean) / np.where(sd > 0, sd, 1.0)
+    counting = [found for found, mass in zip(inside.corrections, inside.masses, strict=True) if mass > _MODE_COUNTS]
+    agreed = moved < _OFF
+    mean_ok = agreed & np.all([found.mean_ok for found in counting], axis=0)
+    sd_ok = mean_ok & np.all([found.sd_ok for found in counting], axis=0)
+    shares = ", ".join(f"{100 * mass:.1f}%" for mass in inside.masses)
+    reasons = [
+        f"{len(inside.masses)} modes hold {shares} of the posterior mass; the answer is that of chains within each"
+    ]
+    if not agreed.all():
+        reasons.append(
+            f"two ways to tell these masses disagree: {names[int(moved.argmax())]} moves by {moved.max():.2f} sd"
+        )
+    elif not sd_ok.all():
+        reasons.append("the chains have not settled in every mode")
+    advice = "Use the draws; a mean between modes describes none of them." if sd_ok.all() else _MODES_ADVICE
+    columns = {"bridge against weights (sds)": moved}
+    words = _words(mean_ok, sd_ok)
+    return Verdict(tuple(names), words, columns, tuple(reasons), advice, log_weights, "the corrected answer")
+
+
+_MODE_COUNTS = 0.003
+"""Mass from which on a mode's chains must have settled."""
 
 
 def judge_draws(names: list[str], x: np.ndarray, y: np.ndarray, weights: np.ndarray, answer: Verdict) -> Verdict:
