@@ -92,3 +92,37 @@ def _laguerre(nodes: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
 def _haar(rng: np.random.Generator, dim: int) -> np.ndarray:
     q, r = np.linalg.qr(rng.standard_normal((dim, dim)))
     return q * np.sign(np.diagonal(r))
+
+
+def along_plates(
+    rng: np.random.Generator, globals_: int, groups: int, own: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Antithetic points whose second moments are exact for every group together with the globals.
+
+    Of coordinates of two groups they are not, and need not be where the posterior does not couple groups: the number of points
+    is then independent of the number of groups. With h = size / 2 the columns of (globals, group i) are an orthogonal frame
+    of R^h, times sqrt(h): a Haar frame for the globals, and for each group one in its complement.
+
+    Parameters
+    ----------
+    rng
+        Where the frames come from.
+    globals_, groups, own
+        p, G and d.
+    size
+        Number of points M; raised to the smallest possible 2 (p + d).
+
+    Returns
+    -------
+    (M, p), (M, G, d)
+    """
+    half = max(-(-size // 2), globals_ + own)
+    frame = np.linalg.qr(rng.standard_normal((half, globals_)))[0]
+    inner = rng.standard_normal((groups, half, own))
+    for _ in range(2):  # once is not accurate where few dimensions are left
+        inner = inner - frame @ (frame.T @ inner)
+        inner = np.linalg.qr(inner)[0] if own > 1 else inner / np.sqrt((inner**2).sum(1, keepdims=True))
+    signs = rng.choice([-1.0, 1.0], (groups, 1, own))  # LAPACK's frames prefer signs
+    root = np.sqrt(half)
+    head, tails = root * frame, root * np.swapaxes(inner * signs, 0, 1)
+    return np.concatenate([head, -head]), np.concatenate([tails, -tails])
