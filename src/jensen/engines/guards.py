@@ -1,0 +1,87 @@
+"""What engines that move Gaussians refuse, and where they begin: one place for the sentences.
+
+A start is shrunk until the density is finite on all its draws; a density that does not change at all along some direction, or
+along which q grows without end, has no approximation.
+"""
+
+from typing import Any, NoReturn
+
+import numpy as np
+
+from jensen.core.errors import ImproperError, NonFiniteError, UnsupportedError
+from jensen.core.layout import coordinate_site
+from jensen.families.fullrank import FullRank
+
+_RUNAWAY = 1e15
+_RADII = 24
+
+
+def begin(start: Any, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and factor (D, D) of `start`; N(0, 0.1^2) where it is None."""
+    q: Any = FullRank().start(np.zeros(dim), 0.1) if start is None else start
+    mean, factor = np.array(q.mean, float), np.array(q.scale, float)
+    if mean.shape != (dim,):
+        raise UnsupportedError(
+            f"start has {len(mean)} coordinates and the model {dim}; fit the same model, or leave start out."
+        )
+    return mean, factor
+
+
+def first_finite(target: Any, mean: np.ndarray, factor: np.ndarray, noise: np.ndarray) -> tuple[Any, ...]:
+    """The factor shrunk until all of mean + factor noise is finite, with log p (n,) and gradient (n, D) there."""
+    for attempt in range(_RADII):
+        shrunk = factor * 4.0**-attempt
+        log_p, gradient = target(mean + noise @ shrunk.T)
+        if np.isfinite(log_p).all() and np.isfinite(gradient).all():
+            return shrunk, log_p, gradient
+    raise NonFiniteError(
+        f"{target.blame(mean + noise @ (factor * 4.0 ** (1 - _RADII)).T)} is not finite at the start "
+        f"({_RADII} radii around it were tried); check data and supports, or pass start=."
+    )
+
+
+def refuse_large(target: Any, engine: str, most: int) -> None:
+    """Refuse more dimensions than a dense covariance is for."""
+    if target.dim > most:
+        raise UnsupportedError(
+            f"{engine} keeps a {target.dim} x {target.dim} covariance and is meant for at most {most} dimensions; "
+            "use method='meanfield'."
+        )
+
+
+def refuse_flat(target: Any, gradient: np.ndarray) -> None:
+    """Refuse a density whose gradients (n, D), at points that spread in all directions, leave one direction out."""
+    norms = np.linalg.norm(gradient, axis=0)
+    zero = np.flatnonzero(norms == 0)
+    if zero.size:
+        coordinates = zero
+    elif len(gradient) < 2 * target.dim:
+        return
+    else:
+        _, singular, right = np.linalg.svd(gradient / norms, full_matrices=False)
+        if singular[-1] > 1e-13 * singular[0]:
+            return
+        weights = np.abs(right[-1])
+        coordinates = np.flatnonzero(weights > 0.3 * weights.max())
+    names = list(dict.fromkeys(coordinate_site(target.model.sites, int(i)).name for i in coordinates))
+    which = f"site {names[0]}" if len(names) == 1 else f"a combination of the sites {', '.join(names[:4])}"
+    raise ImproperError(
+        f"the posterior is improper: the log density does not change at all along {which}; give "
+        f"{'it' if len(names) == 1 else 'one of them'} a proper prior, or remove what the data cannot tell apart."
+    )
+
+
+def refuse_runaway(target: Any, mean: np.ndarray, factor: np.ndarray) -> None:
+    """Refuse when q has grown or gone beyond every scale."""
+    reach = np.maximum(np.abs(mean), np.sqrt((factor**2).sum(-1)))
+    if not reach.max() <= _RUNAWAY:
+        refuse_improper(target, int(np.nan_to_num(reach, nan=np.inf).argmax()))
+
+
+def refuse_improper(target: Any, coordinate: int) -> NoReturn:
+    """Refuse a density along one of whose coordinates q grew without end."""
+    site = coordinate_site(target.model.sites, coordinate).name
+    raise ImproperError(
+        f"the posterior looks improper: q grew without end at site {site} and met no curvature there; give it a proper prior "
+        "that rules out what the data do not."
+    )
