@@ -130,10 +130,11 @@ def fit(
     if correct not in ("auto", True, False):
         raise OptionError(f"correct must be 'auto', True or False; got {correct!r}.")
     _check_stops(budget, callbacks)
+    method, nuts = ("auto", True) if method == "nuts" else (method, False)
     settings = Settings(_named(method, family, engine), keys.check_seed(seed), precision, bool(correct))
     _check_batch_size(batch_size, method, engine)
     record, plate, rows = _read(model, data, settings)
-    engine = _engine(method, family, engine, batch_size, record, rows)
+    engine = _engine(method, engine, batch_size, record, rows)
     asked, posterior, left = _asked(method, family, engine), None, partial(_left, budget, begun)
     if rows is not None and (asked or not isinstance(engine, Gradient | None)):
         how = f"method={method!r}" if method != "auto" else repr(engine or family)
@@ -153,6 +154,8 @@ def fit(
             family = family or _family(method, record.dim)
             posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left)
     posterior = posterior.replace(cost=Cost(posterior.cost.gradients, time.perf_counter() - begun))
+    if nuts:
+        posterior = posterior.nuts(progress=progress)
     if posterior.verdict.overall == "do not use":
         warnings.warn(f"{posterior.verdict.counts}: {posterior.verdict.reasons[-1]}", FitWarning, stacklevel=2)
     return posterior
@@ -249,13 +252,13 @@ def _stochastic(
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
 
 
-def _engine(method: str, family: Any, engine: Any, batch_size: int | None, record: Model, rows: Table | None) -> Any:
+def _engine(method: str, engine: Any, batch_size: int | None, record: Model, rows: Table | None) -> Any:
     """The engine that a method or a batch size means, where that can be said before looking at the model."""
     many = rows is not None or record.many_rows
     if method in LADDER:
         from jensen.fitting_ladder import engine_of
 
-        return engine_of(method, family)
+        return engine_of(method)
     if method in ("advi", "fullrank_advi"):
         size = batch_size or record.batch_size or (_BATCH if many else None)
         return Gradient(MeanField() if method == "advi" else FullRank(), batch_size=size)

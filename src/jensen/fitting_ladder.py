@@ -8,9 +8,9 @@ It is a file of its own because Gaussian fits that are enough leave all of this 
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
-from jensen.core.errors import OptionError
 from jensen.diagnostics.examine import Examination
 from jensen.diagnostics.ladder import climb
 from jensen.diagnostics.starts import fit_from_starts
@@ -27,9 +27,27 @@ from jensen.settings import Settings
 _LARGEST_FULL_RANK = 400
 
 
-def engine_of(method: str, family: Any = None) -> Any:
-    """The engine that a method's word means."""
-    raise OptionError(f"method={method!r} is not there yet.")
+FROM_GAUSSIAN = ("ScaleLayer", "CouplingFlow", "Descent")
+"""Engines, by name, that begin at a fitted Gaussian."""
+
+
+def engine_of(method: str) -> Any:
+    """The engine that a method's word means; only its own module is loaded."""
+    module, name = _ENGINES[method]
+    return getattr(import_module(f"jensen.engines.{module}"), name)()
+
+
+_ENGINES = {
+    "lowrank": ("lowrank", "LowRankDraws"),
+    "structured": ("structured", "Structured"),
+    "layered": ("layered", "ScaleLayer"),
+    "flow": ("flow", "CouplingFlow"),
+    "mixture": ("stacked", "Stacked"),
+    "svgd": ("stein", "Stein"),
+    "batchmatch": ("batch_match", "BatchMatch"),
+    "laplace": ("laplace", "Laplace"),
+    "pathfinder": ("pathfinder", "Pathfinder"),
+}
 
 
 def fit_engine(
@@ -42,13 +60,13 @@ def fit_engine(
     record
         The model.
     engine
-        The engine; one with a field ``start`` that has none begins at a fitted Gaussian if it says so (`from_gaussian`).
+        The engine; those of `FROM_GAUSSIAN` that have no start begin at a fitted Gaussian.
     settings, loop, left
         How the fit was asked for, arguments of `jensen.run.run`, seconds left of the budget.
     """
     target = Target(record, settings.precision)
     begun = engine
-    if getattr(engine, "from_gaussian", False) and engine.start is None:
+    if type(engine).__name__ in FROM_GAUSSIAN and engine.start is None:
         family = FullRank() if target.dim <= _LARGEST_FULL_RANK else MeanField()
         plain = {**loop, "steps": None, "callbacks": ()}
         q, fitted = fit_from_starts(target, FixedDraws(family), seed=settings.seed, label="gaussian", **plain)

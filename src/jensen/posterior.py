@@ -21,7 +21,7 @@ from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.examine import Examination, examine
 from jensen.diagnostics.linear_response import linear_response
-from jensen.diagnostics.quantities import Draws, by_variable, columns, moments
+from jensen.diagnostics.quantities import Draws, by_variable, columns, moments, resampled
 from jensen.diagnostics.spaces import log_q, space_of
 from jensen.diagnostics.verdict import Verdict
 from jensen.export import table
@@ -131,11 +131,7 @@ class Posterior:
         return pd.DataFrame({**self._moments, "verdict": self._words()}, index=self._names())
 
     def _names(self) -> list[str]:
-        return [
-            name
-            for variable in self._variables
-            for name in layout.scalar_names(variable, self.model.coords)
-        ]
+        return [name for variable in self._variables for name in layout.scalar_names(variable, self.model.coords)]
 
     def _words(self) -> list[str]:
         """Verdict a row; large deterministics are not judged one by one."""
@@ -154,11 +150,7 @@ class Posterior:
         if n > len(self.weights) and self.answer == "q" and self._has_code:
             with precision.scope(self.settings.precision):
                 return self._space().fresh(rng, n)
-        # Systematic resampling: as many copies of a draw as its weight says, to within one.
-        places = (np.arange(n) + rng.uniform()) / n
-        order = rng.permutation(len(self.weights))
-        rows = order[np.searchsorted(np.cumsum(self.weights[order]), places * (1 - 1e-12))]
-        return self._with_density(self.kept.take(rng.permutation(rows)))
+        return self._with_density(self.kept.take(resampled(self.weights, rng, n)))
 
     def _with_density(self, draws: Draws) -> Draws:
         """Fill in log p where the fit did not need it."""
@@ -180,12 +172,14 @@ class Posterior:
         from jensen.export.arviz import to_arviz
 
         draws = self._draws(n)
+        with precision.scope(self.settings.precision):
+            density = log_q(self.q, draws)
         return to_arviz(
             self.model,
             draws.values,
             draws.derived,
             log_p=draws.log_p,
-            log_q=self._log_q(draws),
+            log_q=density,
             log_likelihood=self._log_likelihood(draws) if log_likelihood else None,
             attrs={"verdict": self.verdict.overall, "answer": self.answer},
         )
@@ -268,6 +262,27 @@ class Posterior:
                 target, q, replace(self.run, state=None), engine=self.engine, settings=settings, known=self.chains
             )
 
+    def nuts(
+        self, draws: int = 1000, chains: int = 4, *, seed: int | None = None, progress: bool | None = None
+    ) -> "Posterior":
+        """Long chains of the no-U-turn sampler that begin here: at draws of this posterior, in its metric.
+
+        Parameters
+        ----------
+        draws, chains
+            Draws of each chain, after a short warm-up, and number of chains.
+        seed, progress
+            By default the seed of the fit; show a progress line.
+
+        Returns
+        -------
+        Posterior
+            With the chains' draws, moments and verdict (R-hat, effective sample sizes); q and its ELBO stay.
+        """
+        from jensen.diagnostics.nuts import sample_nuts
+
+        return sample_nuts(self, draws, chains, seed, progress)
+
     def replace(self, **changes: Any) -> "Posterior":
         """A copy with some attributes changed."""
         return replace(self, **changes)
@@ -293,11 +308,6 @@ class Posterior:
     def _has_code(self) -> bool:
         return self.model.source is not None
 
-    def _log_q(self, draws: Draws) -> np.ndarray | None:
-        """Log q (n,) in the space of the draws."""
-        with precision.scope(self.settings.precision):
-            return log_q(self.q, draws)
-
     def _refuse_without_code(self) -> None:
         if not self._has_code:
             raise OptionError("this fit comes from a file, without the model's code; fit the model again for this.")
@@ -317,10 +327,9 @@ class Posterior:
         columns: dict[str, Any] = {**self._moments, "verdict": self._words()}
         head = f"Posterior of {self.model.name} ({self.model.language}, {self.model.dim} unconstrained dimensions)"
         lines = [head, "", table.render(self._names(), columns), "", f"verdict: {self.verdict}"]
-        lines += [
-            f"ELBO {self.elbo.value:.2f} +- {self.elbo.error:.2f}; {self.cost.gradients:,} gradients, "
-            f"{self.cost.seconds:.1f} s; {self.run.status} after {self.run.steps} steps"
-        ]
+        elbo, steps = "no ELBO" if np.isnan(self.elbo.value) else f"ELBO {self.elbo}", self.run.steps
+        cost = f"{self.cost.gradients:,} gradients, {self.cost.seconds:.1f} s"
+        lines += [f"{elbo}; {cost}; {self.run.status} after {steps} steps"]
         return "\n".join(lines)
 
 
@@ -354,7 +363,7 @@ def together(
     """A posterior from a fit and its examination."""
     return Posterior(
         model=model,
-        q=q,
+        q=q if found.q is None else found.q,
         run=record,
         verdict=found.verdict,
         elbo=found.elbo,
@@ -382,5 +391,5 @@ def load(path: str | Path) -> Posterior:
 
 
 def _story(model: Model, record: Run, found: Examination) -> tuple[str, ...]:
-    lines = [f"{record.steps} steps of the fit: {record.status}", *record.notes, *model.notes]
-    return (*lines, found.note) if found.note else tuple(lines)
+    lines = (f"{record.steps} steps of the fit: {record.status}", *record.notes, *model.notes, found.note)
+    return tuple(filter(None, lines))

@@ -10,6 +10,7 @@ trusted. The climb ends when all are, or when the budget is spent.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,13 @@ from jensen.core import keys
 from jensen.core.errors import JensenError
 from jensen.diagnostics import verdict
 from jensen.diagnostics.examine import Examination, examine
+from jensen.engines.layered import ScaleLayer
 from jensen.objectives.elbo import Elbo, on_draws
 from jensen.run import Run, run
 
 _DRAWS = 4096
+_LARGEST_LAYER, _LARGEST_FLOW = 100, 100
+"""Dimensions beyond which a rung costs more than it gives."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def climb(
         words = ""
         if better:
             q, elbo, spread = other, other_elbo, other_spread
-            looked = examine(target, q, fitted, seed=seed, budget=left(), modes=())
+            looked = examine(target, q, fitted, seed=seed, budget=left(), modes=found.modes)
             words = looked.verdict.counts
             if _trusted(looked) > _trusted(found):
                 found = looked
@@ -103,6 +107,12 @@ def climb(
 def _rungs(dim: int) -> list[tuple[str, Any]]:
     """Engines of the rungs for D dimensions, in order."""
     rungs: list[tuple[str, Any]] = []
+    if 2 <= dim <= _LARGEST_LAYER:
+        rungs.append(("scale layer", ScaleLayer()))
+    if 2 <= dim <= _LARGEST_FLOW and find_spec("flowjax") is not None:
+        from jensen.engines.flow import CouplingFlow
+
+        rungs.append(("flow", CouplingFlow()))
     return rungs
 
 

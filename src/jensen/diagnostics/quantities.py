@@ -40,6 +40,14 @@ class Draws:
         )
 
 
+def resampled(weights: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
+    """Rows (n,) in random order, each as often as its weight says, to within one (systematic resampling)."""
+    places = (np.arange(n) + rng.uniform()) / n
+    order = rng.permutation(len(weights))
+    rows = order[np.searchsorted(np.cumsum(weights[order]), places * (1 - 1e-12))]
+    return rng.permutation(rows)
+
+
 def by_variable(variables: tuple[Any, ...], flat: np.ndarray) -> dict[str, np.ndarray]:
     """Split numbers of all scalars (K,) into one array of the variable's shape each."""
     found, start = {}, 0

@@ -57,17 +57,23 @@ class Approximation(Protocol):
 _HOMES = {
     "DenseGaussian": "jensen.families.fullrank",
     "DiagonalGaussian": "jensen.families.meanfield",
+    "LowRankGaussian": "jensen.families.lowrank",
+    "ArrowGaussian": "jensen.families.structured",
+    "GaussianMixture": "jensen.families.mixture",
+    "Layered": "jensen.families.layered",
+    "Flow": "jensen.families.flow",
+    "Particles": "jensen.families.particles",
 }
 
 
 def is_flat(q: Any) -> bool:
     """Whether q lives on the flat vector; else it is a product of exponential families."""
-    return not hasattr(q, "means")
+    return not hasattr(q, "sds")
 
 
 def has_density(q: Any) -> bool:
     """Whether log q can be evaluated; particles are draws only."""
-    return hasattr(q, "log_prob")
+    return hasattr(q, "transport")
 
 
 def approximation(family: str, params: dict[str, np.ndarray]) -> Any:
