@@ -74,21 +74,25 @@ def fit(
     model
         A PyMC or Bambi model, a NumPyro model function, or a `jensen.density`; None inside ``with pm.Model():``.
     method
-        ``"auto"``: a Gaussian by smoothed Newton (full rank up to D = 400, mean-field beyond), checked, and where it is not
-        enough corrected by short chains; the answer is the corrected one. ``"fullrank"``, ``"meanfield"``: q itself is
-        the answer, and the verdict is about q. ``"cavi"``: coordinate ascent on the families that the model's own
-        distributions suggest, exact where the model is conditionally conjugate (see `jensen.conjugacy`); discrete sites are
-        allowed. ``"svi"``: the same by stochastic natural gradients on minibatches of rows. ``"gibbs"``: draws from the same
-        complete conditionals. "auto" takes this way for models with discrete sites, and for conjugate ones of many dimensions.
-        ``"advi"``, ``"fullrank_advi"``: a mean-field or full-rank Gaussian by stochastic gradients, on minibatches if there is a
-        `batch_size`. With 20,000 rows or more, the Gaussian methods but these look at a corrected subsample and make a few
-        passes over all rows.
+        ``"auto"`` reports the best answer it can justify, every other name its own q, which the verdict is about:
+
+        - ``"auto"``: a Gaussian by smoothed Newton (full rank where D allows it), checked, corrected by short chains where it is
+          not enough, and where those are not, richer families up to a flow. Coordinate ascent for models with discrete sites, and
+          for conjugate ones of many dimensions. From 20,000 rows on, a corrected subsample and a few passes over all rows.
+        - Gaussians: ``"fullrank"``, ``"meanfield"``, ``"lowrank"`` (plus diagonal), ``"structured"`` (one block a group of a
+          multilevel model); by other ways ``"laplace"``, ``"pathfinder"`` (several paths, a mixture), ``"batchmatch"``.
+        - Beyond: ``"layered"`` (maps that straighten funnels and bends), ``"flow"``, ``"mixture"`` (Gaussians from many starts),
+          ``"svgd"`` (particles).
+        - Stochastic gradients, on minibatches if there is a `batch_size`: ``"advi"``, ``"fullrank_advi"``.
+        - Exponential families that the model's own distributions suggest (`jensen.conjugacy`): ``"cavi"``, ``"svi"`` on
+          minibatches, and ``"gibbs"``, draws from the same complete conditionals.
+        - ``"nuts"``: "auto", then long chains that begin in its answer.
     data
         Name -> array: the model function's arguments (NumPyro), data containers (PyMC), or the density's data. Rows that are on
         disk are a `jensen.table`, alone or as a value of this dict.
     family, engine
-        Instead of a word: `FullRank()`, `MeanField()`, or `Blocks(...)` for coordinate ascent; `FixedDraws(...)`,
-        `Gradient(...)`, `CoordinateAscent(...)`, `NaturalGradient(...)` or `Gibbs(...)`.
+        Instead of a word: `FullRank()`, `MeanField()`, or `Blocks(...)` for coordinate ascent; any engine, such as
+        `FixedDraws(...)`, `Gradient(...)`, `Stein(...)`, `Descent(...)` or `CoordinateAscent(...)`.
     batch_size
         Rows of a minibatch, for "advi", "fullrank_advi" and "svi". By default what the model says (``pm.Minibatch``,
         ``subsample_size=``), 1,000 of 20,000 rows or more, and all rows of fewer.

@@ -108,11 +108,7 @@ def begin(target: Any, z: np.ndarray, weights: np.ndarray, chains: int, seed: in
         bent = straighten.learn(z[: len(z) // 128 * 128].reshape(-1, 128, z.shape[1])) if len(z) >= 1024 else None
     bent = bent if isinstance(bent, Map) else None
     count = max(min(SCORES, len(z)), chains)
-    # Systematic resampling in random order: as many copies of a draw as its weight says.
-    order = rng.permutation(len(z))
-    places = (np.arange(count) + rng.uniform()) / count
-    rows = rng.permutation(order[np.searchsorted(np.cumsum(weights[order]), places * (1 - 1e-12))])
-    z = z[rows]
+    z = z[quantities.resampled(weights, rng, count)]
     log_p, gradient = target(z)
     good = np.isfinite(log_p) & np.isfinite(gradient).all(1)
     if not good.any():
