@@ -8,7 +8,13 @@ from runpy import run_module
 
 NAMES = (
     "posteriors",
+    "nuts_cost",
+    "ladder",
     "record",
+    "blind",
+    "stein",
+    "structured",
+    "warm_nuts",
     "cold_start",
     "dimension",
     "conjugacy",

@@ -33,13 +33,13 @@ def examine_chains(q: Product, elbos: np.ndarray, chains: Any) -> Examination:
     elbo = Elbo(float(elbos[-1]) if len(elbos) else -np.inf, 0.0)
     names = quantities.names(q.model)
     x = quantities.matrix(q.model, draws.values, draws.derived).reshape(*chains.log_joint.shape, -1)
-    rhat, bulk, tail = _arviz(x)
+    rhat, bulk, tail = mixing(x)
     judged = verdict.judge_chains(names, np.ptp(x, (0, 1)) == 0, rhat, bulk, tail)
     note = f"{x.shape[0]} Gibbs chains of {x.shape[1]} draws"
     return Examination(elbo, draws, np.full(n, 1 / n), judged, True, note)
 
 
-def _arviz(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mixing(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """R-hat, bulk and tail effective sample sizes of quantities x (chains, draws, K)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -22,7 +22,7 @@ from jensen.core.errors import NonFiniteError, OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.core.threads import one_blas_thread
 from jensen.diagnostics import quantities, straighten, verdict
-from jensen.diagnostics.examine_chains import _arviz as mixing
+from jensen.diagnostics.examine_chains import mixing
 from jensen.diagnostics.quantities import Draws
 from jensen.engines.nuts import Begin, Chains, Nuts
 from jensen.engines.nuts_metric import fisher

@@ -240,8 +240,7 @@ def _z(frame: Frame, bent: Any, x: Any) -> tuple[Any, Any]:
     y = frame.out(x)
     if bent is None:
         return y, jnp.zeros(len(y))
-    # A copy: what a map keeps from one trace (its constant volume) must not be seen by the next.
-    return jax.tree.map(lambda leaf: leaf, bent).out(y)[:2]
+    return bent.out(y)[:2]
 
 
 def _potential(

@@ -93,8 +93,16 @@ class Map:
             product = product @ factor
         return product
 
-    @cached_property
+    @property
     def _constant(self) -> Any:
+        # Kept for numbers only: what one trace of a program computes must not be seen by the next.
+        return self._constant_of_numbers if isinstance(self.factor, np.ndarray) else self._log_volume()
+
+    @cached_property
+    def _constant_of_numbers(self) -> Any:
+        return self._log_volume()
+
+    def _log_volume(self) -> Any:
         xp = self.location.__array_namespace__()
         return xp.linalg.slogdet(self.factor)[1].sum() + xp.log(self.width).sum()
 
