@@ -36,7 +36,9 @@ LADDER = ("lowrank", "structured", "layered", "flow", "mixture", "svgd", "batchm
 """Methods of fitting_ladder.py."""
 METHODS = ("auto", "fullrank", "meanfield", "advi", "fullrank_advi", "cavi", "svi", "gibbs", *LADDER, "nuts")
 _LARGEST_FULL_RANK = 400
-"""Full rank by default up to here; beyond, its D(D+1)/2 parameters overfit any affordable design."""
+"""Full rank up to here without further thought; beyond, conjugacy and groups are looked for first."""
+_LARGEST_UNASKED = 100
+"""Dimensions from which on the overfit of the design is measured (diagnostics/dimension.py)."""
 GAUSSIAN = (FixedDraws, Gradient)
 """Engines of Gaussian fits."""
 _CONJUGATE = ("CoordinateAscent", "NaturalGradient", "Gibbs")
@@ -155,8 +157,9 @@ def fit(
 
             posterior = fit_conjugate(record, family, engine, start, settings, loop, left, asked=asked)
         if posterior is None:
+            free = method == "auto" and family is None and engine is None and start is None
             family = family or _family(method, record.dim)
-            posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left)
+            posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left, free=free)
     posterior = posterior.replace(cost=Cost(posterior.cost.gradients, time.perf_counter() - begun))
     if nuts:
         posterior = posterior.nuts(progress=progress)
@@ -208,8 +211,10 @@ def _gaussian(
     settings: Settings,
     loop: dict[str, Any],
     left: Callable[[], float | None],
+    *,
+    free: bool = False,
 ) -> Posterior:
-    """A Gaussian q by smoothed Newton, on a corrected subsample where there are many rows."""
+    """A Gaussian q by smoothed Newton, on a corrected subsample where there are many rows; `free` to choose among families."""
     record, plate, rows = model
     if start is not None:
         begin = getattr(engine, "family", None) or family or FullRank()
@@ -220,6 +225,10 @@ def _gaussian(
         return fit_engine(record, engine if start is None else replace(engine, start=start), settings, loop, left)
     if isinstance(engine, Gradient):
         return _stochastic(model, engine if start is None else replace(engine, start=start), settings, loop, left)
+    if free and rows is None and record.dim > _LARGEST_UNASKED:
+        posterior = _wide(record, settings, loop, left)
+        if posterior is not None:
+            return posterior
     if engine is None and (rows is not None or record.many_rows):
         from jensen.fitting_large import fit_large
 
@@ -231,7 +240,25 @@ def _gaussian(
     engine = engine or FixedDraws(family)
     engine = engine if start is None else replace(engine, start=start)
     q, fitted = fit_from_starts(target, engine, seed=settings.seed, **loop)
-    posterior = conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
+    return _climbed(target, conclude(target, q, fitted, engine=engine, settings=settings, budget=left()), left)
+
+
+def _wide(
+    record: Model, settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
+) -> Posterior | None:
+    """The Gaussian that pays in high dimension; of many rows only where they are in groups."""
+    from jensen.diagnostics.dimension import fit_wide
+
+    target = Target(record, settings.precision)
+    found = fit_wide(target, seed=settings.seed, groups_only=record.many_rows, **loop)
+    if found is None:
+        return None
+    posterior = conclude(target, found.q, found.run, engine=found.engine, settings=settings, budget=left())
+    return _climbed(target, posterior, left)
+
+
+def _climbed(target: Target, posterior: Posterior, left: Callable[[], float | None]) -> Posterior:
+    settings = posterior.settings
     if settings.method != "auto" or not settings.correct or posterior.verdict.overall == "trusted":
         return posterior
     from jensen.fitting_ladder import climbed

@@ -14,13 +14,22 @@ et al. (2024), Nested R-hat (many short chains).
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jensen.core.layout import unflatten
 from jensen.diagnostics.straighten import Map
+from jensen.models.target import Target
 
 CHAINS = 128
 TRANSITIONS = 24
 KEPT = 16
+MOST_STAGES = 8
+WIDE, PATIENCE, _LONGEST = 100, 30.0, 60.0
+"""D above which chains are left out where two stages would take so many seconds of one core, and those of all stages."""
+_ELEMENT, _ROW, _ENTRY = 5e-9, 10e-9, 0.15e-9
+"""Seconds an element of a factor, a row and an entry of each array of the data take, with their derivatives."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +41,32 @@ class Metric:
     center
         (D,)
     factor
-        (D, D) with covariance ``factor @ factor.T``, or (D,) standard deviations.
+        (D, D) with covariance ``factor @ factor.T``, (D,) standard deviations, or a `Factor` where D x D is too much.
     map
         Straightens funnels; None is the identity.
     """
 
     center: np.ndarray
-    factor: np.ndarray
+    factor: Any
     map: Map | None = None
 
     def out(self, x: np.ndarray) -> np.ndarray:
         """Whitened x (n, D) -> z, or y where there is a map."""
+        if not isinstance(self.factor, np.ndarray):
+            return self.center + self.factor.out(x)
         return self.center + (x @ self.factor.T if self.factor.ndim == 2 else x * self.factor)
 
     def back(self, gradient: np.ndarray) -> np.ndarray:
         """Gradient with respect to what `out` gives -> gradient with respect to x."""
+        if not isinstance(self.factor, np.ndarray):
+            return self.factor.back(gradient)
         return gradient @ self.factor if self.factor.ndim == 2 else gradient * self.factor
 
     def whiten(self, z: np.ndarray) -> np.ndarray:
         """Inverse of `out`."""
         centered = z - self.center
+        if not isinstance(self.factor, np.ndarray):
+            return self.factor.whiten(centered)
         return np.linalg.solve(self.factor, centered.T).T if self.factor.ndim == 2 else centered / self.factor
 
     def into(self, z: np.ndarray) -> np.ndarray:
@@ -102,6 +117,34 @@ class Stage:
     gradient: np.ndarray
     acceptance: float
     step: float
+
+
+def seconds(target: Any) -> float:
+    """Roughly how long two stages of chains take on one core, the fewest that tell anything; 0 where that is not known.
+
+    From sizes, not from a clock: the same fit has to make the same choices everywhere.
+    """
+    if not isinstance(target, Target):
+        return 0.0
+    return 2 * TRANSITIONS * 4 * CHAINS * target_seconds(target)
+
+
+def affordable_stages(target: Any) -> int:
+    """How many stages a correction may take in all: two short ones, and those of 8 leapfrogs that there is time for."""
+    if getattr(target, "dim", 0) <= WIDE:
+        return MOST_STAGES
+    each = seconds(target)
+    return MOST_STAGES if each == 0 else min(MOST_STAGES, max(2, 1 + int(_LONGEST / each)))
+
+
+def target_seconds(target: Target) -> float:
+    """Roughly how long one gradient takes on one core."""
+    shape = jax.ShapeDtypeStruct((target.dim,), jnp.result_type(float))
+    sites = target.model.sites
+    factors = jax.eval_shape(lambda z, data: tuple(target.model.factors(unflatten(sites, z), data)), shape, target.data)
+    elements = target.dim + sum(leaf.size for leaf in jax.tree.leaves(factors))
+    rows = sum(value.shape[0] for value in target.data.values() if value.ndim)
+    return _ELEMENT * elements + _ROW * rows + _ENTRY * sum(value.size for value in target.data.values())
 
 
 def first_step(dim: int) -> float:
@@ -156,6 +199,8 @@ def relearn(metric: Metric, previous: Stage, map: Map | None = None) -> Metric:
         metric = Metric(z.mean(0), np.diag(z.std(0)))
     x = metric.whiten(z)
     center = z.mean(0)
+    if not isinstance(metric.factor, np.ndarray):
+        return Metric(center, metric.factor.relearnt(x), map)
     if metric.factor.ndim == 1:
         return Metric(center, metric.factor * np.maximum(x.std(0), 1e-8), map)
     cov = np.cov(x.T).reshape(dim, dim)

@@ -14,10 +14,11 @@ import numpy as np
 
 from jensen.core import keys
 from jensen.diagnostics import calibrate, chains, quantities, straighten
+from jensen.diagnostics.factors import factor_of
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.settled import LIMITS, Settled, against, coupled, means_settled, measure, sds_settled
 
-JUDGING_STAGES, MOST_STAGES = 3, 8
+JUDGING_STAGES, MOST_STAGES = 3, chains.MOST_STAGES
 _PRECISE, _PRECISE_SD = 0.03, 0.05
 """Standard errors of the worst mean (in sds) and of the worst log sd below which no further stage is worth its gradients."""
 _STEADY = 0.95
@@ -86,7 +87,8 @@ def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: 
     z = np.asarray(q.transport(np.clip(noise, -_BULK, _BULK))[0])
     step, leapfrogs = chains.first_step(target.dim), 4
     evidence, pool, was_mapped = None, [], False
-    for number in range(JUDGING_STAGES if judging else MOST_STAGES):
+    most = min(JUDGING_STAGES if judging else MOST_STAGES, chains.affordable_stages(target))
+    for number in range(most):
         mapped = metric.map is not None
         rng = keys.generator(seed, "chains", number + 1)
         goal = _ACCEPT_MAPPED if mapped else _ACCEPT
@@ -112,7 +114,7 @@ def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: 
         if number >= 1:
             leapfrogs = 16 if evidence.between.max() > LIMITS["between"] else 8
     assert evidence is not None
-    mean_ok, sd_ok, guard = _guarded(evidence, part.x, number + 1 == MOST_STAGES)
+    mean_ok, sd_ok, guard = _guarded(evidence, part.x, not judging and number + 1 == most)
     force = _least_force(stage)
     if force < _COLLAPSED or stage.acceptance <= LIMITS["acceptance"]:
         mean_ok, sd_ok = mean_ok & False, sd_ok & False
@@ -183,8 +185,7 @@ def _least_force(stage: chains.Stage) -> float:
 def _metric(q: Any) -> chains.Metric:
     """Q's own coordinates, straight ones where q is the image of a Gaussian under a map."""
     base = getattr(q, "base", q)
-    factor = np.asarray(base.sd) if hasattr(base, "log_sd") else np.asarray(base.scale)
-    return chains.Metric(np.asarray(base.mean), factor, getattr(q, "map", None))
+    return chains.Metric(np.asarray(base.mean), factor_of(base), getattr(q, "map", None))
 
 
 def _guarded(evidence: Settled, x: np.ndarray, last: bool) -> tuple[np.ndarray, np.ndarray, str]:

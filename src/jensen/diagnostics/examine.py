@@ -18,8 +18,8 @@ import numpy as np
 
 from jensen.core import keys
 from jensen.core.errors import ModelError
+from jensen.diagnostics import chains, quantities, verdict
 from jensen.diagnostics import modes as mode_search
-from jensen.diagnostics import quantities, verdict
 from jensen.diagnostics.beyond import FAR, beyond
 from jensen.diagnostics.correct import Correction, correct
 from jensen.diagnostics.linear_response import linear_response
@@ -152,6 +152,8 @@ class _Look:
 
     def modes(self) -> tuple[mode_search.Mode, ...]:
         """Other modes, where a search tells anything."""
+        if self.target.dim > _LARGEST_METRIC:
+            return ()
         if self._known is not None:
             return mode_search.unvisited(self._known, self.draws.z)
         if not mode_search.worth_searching(self.target.dim, verdict.spread(self.log_w)):
@@ -182,6 +184,8 @@ def _answer(found: _Look, deadline: float | None) -> Examination:
             note = f"a mixture of {len(mixed.q.weights)} Gaussians, effective share of its weights {mixed.share:.2f}"
             answer = {"kept": mixed.draws, "weights": mixed.weights, "q": mixed.q, "elbo": mixed.elbo}
             return replace(found.about_q(judged), **answer, corrected=True, note=note)
+    if _dear(found):
+        return found.about_q(_without_chains(found, modes))
     correction = _chains(found, False, deadline)
     modes = mode_search.unvisited(modes, correction.draws.z)
     if (
@@ -214,6 +218,8 @@ def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Corr
     modes = found.modes()
     if found.enough or not correcting:
         return found.about_q(_judge_by_weights(found, modes))
+    if known is None and _dear(found):
+        return found.about_q(_without_chains(found, modes))
     correction = known or _chains(found, True, deadline)
     modes = mode_search.unvisited(modes, correction.draws.z)
     shifts = _shifts(found.target, modes, correction.evidence.mean, correction.evidence.sd, found.seed)
@@ -224,6 +230,17 @@ def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Corr
 def _judge_by_weights(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verdict:
     shifts = _shifts(found.target, modes, found.mean, found.sd, found.seed)
     return verdict.judge_by_weights(found.names, found.log_w, modes, shifts, found.beyond)
+
+
+def _dear(found: _Look) -> bool:
+    """Whether chains cost more than anybody would wait for."""
+    return found.target.dim > chains.WIDE and chains.seconds(found.target) > chains.PATIENCE
+
+
+def _without_chains(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verdict:
+    judged = _judge_by_weights(found, modes)
+    why = f"short chains would take about {chains.seconds(found.target):,.0f} s of one core here, and were left out"
+    return replace(judged, reasons=(*judged.reasons, why), advice="Run posterior.nuts() to know more.")
 
 
 def _chains(found: _Look, judging: bool, deadline: float | None) -> Correction:

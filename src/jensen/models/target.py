@@ -193,7 +193,9 @@ def _batch(
         jax.ShapeDtypeStruct((dim(sites),), dtype),
         {name: jax.ShapeDtypeStruct(shape, kind) for name, shape, kind in data},
     )
-    largest = max((leaf.size for leaf in jax.tree.leaves(shapes)), default=1)
+    # A plain density is one factor, whose rows show in its data only.
+    rows = (shape[0] for _, shape, _ in data if shape)
+    largest = max(*(leaf.size for leaf in jax.tree.leaves(shapes)), *rows, 1, 1)
     batch = BATCH
     while batch > 4 and batch * largest > _ELEMENTS:
         batch //= 2
