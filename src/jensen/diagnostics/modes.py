@@ -82,7 +82,7 @@ def search_far(target: LargeTarget, q: Any, rng: np.random.Generator) -> tuple[M
     Elsewhere the plain subsample shows where modes are, and all rows how much mass they have.
     """
     with target.plain():
-        found = _components(target, q, rng)
+        found = _components(target, q, rng, slight=np.inf)  # its heights are those of a subsample
     if len(found) == 1:
         return ()
     masses = np.array([target.log_mass(other) for other in found])
@@ -115,7 +115,7 @@ def _merged(target: Any, found: list[Any], weights: np.ndarray) -> tuple[list[An
     return kept, np.array(masses)
 
 
-def _components(target: Any, q: Any, rng: np.random.Generator) -> list[Any]:
+def _components(target: Any, q: Any, rng: np.random.Generator, slight: float = _SLIGHT) -> list[Any]:
     """Gaussians: q, and one at each other mode that the quenches reach."""
     typical = float(np.median(np.asarray(q.sd)))
     most = _MOST_MODES if q.dim <= _LARGEST_DIM else _MOST_MODES_LARGE
@@ -131,7 +131,7 @@ def _components(target: Any, q: Any, rng: np.random.Generator) -> list[Any]:
     if not ends:
         return found
     heights = target(np.array([np.asarray(q.mean), *ends]))[0]
-    worth = heights[0] + _volume(q) - _SLIGHT
+    worth = heights[0] + _volume(q) - slight
     for end, height in zip(ends, heights[1:], strict=True):
         spare = _peak(target, end, _WIDTH * typical)
         if spare is not None and height + _volume(spare) < worth:
