@@ -79,7 +79,7 @@ def climb(
         Seconds left of the budget, or None.
     """
     elbo, spread = _weighed(target, q, seed)
-    rungs = [Rung(type(q).__name__, elbo, spread, True, found.verdict.counts, target.gradients)]
+    rungs = [Rung("Gaussian", elbo, spread, True, found.verdict.counts, target.gradients)]
     for name, engine in _rungs(target.dim):
         seconds = left()
         if found.verdict.overall == verdict.TRUSTED or seconds == 0:
