@@ -18,3 +18,11 @@ def precision_unchanged():
     if after != before:
         jax.config.update("jax_enable_x64", before)
     assert after == before, f"jax_enable_x64 was {before} before this test and {after} after it"
+
+
+@pytest.fixture
+def without_flow(monkeypatch):
+    """`auto` without its last rung, for tests that are about something else: a flow is two thousand steps."""
+    from jensen.diagnostics import ladder
+
+    monkeypatch.setattr(ladder, "_LARGEST_FLOW", 0)

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
@@ -161,8 +162,11 @@ def fit(
             family = family or _family(method, record.dim)
             posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left, free=free)
     posterior = posterior.replace(cost=Cost(posterior.cost.gradients, time.perf_counter() - begun))
-    if nuts:
-        posterior = posterior.nuts(progress=progress)
+    if nuts and posterior.run.status != "interrupted":
+        from jensen.diagnostics.nuts import sample_nuts
+
+        with suppress(KeyboardInterrupt):  # before the first draw: the fit is kept
+            posterior = sample_nuts(posterior, progress=progress, budget=left())
     if posterior.verdict.overall == "do not use":
         warnings.warn(f"{posterior.verdict.counts}: {posterior.verdict.reasons[-1]}", FitWarning, stacklevel=2)
     return posterior
@@ -219,6 +223,10 @@ def _gaussian(
     if start is not None:
         begin = getattr(engine, "family", None) or family or FullRank()
         start = begin.start(location(record, start), 0.1)
+        if engine is not None and not hasattr(engine, "start"):
+            raise OptionError(
+                f"{type(engine).__name__} chooses its own starts; leave start= out, or use method='fullrank'."
+            )
     if engine is not None and not isinstance(engine, GAUSSIAN):
         from jensen.fitting_ladder import fit_engine
 
@@ -258,8 +266,8 @@ def _wide(
 
 
 def _climbed(target: Target, posterior: Posterior, left: Callable[[], float | None]) -> Posterior:
-    settings = posterior.settings
-    if settings.method != "auto" or not settings.correct or posterior.verdict.overall == "trusted":
+    """Under "auto", the ladder above a Gaussian that chains were not enough for; what was interrupted stays as it is."""
+    if posterior.settings.method != "auto" or posterior.chains is None or posterior.verdict.overall == "trusted":
         return posterior
     from jensen.fitting_ladder import climbed
 

@@ -16,6 +16,7 @@ from jensen.diagnostics.ladder import climb
 from jensen.diagnostics.starts import fit_from_starts
 from jensen.engines.engine import limited
 from jensen.engines.fixed_draws import FixedDraws
+from jensen.engines.guards import refuse_options
 from jensen.families.fullrank import FullRank
 from jensen.families.meanfield import MeanField
 from jensen.models.model import Model
@@ -25,10 +26,10 @@ from jensen.run import run
 from jensen.settings import Settings
 
 _LARGEST_FULL_RANK = 400
-
-
 FROM_GAUSSIAN = ("ScaleLayer", "CouplingFlow", "Descent")
 """Engines, by name, that begin at a fitted Gaussian."""
+_CHUNKS = ("CouplingFlow", "Stein")
+"""Engines, by name, that take many steps a chunk and have to know the last one."""
 
 
 def engine_of(method: str) -> Any:
@@ -65,20 +66,25 @@ def fit_engine(
         How the fit was asked for, arguments of `jensen.run.run`, seconds left of the budget.
     """
     target = Target(record, settings.precision)
+    refuse_options(engine, target.dim)
     begun = engine
     if type(engine).__name__ in FROM_GAUSSIAN and engine.start is None:
         family = FullRank() if target.dim <= _LARGEST_FULL_RANK else MeanField()
         plain = {**loop, "steps": None, "callbacks": ()}
         q, fitted = fit_from_starts(target, FixedDraws(family), seed=settings.seed, label="gaussian", **plain)
-        begun = replace(engine, start=q)
-    if hasattr(engine, "steps"):
+        if fitted.status == "interrupted":  # Ctrl-C ends the fit, not only its first part
+            return conclude(target, q, replace(fitted, state=None), engine=engine, settings=settings, budget=left())
+        begun, loop = replace(engine, start=q), {**loop, "budget": left()}
+    if type(engine).__name__ in _CHUNKS:
         begun = limited(begun, loop["steps"])
     q, fitted = run(begun, target, seed=settings.seed, **loop)
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
 
 
 def climbed(target: Target, posterior: Posterior, left: Callable[[], float | None]) -> Posterior:
-    """The posterior after the climb; the same where no rung was tried."""
+    """The posterior after the climb; the same where no rung was tried, and after Ctrl-C."""
+    if posterior.run.status == "interrupted":
+        return posterior
     found = Examination(
         posterior.elbo,
         posterior.kept,

@@ -26,7 +26,7 @@ def test_a_cloud_without_force_is(dim):
 
 
 @pytest.mark.filterwarnings("ignore::jensen.core.errors.FitWarning")
-def test_the_chains_stay_with_the_posterior():
+def test_the_chains_stay_with_the_posterior(without_flow):
     import jax.numpy as jnp
 
     model = jn.density(lambda p: -2 * jnp.log1p(p["x"] ** 2 / 3).sum(), {"x": np.zeros(2)})

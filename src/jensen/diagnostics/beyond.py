@@ -48,12 +48,18 @@ def beyond(target: Any, q: Any, seed: int) -> np.ndarray:
     log_p = np.where(np.isfinite(log_p), log_p, -np.inf)
     values, derived = target.constrain(z)
     x = quantities.matrix(target.model, values, derived)
-    mean, sd = _moments(x, log_p - log_mixture)
-    q_mean, q_sd = _moments(x, log_q - log_mixture)
+    with np.errstate(over="ignore", invalid="ignore"):  # of quantities that overflow far out
+        mean, sd = _moments(x, log_p - log_mixture)
+        q_mean, q_sd = _moments(x, log_q - log_mixture)
+        return _moved(mean, sd, q_mean, q_sd)
+
+
+def _moved(mean: np.ndarray, sd: np.ndarray, q_mean: np.ndarray, q_sd: np.ndarray) -> np.ndarray:
     unit = np.where((sd > 0) & (q_sd > 0), np.maximum(sd, q_sd), 1.0)
     widened = np.where((sd > 0) & (q_sd > 0), np.abs(np.log(np.maximum(sd, 1e-300) / np.maximum(q_sd, 1e-300))), 0.0)
     constant = unit <= 1e-9 * np.abs(q_mean)
-    return np.where(constant, 0.0, np.maximum(np.abs(mean - q_mean) / unit, widened))
+    moved = np.where(constant, 0.0, np.maximum(np.abs(mean - q_mean) / unit, widened))
+    return np.where(np.isfinite(mean) & np.isfinite(sd), moved, np.inf)
 
 
 def _moments(x: np.ndarray, log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -76,9 +76,12 @@ class Metric:
     def evaluate(self, target: Any, x: np.ndarray) -> "Place":
         """Everything about the points x."""
         y = self.out(x)
-        z, volume, tape = (y, 0.0, []) if self.map is None else self.map.out(y)
+        if self.map is None:
+            log_p, gradient = finite(target(y))
+            return Place(x, y, log_p, gradient, log_p, self.back(gradient))
+        z, volume, tape = self.map.out(y)
         log_p, gradient = finite(target(z))
-        force = gradient if self.map is None else self.map.back(y, tape, gradient)
+        force = self.map.back(y, tape, gradient)
         return Place(x, z, log_p, gradient, log_p + volume, self.back(force))
 
 

@@ -136,7 +136,8 @@ class _Look:
         self.names = quantities.names(target.model)
         self.draws = matched_draws(target, q, seed)
         x = quantities.matrix(target.model, self.draws.values, self.draws.derived)
-        self.mean, self.sd = x.mean(0), x.std(0)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a q that is far off
+            self.mean, self.sd = x.mean(0), x.std(0)
         self.log_w = np.full(1, np.nan)
 
     def weigh(self) -> None:

@@ -130,8 +130,8 @@ def factor_of(q: Any) -> Any:
     if q.dim > LARGEST_DENSE and isinstance(q, ArrowGaussian):
         return ArrowFactor(q)
     if q.dim > LARGEST_DENSE and hasattr(q, "log_stretch"):
-        parts = (np.asarray(part) for part in (q.directions, q.log_stretch))
-        return LowRankFactor(np.exp(np.asarray(q.log_diagonal)), *parts, np.ones(q.dim))
+        diagonal, directions, stretch = map(np.asarray, (q.log_diagonal, q.directions, q.log_stretch))
+        return LowRankFactor(np.exp(diagonal), directions, stretch, np.ones(q.dim))
     return np.asarray(q.scale)
 
 

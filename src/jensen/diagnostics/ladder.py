@@ -18,6 +18,7 @@ import numpy as np
 from jensen.core import keys
 from jensen.core.errors import JensenError
 from jensen.diagnostics import verdict
+from jensen.diagnostics.beyond import FAR, beyond
 from jensen.diagnostics.examine import Examination, examine
 from jensen.engines.layered import ScaleLayer
 from jensen.objectives.elbo import Elbo, on_draws
@@ -90,6 +91,8 @@ def climb(
             if fitted.status == "interrupted":
                 break
             other_elbo, other_spread = _weighed(target, other, seed)
+        except KeyboardInterrupt:
+            break
         except (JensenError, np.linalg.LinAlgError):
             continue
         better = other_elbo.value - elbo.value > 2 * np.hypot(other_elbo.error, elbo.error) and other_spread <= spread
@@ -97,6 +100,8 @@ def climb(
         if better:
             q, elbo, spread = other, other_elbo, other_spread
             looked = examine(target, q, fitted, seed=seed, budget=left(), modes=found.modes)
+            if spread < verdict.CONSTANT_WEIGHTS:
+                looked = _not_cleared(looked, found, beyond(target, q, seed))
             words = looked.verdict.counts
             if _trusted(looked) > _trusted(found):
                 found = looked
@@ -114,6 +119,18 @@ def _rungs(dim: int) -> list[tuple[str, Any]]:
 
         rungs.append(("flow", CouplingFlow()))
     return rungs
+
+
+def _not_cleared(looked: Examination, before: Examination, moved: np.ndarray) -> Examination:
+    """What draws wider than q still move keeps its old word: chains in q's coordinates do not see such tails (improper ones)."""
+    far = ~(moved < FAR)
+    if not far.any():
+        return looked
+    old, judged = before.verdict, looked.verdict
+    words = tuple(a if kept else b for a, b, kept in zip(old.words, judged.words, far, strict=True))
+    reason = f"draws wider than q's still move {judged.names[int(np.argmax(far))]}, which keeps the word it had before"
+    advice = judged.advice if set(words) == {verdict.TRUSTED} else old.advice
+    return replace(looked, verdict=replace(judged, words=words, reasons=(*judged.reasons, reason), advice=advice))
 
 
 def _trusted(found: Examination) -> int:

@@ -36,7 +36,12 @@ SCORES = 512
 
 
 def sample_nuts(
-    posterior: Any, draws: int = 1000, chains: int = 4, seed: int | None = None, progress: bool | None = None
+    posterior: Any,
+    draws: int = 1000,
+    chains: int = 4,
+    seed: int | None = None,
+    progress: bool | None = None,
+    budget: float | None = None,
 ) -> Any:
     """Long chains that begin at a posterior's own draws, in its own metric.
 
@@ -50,6 +55,8 @@ def sample_nuts(
         Of the chains; by default that of the fit.
     progress
         Show a progress line.
+    budget
+        Seconds, looked at between chunks of transitions; without a draw in that time, the posterior stays as it is.
 
     Returns
     -------
@@ -80,9 +87,12 @@ def sample_nuts(
         start = begin(
             target, _unconstrained(posterior), posterior.weights, chains, stream, getattr(posterior.q, "map", None)
         )
-        found, record = run(replace(engine, start=start), target, seed=stream, progress=progress, label="nuts")
+        engine = replace(engine, start=start)
+        found, record = run(engine, target, seed=stream, progress=progress, budget=budget, label="nuts")
         if not found.log_p.size:
-            raise KeyboardInterrupt  # in the warm-up: there is nothing to return
+            if record.status == "interrupted":
+                raise KeyboardInterrupt  # in the warm-up: there is nothing to return
+            return posterior.replace(story=(*posterior.story, "the budget was spent before NUTS had drawn anything"))
         kept, judged = judge(target, found)
     n = len(kept.log_p)
     cost = Cost(posterior.cost.gradients + target.gradients, posterior.cost.seconds + time.perf_counter() - begun)

@@ -66,9 +66,10 @@ def columns(draws: Draws, variables: tuple[Any, ...]) -> np.ndarray:
 
 def moments(x: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Mean, sd and quantiles of columns x (n, K) under weights (n,), in the order of a table."""
-    mean = weights @ x
-    low, middle, high = weighted_quantiles(x, weights, (0.05, 0.5, 0.95))
-    return {"mean": mean, "sd": np.sqrt(weights @ (x - mean) ** 2), "5%": low, "50%": middle, "95%": high}
+    with np.errstate(over="ignore", invalid="ignore"):  # of a q that is far off
+        mean = weights @ x
+        low, middle, high = weighted_quantiles(x, weights, (0.05, 0.5, 0.95))
+        return {"mean": mean, "sd": np.sqrt(weights @ (x - mean) ** 2), "5%": low, "50%": middle, "95%": high}
 
 
 def names(model: Any) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jensen.core.errors import OptionError
 from jensen.diagnostics.quantities import Draws
 from jensen.engines.engine import limited
 from jensen.engines.gradient import Gradient
@@ -41,7 +42,12 @@ class Flat:
         if record.state is not None and (record.status in UNFINISHED or isinstance(engine, Gradient)):
             if isinstance(engine, Gradient):
                 return self._more_gradients(engine, record, **loop)
-            return run(engine, self.target, state=record.state, **loop)
+            return run(_with_room(engine, record.state), self.target, state=record.state, **loop)
+        if not hasattr(engine, "start"):
+            raise OptionError(
+                f"{type(engine).__name__} chooses its own starts and has ended; fit again with another seed=, or use "
+                "method='fullrank'."
+            )
         start = self.q
         if hasattr(engine, "family"):
             plain = engine.family.start(self.q.mean, self.q.sd)
@@ -115,6 +121,12 @@ def _derived_program(unconstrain: Callable[..., Any], constrain: Callable[..., A
         return constrain(unconstrain(values, data) | discrete, data)[1]
 
     return jax.jit(jax.vmap(one, in_axes=(0, None)))
+
+
+def _with_room(engine: Any, state: Any) -> Any:
+    """The engine with its number of steps once more, where it has used them up."""
+    taken, most = getattr(state, "step", getattr(state, "steps", 0)), getattr(engine, "steps", None)
+    return engine if most is None or taken < most else replace(engine, steps=taken + most)
 
 
 def space_of(q: Any, model: Model, precision: str, near: LargeTarget | None = None) -> Flat | Own:

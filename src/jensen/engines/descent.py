@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from jensen.core import keys
-from jensen.core.errors import NonFiniteError
+from jensen.core.errors import NonFiniteError, OptionError
 from jensen.engines.designs import Design, block_size, orthogonal
 from jensen.engines.engine import Ticks
 from jensen.engines.fixed_draws import FixedDraws
@@ -98,6 +98,12 @@ class Descent:
 
     def init(self, target: Any, seed: int) -> _State:
         """Value and gradient at the start."""
+        if not isinstance(self.family, FullRank | MeanField):
+            raise OptionError(f"family must be jn.FullRank() or jn.MeanField(); got {self.family!r}.")
+        if isinstance(self.objective, type) or not callable(self.objective):
+            raise OptionError(
+                f"objective must be jn.Renyi(...), jn.LogRatio() or a function of log weights; got {self.objective!r}."
+            )
         refuse_large(target, "Descent", _LARGEST if isinstance(self.family, FullRank) else _LARGEST_MEANFIELD)
         center, factor = begin_at(_fitted(target, self.family, seed) if self.start is None else self.start, target.dim)
         if isinstance(self.family, MeanField):

@@ -145,6 +145,8 @@ class CouplingFlow:
 
     def advance(self, state: _State, target: Any) -> tuple[_State, Ticks]:
         """Up to `CHUNK` steps."""
+        if state.end and state.step >= state.end:  # it was stopped there, and is to go on: at full length again
+            state = replace(state, decay=0, end=0, calm=False)
         center, factor, order = state.map.center, state.map.factor, state.map.order
         forward = programs(target.dim, self.layers, self.width).forward
         _, update = _update(target.dim, self.layers, self.width)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from jensen.core.errors import ImproperError, NonFiniteError, UnsupportedError
+from jensen.core.errors import ImproperError, NonFiniteError, OptionError, UnsupportedError
 from jensen.core.layout import coordinate_site
 from jensen.families.fullrank import FullRank
 
@@ -25,6 +25,21 @@ def begin(start: Any, dim: int) -> tuple[np.ndarray, np.ndarray]:
             f"start has {len(mean)} coordinates and the model {dim}; fit the same model, or leave start out."
         )
     return mean, factor
+
+
+def refuse_options(engine: Any, dim: int) -> None:
+    """Refuse a start of another kind or size, and numbers of steps that are none."""
+    steps, start = getattr(engine, "steps", 1), getattr(engine, "start", None)
+    if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < 1:
+        raise OptionError(
+            f"steps must be a whole number, at least 1; got {steps!r}; leave it out to let the engine decide."
+        )
+    if start is not None and not (hasattr(start, "sd") and np.shape(getattr(start, "mean", 0.0)) == (dim,)):
+        found = f"{start.dim} dimensions" if hasattr(start, "dim") else repr(start)
+        raise OptionError(
+            f"start= of an engine must be an approximation in the model's {dim} dimensions; got {found}; give posterior.q of "
+            "the same model, or leave it out."
+        )
 
 
 def first_finite(target: Any, mean: np.ndarray, factor: np.ndarray, noise: np.ndarray) -> tuple[Any, ...]:

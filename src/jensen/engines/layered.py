@@ -98,6 +98,8 @@ class ScaleLayer:
             raise UnsupportedError(
                 f"the scale layer works in 2 to {_LARGEST} dimensions; this model has {target.dim}; use a Gaussian family."
             )
+        if not isinstance(self.layers, int) or isinstance(self.layers, bool) or self.layers < 0:
+            raise OptionError(f"layers must be a whole number, at least 0; got {self.layers!r}; 4 are usual.")
         if self.start is None:
             return _State(seed, "fit", unbent(target.dim), FixedDraws().init(target, seed))
         if not isinstance(self.start, DenseGaussian | Layered) or self.start.dim != target.dim:

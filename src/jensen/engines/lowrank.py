@@ -51,7 +51,7 @@ class _State:
     inner: Any
     seed: int
     q: LowRankGaussian | None = None
-    own: np.ndarray | None = None
+    own: Any = None
     rounds: int = 0
     steps: int = 0
     good: bool = False
@@ -77,6 +77,10 @@ class LowRankDraws:
 
     def init(self, target: Any, seed: int) -> _State:
         """State of the mean-field fit that comes first."""
+        if not isinstance(self.family, LowRank):
+            raise OptionError(
+                f"family must be jn.LowRank(...); got {self.family!r}; leave it out to let jensen choose."
+            )
         rank = self.family.rank
         if rank is not None and not (isinstance(rank, int) and 1 <= rank <= target.dim):
             raise OptionError(
@@ -230,8 +234,9 @@ def _mean_step(target: Any, q: LowRankGaussian, seed: int) -> np.ndarray:
     return q.mean
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _newton(target: Any, q: LowRankGaussian, points: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """Solution of W d = slope by conjugate gradients; q's covariance is the preconditioner."""
+    """Solution of W d = slope by conjugate gradients, finite; q's covariance is the preconditioner."""
     s, stretch = np.exp(q.log_diagonal), np.expm1(2 * q.log_stretch)
 
     def condition(x: np.ndarray) -> np.ndarray:
@@ -247,8 +252,11 @@ def _newton(target: Any, q: LowRankGaussian, points: np.ndarray, slope: np.ndarr
         bend = float(search @ image)
         if not np.isfinite(bend) or bend <= 0:
             break
-        direction, residual = direction + power / bend * search, residual - power / bend * image
+        moved, residual = direction + power / bend * search, residual - power / bend * image
         conditioned = condition(residual)
+        if not (np.isfinite(moved).all() and np.isfinite(conditioned).all()):
+            break
+        direction = moved
         before, power = power, float(residual @ conditioned)
         search = conditioned + power / before * search
     return direction

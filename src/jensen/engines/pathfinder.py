@@ -38,8 +38,8 @@ from jensen.core.errors import NonFiniteError, OptionError
 from jensen.engines.engine import Ticks
 from jensen.engines.guards import refuse_flat, refuse_large, refuse_runaway
 from jensen.engines.lbfgs import Inverse, Paths, begin, inverse, update
-from jensen.families.fullrank import from_factor
-from jensen.families.mixture import GaussianMixture
+from jensen.families.fullrank import DenseGaussian, from_factor
+from jensen.families.mixture import GaussianMixture, mixture_of
 
 _HISTORY = 20
 _WIDTH = 2.0
@@ -51,6 +51,7 @@ _PATIENCE = 25
 """Points after the best one at which a path is given up: it walks into a corner."""
 _WEIGHT_DRAWS = 128
 _NEGLIGIBLE = 1e-3
+_NARROW = 0.1
 _LARGEST = 1500
 
 
@@ -193,6 +194,9 @@ class Pathfinder:
 
     def finish(self, state: _State) -> Any:
         """The mixture of the paths' best Gaussians, without those of negligible weight; the only one, for one path."""
+        if not np.isfinite(state.elbo).any():  # nothing is known of any curvature: narrow Gaussians where the paths are
+            narrow = [DenseGaussian(x, _NARROW * np.eye(len(x))) for x in state.paths.x]
+            return narrow[0] if self.paths == 1 else mixture_of(narrow, np.full(self.paths, 1 / self.paths))
         found = [from_factor(local.mean, local.factor) for k in self._kept(state) if (local := _local(state.best, k))]
         if self.paths == 1:
             return found[0]
@@ -245,15 +249,15 @@ def _local(paths: Paths, k: int) -> _Local | None:
         return None
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _cautious(log_w: np.ndarray) -> float:
     """The ELBO less two standard errors; draws k and k + K / 2 are antithetic.
 
     The best of many noisy estimates is a lucky one, and a bad Gaussian is the noisiest.
     """
     pairs = log_w.reshape(2, -1).mean(0)
-    if not np.isfinite(pairs).all():
-        return -np.inf
-    return float(pairs.mean() - _CAUTION * pairs.std(ddof=min(1, len(pairs) - 1)) / np.sqrt(len(pairs)))
+    elbo = float(pairs.mean() - _CAUTION * pairs.std(ddof=min(1, len(pairs) - 1)) / np.sqrt(len(pairs)))
+    return elbo if np.isfinite(elbo) else -np.inf
 
 
 def _with_row(best: Paths, paths: Paths, k: int) -> Paths:

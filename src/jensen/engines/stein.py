@@ -48,6 +48,8 @@ _STILL, _CALM = 0.002, 0.02
 _TOO_NARROW = 2.0
 """Sds of the Gaussian fit that the annealed cloud is wide, from which on it is annealed again in its own coordinates."""
 _MOST_STAGES = 400
+_MOST = 100_000
+"""Particles beyond which one step, of n^2 kernel elements, takes minutes."""
 _COPIES = 24
 """Arrays of the size of all points that exist at once, in float64: annealing, flow, program, kept states."""
 _SHARE = 0.5
@@ -59,8 +61,8 @@ class _State:
     seed: int
     mean: np.ndarray
     scale: np.ndarray
-    cloud: Cloud | None
-    flow: Flow | None = None
+    cloud: Any
+    flow: Any = None
     stage: int = 0
     frames: int = 1
     step: int = 0
@@ -96,6 +98,8 @@ class Stein:
     steps: int = 500
 
     def __post_init__(self) -> None:
+        if self.annealing not in (None, True, False):
+            raise OptionError(f"annealing must be True, False or None; got {self.annealing!r}; None decides by D.")
         for name, least in (("particles", 2), ("steps", 1)):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
@@ -109,7 +113,7 @@ class Stein:
         Raises
         ------
         OptionError
-            When the particles do not fit into memory.
+            When the particles are too many, or do not fit into memory.
         NonFiniteError
             When the density is finite at none of them.
         """
@@ -187,7 +191,12 @@ class Stein:
         if there and needed > _SHARE * there:
             raise OptionError(
                 f"particles={self.particles:,} in {dim:,} dimensions need about {needed / 2**30:.3g} GB, and this machine has "
-                f"{there / 2**30:.3g} GB; use particles={int(self.particles * _SHARE * there / needed):,} or fewer."
+                f"{there / 2**30:.3g} GB; use particles={min(int(self.particles * _SHARE * there / needed), _MOST):,} or fewer."
+            )
+        if self.particles > _MOST:
+            raise OptionError(
+                f"particles={self.particles:,} would make {float(self.particles) ** 2:.1g} kernel elements a step, which takes "
+                f"minutes or hours; use at most particles={_MOST:,}, of which 1,000 are usual."
             )
 
 

@@ -221,8 +221,8 @@ def _proposals(groups: Groups) -> Any:
 
 def _folded(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Sum over groups and their coordinates: (G, d, p), (G, d, p) -> (p, p)."""
-    p = left.shape[-1]
-    return left.reshape(-1, p).T @ right.reshape(-1, p)
+    rows, p = left.shape[0] * left.shape[1], left.shape[2]  # p may be zero, and then -1 has no meaning
+    return left.reshape(rows, p).T @ right.reshape(rows, p)
 
 
 def _capped(move: np.ndarray, w: np.ndarray, bold: bool) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Other libraries' interfaces on jensen's engines: for code that exists already."""
