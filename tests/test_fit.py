@@ -575,8 +575,8 @@ def test_density_functions_with_defaults_and_partials():
 
 
 @quietly
-def test_mean_field_where_full_rank_would_be_too_large():
-    """D = 450: fitted by mean-field; where that leaves correlations out, the answer is corrected or not trusted."""
+def test_in_high_dimension_independent_coordinates_are_groups_and_others_are_full_rank():
+    """D = 450: without correlations every coordinate is a group of its own; with them the covariance is full."""
     dim = 450
     rng = np.random.default_rng(0)
     direction = rng.standard_normal(dim) / np.sqrt(dim)
@@ -586,12 +586,13 @@ def test_mean_field_where_full_rank_would_be_too_large():
         data={"direction": direction, "strength": np.array(0.0)},
     )
     posterior = jn.fit(model)
-    assert type(posterior.q).__name__ == "DiagonalGaussian"
+    assert type(posterior.q).__name__ == "ArrowGaussian"
     assert posterior.verdict.overall == "trusted"
     np.testing.assert_allclose(posterior.mean["x"], 1, atol=1e-3)
     np.testing.assert_allclose(posterior.sd["x"], 1, atol=1e-3)
     strength = 200.0
     posterior = jn.fit(model, data={"strength": np.array(strength)})
+    assert type(posterior.q).__name__ == "DenseGaussian"
     cov = np.eye(dim) - strength * np.outer(direction, direction) / (1 + strength * direction @ direction)
     sd = np.sqrt(np.diagonal(cov))
     trusted = np.array([word == "trusted" for word in posterior.verdict.words])

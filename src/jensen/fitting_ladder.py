@@ -92,6 +92,7 @@ def climbed(target: Target, posterior: Posterior, left: Callable[[], float | Non
         posterior.verdict,
         posterior.answer == "corrected",
         correction=posterior.chains,
+        modes=posterior.modes,
     )
     q, found, rungs = climb(target, posterior.q, posterior.run, found, seed=posterior.settings.seed, left=left)
     if len(rungs) == 1:
@@ -105,6 +106,7 @@ def climbed(target: Target, posterior: Posterior, left: Callable[[], float | Non
         verdict=found.verdict,
         answer="corrected" if found.corrected else "q",
         chains=found.correction,
+        modes=found.modes,
         cost=replace(posterior.cost, gradients=target.gradients),
         story=(*posterior.story, *map(str, rungs)),
     )

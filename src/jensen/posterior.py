@@ -21,6 +21,7 @@ from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.examine import Examination, examine
 from jensen.diagnostics.linear_response import linear_response
+from jensen.diagnostics.modes import Mode
 from jensen.diagnostics.quantities import Draws, by_variable, columns, moments, resampled
 from jensen.diagnostics.spaces import log_q, space_of
 from jensen.diagnostics.verdict import Verdict
@@ -64,6 +65,8 @@ class Posterior:
         The short chains that judged or corrected the fit, where they ran: evidence, draws, number of stages.
     near
         The corrected subsample that stood for all rows where there were many.
+    modes
+        Other modes that were found, and that the answer does not reach.
     """
 
     model: Model
@@ -80,6 +83,7 @@ class Posterior:
     engine: Any = field(default=None, repr=False)
     chains: Correction | None = field(default=None, repr=False)
     near: LargeTarget | None = field(default=None, repr=False)
+    modes: tuple[Mode, ...] = field(default=(), repr=False)
 
     def __post_init__(self):
         # What is stored is handed out as it is: writing into it would change the posterior.
@@ -375,6 +379,7 @@ def together(
         story=_story(model, record, found),
         engine=engine,
         chains=found.correction,
+        modes=found.modes,
     )
 
 

@@ -187,7 +187,6 @@ def test_modes_that_a_kept_rung_does_not_reach_stay_flagged(examined, monkeypatc
 
 
 @quietly
-@pytest.mark.xfail(reason="fitting_ladder.climbed tells the climb of no modes, so that none is looked for", strict=True)
 def test_auto_keeps_modes_flagged_through_the_climb(far, no_mixtures, without_flow):
     posterior = jn.fit(far)
     assert posterior.elbo.value < np.log(0.7) + 0.05
