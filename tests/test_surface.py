@@ -6,7 +6,8 @@ import pytest
 
 import jensen
 
-NAMES = sorted(name for name in jensen.__all__ if not name.startswith("__"))
+ROOMS = ("estimators", "plots")
+NAMES = sorted(name for name in jensen.__all__ if not name.startswith("__") and name not in ROOMS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -14,6 +15,12 @@ def test_public_name(name):
     value = getattr(jensen, name)
     assert inspect.getdoc(value)
     assert value.__module__.startswith("jensen.")
+    assert name in dir(jensen)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_room(name):
+    assert inspect.getdoc(getattr(jensen, name))
     assert name in dir(jensen)
 
 

@@ -56,10 +56,15 @@ _HOMES = {
     "FitWarning": "jensen.core.errors",
 }
 
-__all__ = [*_HOMES, "__version__"]
+_ROOMS = ("plots", "estimators")
+"""Packages whose names are used through them, ``jn.plots.elbo(...)``."""
+
+__all__ = [*_HOMES, *_ROOMS, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"jensen.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'jensen' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

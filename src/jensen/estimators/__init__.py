@@ -1,0 +1,1 @@
+"""Classical models behind the scikit-learn contract, fitted by variational inference."""
