@@ -381,6 +381,6 @@ def test_starting_at_the_answer_stays_there(engine, logistic, fit_of_logistic):
     with scope():
         again, more = run(replace(ENGINES[engine].engine, start=q), Target(read(logistic)), seed=0, progress=False)
     assert more.status == "converged"
-    assert more.steps <= record.steps
+    assert more.steps <= 2 * record.steps  # a stop that compares windows of noisy steps may need one window more
     assert np.abs((again.mean - q.mean) / q.sd).max() < 0.01
     np.testing.assert_allclose(again.sd, q.sd, rtol=0.01)
