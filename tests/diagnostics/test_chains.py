@@ -5,6 +5,7 @@ import pytest
 
 from jensen.diagnostics import chains, straighten
 from jensen.diagnostics.chains import CHAINS, KEPT, Metric, relearn, stage
+from jensen.families.maps import layer
 
 DIM = 3
 FACTOR = np.array([[1.0, 0, 0], [1.5, 0.5, 0], [0.0, -0.3, 4.0]])
@@ -213,3 +214,13 @@ def test_chains_in_the_map_leave_the_funnel_invariant(bends):
     log_p, gradient = funnel(z)
     np.testing.assert_allclose(np.concatenate([one.log_p.ravel() for one in found]), log_p)
     np.testing.assert_allclose(np.concatenate([one.gradient.reshape(-1, 4) for one in found]), gradient)
+
+
+def test_a_point_far_outside_of_a_map_has_no_density_and_no_warning():
+    """Trajectories that diverge pass there: warnings are errors here, and the place must be one that is rejected."""
+    bent = layer(np.zeros(2), np.eye(2), 3.0, np.zeros(2), np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    metric = Metric(np.zeros(2), np.eye(2), bent)
+    far = metric.evaluate(lambda z: (-0.5 * (z**2).sum(1), -z), np.array([[2.0, 1e200], [0.0, 0.0]]))
+    assert not np.isfinite(far.density[0])
+    assert np.isfinite(far.density[1])
+    assert np.isfinite(far.force[1]).all()

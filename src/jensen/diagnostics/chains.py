@@ -74,15 +74,16 @@ class Metric:
         return self.whiten(z if self.map is None else self.map.into(z))
 
     def evaluate(self, target: Any, x: np.ndarray) -> "Place":
-        """Everything about the points x."""
+        """Everything about the points x; trajectories that diverge are rejected by their energy, without a word from NumPy."""
         y = self.out(x)
         if self.map is None:
             log_p, gradient = finite(target(y))
             return Place(x, y, log_p, gradient, log_p, self.back(gradient))
-        z, volume, tape = self.map.out(y)
-        log_p, gradient = finite(target(z))
-        force = self.map.back(y, tape, gradient)
-        return Place(x, z, log_p, gradient, log_p + volume, self.back(force))
+        with np.errstate(over="ignore", invalid="ignore"):
+            z, volume, tape = self.map.out(y)
+            log_p, gradient = finite(target(z))
+            force = self.map.back(y, tape, gradient)
+            return Place(x, z, log_p, gradient, log_p + volume, self.back(force))
 
 
 class Place(NamedTuple):
