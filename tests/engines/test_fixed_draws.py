@@ -149,3 +149,11 @@ def test_a_walk_down_a_curved_valley_converges():
         u = target(q.mean + noise @ q.scale.T)[1] @ q.scale
     error = u.std(0) / np.sqrt(len(noise))
     assert (np.abs(u.mean(0)) < 0.02 + 4 * error).all()
+
+
+def test_a_density_that_is_straight_around_the_start_is_not_called_improper():
+    """Around 0 the gradient of -|x - 1| / 2 is the same everywhere; E|x - 1| / 2 - log s is least at s = sqrt(2 pi)."""
+    model = jn.density(lambda p: -0.5 * jnp.abs(p["x"] - 1).sum(), {"x": np.zeros(3)})
+    q, _, _ = fitted(jn.FixedDraws(jn.MeanField()), model)
+    np.testing.assert_allclose(q.mean, 1, atol=0.2)
+    np.testing.assert_allclose(q.sd, np.sqrt(2 * np.pi), rtol=0.05)

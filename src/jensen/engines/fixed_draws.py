@@ -48,6 +48,8 @@ _DENSE = 1500
 _RUNAWAY = 1e15
 _FLAT, _WIDE = 0.05, 10.0
 """Relative curvature that counts as none, and the width from which on its absence means an improper posterior."""
+_FURTHER = 100.0
+"""How many times as far out a density must be flat to be refused for it."""
 _SWITCHES = (10.0, 0.01, 100.0)
 
 
@@ -294,28 +296,32 @@ def _tries(damping: float) -> Iterator[tuple[float, float]]:
 
 
 def _refuse_flat(target: Any, design: Design, point: _Point) -> None:
-    """Refuse a density that does not change at all along some direction."""
+    """Refuse a density that does not change at all along some direction, also far out: straight pieces have corners there."""
     _, gradient = target(_out(point.mean, point.factor, design.points))
-    norms = np.linalg.norm(gradient, axis=0)
-    zero = np.flatnonzero(norms == 0)
-    if zero.size:
-        names = [coordinate_site(target.model.sites, int(i)).name for i in zero]
-    elif target.dim > _DENSE:
+    names = _flat_sites(target, gradient)
+    if names:
+        _, further = target(_out(point.mean, _FURTHER * point.factor, design.points))
+        if np.isfinite(further).all():
+            names = _flat_sites(target, np.concatenate([gradient, further]))
+    if not names:
         return
-    else:
-        _, singular, right = np.linalg.svd(gradient / norms, full_matrices=False)
-        if len(singular) < target.dim or singular[-1] > 1e-13 * singular[0]:
-            return
-        weights = np.abs(right[-1])
-        names = [
-            coordinate_site(target.model.sites, int(i)).name for i in np.flatnonzero(weights > 0.3 * weights.max())
-        ]
-    names = list(dict.fromkeys(names))
     which = f"site {names[0]}" if len(names) == 1 else f"a combination of the sites {', '.join(names[:4])}"
     raise ImproperError(
         f"the posterior is improper: the log density does not change at all along {which}; give "
         f"{'it' if len(names) == 1 else 'one of them'} a proper prior, or remove what the data cannot tell apart."
     )
+
+
+def _flat_sites(target: Any, gradient: np.ndarray) -> list[str]:
+    """Sites of a direction that no gradient (n, D) has a part in; none where there is no such direction."""
+    norms = np.linalg.norm(gradient, axis=0)
+    flat = np.flatnonzero(norms == 0)
+    if not flat.size and target.dim <= _DENSE:
+        _, singular, right = np.linalg.svd(gradient / norms, full_matrices=False)
+        if len(singular) == target.dim and singular[-1] <= 1e-13 * singular[0]:
+            weights = np.abs(right[-1])
+            flat = np.flatnonzero(weights > 0.3 * weights.max())
+    return list(dict.fromkeys(coordinate_site(target.model.sites, int(i)).name for i in flat))
 
 
 def _refuse_runaway(target: Any, point: _Point) -> None:
