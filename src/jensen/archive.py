@@ -17,6 +17,7 @@ from jensen.families.flat import approximation, is_flat
 from jensen.models.model import Model
 from jensen.objectives.elbo import Elbo
 from jensen.run import Run
+from jensen.settings import Cost, Settings
 
 
 def save(posterior: Any, draws: Draws, path: str | os.PathLike[str]) -> None:
@@ -70,8 +71,11 @@ def save(posterior: Any, draws: Draws, path: str | os.PathLike[str]) -> None:
     files.write(path, groups, arrays, meta)
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the parts of a posterior; its model has no code, and what needs it refuses in one sentence."""
+def load(path: str | os.PathLike[str], own: type | None = None) -> dict[str, Any]:
+    """Read the parts of a posterior; its model has no code, and what needs it refuses in one sentence.
+
+    `own` is the class of the approximation where it is not one of jensen's: a file does not say what is imported.
+    """
     groups, arrays, meta = files.read(path)
     try:
         verdict, run = meta["verdict"], meta["run"]
@@ -82,7 +86,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
         return dict(
             model=_model(meta["model"], observed),
-            q=_approximation(meta["family"], arrays),
+            q=_approximation(path, meta["family"], arrays, own),
             run=Run(run["status"], _under(arrays, "history/"), run["steps"], run["seconds"], tuple(run["notes"])),
             verdict=Verdict(
                 tuple(verdict["names"]),
@@ -97,8 +101,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             answer=meta["answer"],
             kept=Draws(arrays["z"], arrays["log_p"], _under(arrays, "values/"), _under(arrays, "derived/")),
             weights=arrays["weights"],
-            settings=meta["settings"],
-            cost=meta["cost"],
+            settings=Settings(**meta["settings"]),
+            cost=Cost(**meta["cost"]),
             story=tuple(meta["story"]),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -116,13 +120,19 @@ def _exact_moments(q: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _approximation(family: str, arrays: dict[str, np.ndarray]) -> Any:
+def _approximation(path: Any, family: str, arrays: dict[str, np.ndarray], own: type | None) -> Any:
     params = _under(arrays, "q/")
     if family in ("Product", "StoredProduct"):
         from jensen.conjugate.product import StoredProduct
 
         return StoredProduct(params, _under(arrays, "q mean/"), _under(arrays, "q sd/"))
-    return approximation(family, params)
+    try:
+        return approximation(family, params, own)
+    except KeyError as error:
+        raise FileError(
+            f"{path} holds an approximation of the class {family}, which is not one of jensen's; import that class and say "
+            f"jensen.load(..., approximation={family})."
+        ) from error
 
 
 def _model(meta: dict[str, Any], observed: dict[str, np.ndarray]) -> Model:

@@ -75,7 +75,8 @@ def fit(
     Parameters
     ----------
     model
-        A PyMC or Bambi model, a NumPyro model function, or a `jensen.density`; None inside ``with pm.Model():``.
+        A PyMC or Bambi model, a NumPyro model function, a `jensen.density`, or the `Model` of a front end of your own; None
+        inside ``with pm.Model():``.
     method
         ``"auto"`` reports the best answer it can justify, every other name its own q, which the verdict is about:
 

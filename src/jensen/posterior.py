@@ -365,6 +365,7 @@ def together(
     model: Model, q: Any, record: Run, found: Examination, *, engine: Any, settings: Settings, gradients: int = 0
 ) -> Posterior:
     """A posterior from a fit and its examination."""
+    story = (f"{record.steps} steps of the fit: {record.status}", *record.notes, *model.notes, found.note)
     return Posterior(
         model=model,
         q=q if found.q is None else found.q,
@@ -376,25 +377,24 @@ def together(
         weights=found.weights,
         settings=settings,
         cost=Cost(gradients, record.seconds),
-        story=_story(model, record, found),
+        story=tuple(filter(None, story)),
         engine=engine,
         chains=found.correction,
         modes=found.modes,
     )
 
 
-def load(path: str | Path) -> Posterior:
+def load(path: str | Path, *, approximation: type | None = None) -> Posterior:
     """Read a fit written by `Posterior.save`. Nothing in the file is executed, and the model's code is not needed.
+
+    Parameters
+    ----------
+    path, approximation
+        The file; the class of q, where it is one of your own.
 
     Raises
     ------
     FileError
-        When the file is missing, damaged, or no saved fit.
+        When the file is missing, damaged, or no saved fit, or q is of a class that is not known.
     """
-    parts = archive.load(path)
-    return Posterior(**{**parts, "settings": Settings(**parts["settings"]), "cost": Cost(**parts["cost"])})
-
-
-def _story(model: Model, record: Run, found: Examination) -> tuple[str, ...]:
-    lines = (f"{record.steps} steps of the fit: {record.status}", *record.notes, *model.notes, found.note)
-    return tuple(filter(None, lines))
+    return Posterior(**archive.load(path, approximation))

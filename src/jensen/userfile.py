@@ -92,7 +92,12 @@ def _may_be_model(word: str, value: Any, module: Any) -> bool:
 
 def _is_model(value: Any) -> bool:
     """Whether it is a model object, of a library that is already imported."""
-    homes = (("pymc", "Model"), ("bambi", "Model"), ("jensen.models.density", "Density"))
+    homes = (
+        ("pymc", "Model"),
+        ("bambi", "Model"),
+        ("jensen.models.density", "Density"),
+        ("jensen.models.model", "Model"),
+    )
     return any(home in sys.modules and isinstance(value, getattr(sys.modules[home], name, ())) for home, name in homes)
 
 

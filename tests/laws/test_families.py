@@ -210,6 +210,21 @@ def test_save_and_load_keep_q_bit_for_bit(family, fits, tmp_path):
     np.testing.assert_array_equal(loaded.sample(np.random.default_rng(0), 4), z)
 
 
+def test_an_approximation_of_ones_own_is_loaded_by_its_class(fits, tmp_path):
+    class Elsewhere(diagonal(np.random.default_rng(0), 2).__class__):
+        """Not one of jensen's: a file must not say what is imported."""
+
+    q = Elsewhere(np.zeros(2), np.ones(2))
+    fits[2].replace(q=q).save(tmp_path / "fit.nc")
+    with pytest.raises(jn.FileError, match="Elsewhere, which is not one of jensen's; import that class"):
+        jn.load(tmp_path / "fit.nc")
+    with pytest.raises(jn.FileError, match="Elsewhere"):
+        jn.load(tmp_path / "fit.nc", approximation=DenseGaussian)
+    loaded = jn.load(tmp_path / "fit.nc", approximation=Elsewhere).q
+    assert type(loaded) is Elsewhere
+    np.testing.assert_array_equal(loaded.log_sd, q.log_sd)
+
+
 @by_family
 def test_moments_and_draws_are_the_same_when_asked_again(family):
     one, other = some(family), some(family)

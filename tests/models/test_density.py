@@ -10,6 +10,7 @@ from jensen.core.layout import flatten, unflatten
 from jensen.core.precision import scope
 from jensen.models.density import SUPPORTS, read
 from jensen.models.model import total
+from jensen.models.read import read as read_any
 
 SHAPES = {
     "real": (2,),
@@ -119,3 +120,15 @@ def test_integers_in_data_stay_integers():
 def test_the_docstrings_example():
     model = jn.density(lambda p: -0.5 * (p["x"] ** 2).sum(), {"x": [0.0, 0.0]})
     np.testing.assert_array_equal(jn.fit(model).mean["x"].round(3) + 0.0, [0, 0])
+
+
+def test_a_model_that_was_read_takes_other_data():
+    """As one from a front end of the user's own does; an unknown name is refused."""
+    described = jn.density(lambda p, d: -((p["x"] - d["y"]) ** 2).sum(), {"x": 0.0}, data={"y": np.zeros(2)})
+    record = read(described)
+    assert read_any(record) is record
+    other = read_any(record, {"y": np.ones(2)})
+    np.testing.assert_array_equal(other.data["y"], np.ones(2))
+    assert other.factors is record.factors
+    with pytest.raises(jn.DataError, match=r"no data \['z'\]"):
+        read_any(record, {"z": np.ones(2)})

@@ -76,7 +76,11 @@ def has_density(q: Any) -> bool:
     return hasattr(q, "transport")
 
 
-def approximation(family: str, params: dict[str, np.ndarray]) -> Any:
-    """The approximation of the class `family` with these parameters; raises KeyError for a class there is not."""
-    kind = getattr(import_module(_HOMES[family]), family)
+def approximation(name: str, params: dict[str, np.ndarray], own: type | None = None) -> Any:
+    """The approximation of the class `name` with these parameters; `own` is that class where it is not one of jensen's.
+
+    Raises KeyError for a class there is not.
+    """
+    ours = own is None or own.__name__ != name
+    kind: Any = getattr(import_module(_HOMES[name]), name) if ours else own
     return kind.from_params(params) if hasattr(kind, "from_params") else kind(**params)

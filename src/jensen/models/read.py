@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def read(
     Parameters
     ----------
     model
-        A PyMC or Bambi model, a NumPyro model function, a `Density`, or None inside ``with pm.Model():``.
+        A PyMC or Bambi model, a NumPyro model function, a `Density`, a `Model`, or None inside ``with pm.Model():``.
     data
         Name -> array: arguments of a NumPyro model, data containers of a PyMC model, data of a density.
     precision
@@ -42,8 +43,8 @@ def read(
         When the model cannot be fitted as written.
     """
     _refuse_no_dict(data)
-    if isinstance(model, Model):
-        return model
+    if isinstance(model, Model):  # a front end of the user's own
+        return model if data is None else replace(model, data={**model.data, **checked(model, data)})
     data = {name: _plain(name, value) for name, value in (data or {}).items()}
     if isinstance(model, Density):
         for name, value in (model.data or {}).items():
