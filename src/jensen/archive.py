@@ -55,6 +55,7 @@ def save(posterior: Any, draws: Draws, path: str | os.PathLike[str]) -> None:
         },
         "family": type(posterior.q).__name__,
         "run": {"status": run.status, "steps": run.steps, "seconds": run.seconds, "notes": run.notes},
+        "rungs": [asdict(rung) for rung in run.rungs],
         "verdict": {
             "names": verdict.names,
             "words": verdict.words,
@@ -87,7 +88,14 @@ def load(path: str | os.PathLike[str], own: type | None = None) -> dict[str, Any
         return dict(
             model=_model(meta["model"], observed),
             q=_approximation(path, meta["family"], arrays, own),
-            run=Run(run["status"], _under(arrays, "history/"), run["steps"], run["seconds"], tuple(run["notes"])),
+            run=Run(
+                run["status"],
+                _under(arrays, "history/"),
+                run["steps"],
+                run["seconds"],
+                tuple(run["notes"]),
+                rungs=_rungs(meta.get("rungs", ())),
+            ),
             verdict=Verdict(
                 tuple(verdict["names"]),
                 tuple(verdict["words"]),
@@ -109,6 +117,15 @@ def load(path: str | os.PathLike[str], own: type | None = None) -> dict[str, Any
         raise FileError(
             f"{path} is a saved fit with parts missing or damaged ({error}); fit the model again."
         ) from error
+
+
+def _rungs(kept: Any) -> tuple[Any, ...]:
+    """The ladder's rungs; files written before they were kept have none."""
+    if not kept:
+        return ()
+    from jensen.diagnostics.ladder import Rung
+
+    return tuple(Rung(**{**rung, "elbo": Elbo(*rung["elbo"])}) for rung in kept)
 
 
 def _exact_moments(q: Any) -> dict[str, np.ndarray]:

@@ -1,8 +1,10 @@
-"""What `compare` knows of a fit: variables with labels along their axes, moments and their Monte-Carlo errors.
+"""What is read of a fit, wherever it is from: variables with labels along their axes, draws, moments with Monte-Carlo errors.
 
 draws of an approximation     n = 1 / sum(weights^2)
 a corrected answer            standard errors that its chains have measured (in sds), where they are larger
 Markov chains                 n = effective sample size, of means and of sds (ArviZ)
+
+`compare` and the figures share it. It is below `Posterior`, because reports draw figures, and knows one by its parts.
 """
 
 from collections.abc import Callable
@@ -11,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jensen.core import keys
 from jensen.core.errors import DataError, OptionError
-from jensen.diagnostics.quantities import weighted_quantiles
+from jensen.diagnostics.quantities import resampled, weighted_quantiles
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -41,12 +44,15 @@ class Fit:
         Name -> labels along each axis.
     of
         (name, rows of its flat array) -> `Moments`.
+    draws
+        name -> equally likely draws of its flat array, (n, size).
     """
 
     label: str
     chains: bool
     variables: dict[str, list[list[str]]]
     of: Callable[[str, np.ndarray], Moments]
+    draws: Callable[[str], np.ndarray]
 
     def moments(self, names: list[str], rows: list[np.ndarray]) -> Moments:
         """Moments of some elements of some variables, one after the other."""
@@ -64,9 +70,7 @@ def read_fit(fit: Any, number: int) -> Fit:
     DataError
         When it has no draws.
     """
-    from jensen.posterior import Posterior
-
-    if isinstance(fit, Posterior):
+    if hasattr(fit, "kept") and hasattr(fit, "verdict"):
         return _own(fit)
     data = getattr(fit, "posterior", None)
     if data is not None and hasattr(data, "to_dataset") and not hasattr(data, "data_vars"):
@@ -102,8 +106,8 @@ def _own(posterior: Any) -> Fit:
         x = np.asarray(known[name], float).reshape(len(weights), -1)[:, rows]
         center, width = mean[name].ravel()[rows], sd[name].ravel()[rows]
         error, log_error = width / np.sqrt(size), np.sqrt((_kurtosis(x, weights) - 1) / (4 * size))
-        scalars = _scalars(name, variables[name])
-        judged = np.array([places.get(scalars[row], -1) for row in rows])
+        labels = scalars(name, variables[name])
+        judged = np.array([places.get(labels[row], -1) for row in rows])
         for column, into in (("bulk ess", None), ("se of mean (sds)", 0), ("se of log sd", 1)):
             if column not in table or posterior.answer != "corrected":
                 continue
@@ -117,10 +121,18 @@ def _own(posterior: Any) -> Fit:
                 log_error = np.fmax(log_error, value)
         return Moments(center, error, width, log_error, weighted_quantiles(x, weights, LEVELS))
 
+    def draws(name: str) -> np.ndarray:
+        x = np.asarray(known[name], float).reshape(len(weights), -1)
+        return (
+            x
+            if np.ptp(weights) == 0
+            else x[resampled(weights, keys.generator(posterior.settings.seed, "figure"), len(weights))]
+        )
+
     method = posterior.settings.method
     by_chains = posterior.answer == "corrected" and "bulk ess" in table
     label = "NUTS" if posterior.verdict.about == "the NUTS chains" else method
-    return Fit(label, by_chains, variables, of)
+    return Fit(label, by_chains, variables, of, draws)
 
 
 def _elsewhere(data: Any) -> Fit:
@@ -152,9 +164,13 @@ def _elsewhere(data: Any) -> Fit:
         quantiles = np.quantile(flat, LEVELS, axis=0)
         return Moments(mean, sd / np.sqrt(of_mean), sd, np.sqrt((kurtosis - 1) / (4 * of_sd)), quantiles)
 
+    def draws(name: str) -> np.ndarray:
+        x = np.asarray(arrays[name], float)
+        return x.reshape(x.shape[0] * x.shape[1], -1)
+
     library = str(data.attrs.get("inference_library", "draws"))
     # What jensen exports is independent draws, unless they are of its own chains, which a copy does not know.
-    return Fit(library, library != "jensen", variables, of)
+    return Fit(library, library != "jensen", variables, of, draws)
 
 
 def _kurtosis(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -173,7 +189,8 @@ def _labels(dims: Any, shape: tuple[int, ...], coords: Any) -> list[list[str]]:
     return found
 
 
-def _scalars(name: str, axes: list[list[str]]) -> list[str]:
+def scalars(name: str, axes: list[list[str]]) -> list[str]:
+    """Names of a variable's scalars, from labels along its axes."""
     from itertools import product
 
     return [f"{name}[{', '.join(index)}]" if index else name for index in product(*axes)]

@@ -132,41 +132,22 @@ def nuts(data: dict[str, np.ndarray], chains: int = 4, draws: int = 1000, seed: 
 
 def draw(picture: Path, elbo: np.ndarray, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
     """Draw the ELBO over the steps, and the marginals of what was asked, jensen's over those of NUTS."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from jensen.plots.elbo import curve
+    from jensen.plots.look import figure
+    from jensen.plots.marginals import panel
 
-    blue, gray = "#1f5fa8", "#c9ccd1"
-    # A Figure of its own, with the canvas that only writes files, leaves the caller's matplotlib backend alone.
-    figure = Figure(figsize=(10.5, 6.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 2).ravel()
+    made, panels = figure(2, 2, (10.5, 6.6))
+    panels = panels.ravel()
     labels = {
         "diff_of_means": "difference of means (IQ)",
         "diff_of_sds": "difference of sds (IQ)",
         "effect_size": "effect size",
     }
-    steps = np.arange(1, len(elbo) + 1)
-    panels[0].plot(steps, elbo, color=blue, linewidth=1.8, marker="o" if len(elbo) <= 60 else None, markersize=3.5)
-    panels[0].set(title=f"the bound that is maximized: {elbo[-1]:.2f} at the end", xlabel="step", ylabel="ELBO")
-    for panel, (name, label) in zip(panels[1:], labels.items(), strict=True):
-        _marginal(panel, ours[name], theirs[name], label, blue, gray)
+    curve(panels[0], elbo)
+    panels[0].set_title(f"the bound that is maximized: {elbo[-1]:.2f} at the end")
+    for axes, (name, label) in zip(panels[1:], labels.items(), strict=True):
+        panel(axes, ours[name], theirs[name], label)
     panels[1].legend(frameon=False, loc="upper right", fontsize=10)
-    panels[1].set_title(f"P(drug works) = {works(ours):.3f}, by NUTS {works(theirs):.3f}", fontsize=11)
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.title.set_fontsize(11)
-    figure.suptitle("Does the drug raise IQ? Two groups, Student-t, by jensen and by NUTS", fontsize=13)
-    figure.savefig(picture)
-
-
-def _marginal(panel: Any, ours: np.ndarray, theirs: np.ndarray, label: str, blue: str, gray: str) -> None:
-    from scipy.stats import gaussian_kde
-
-    low, high = np.quantile(theirs, [0.001, 0.999])
-    grid = np.linspace(low, high, 300)
-    panel.hist(theirs, bins=45, range=(low, high), density=True, color=gray, label="NUTS")
-    panel.plot(grid, gaussian_kde(ours)(grid), color=blue, linewidth=2, label="jensen")
-    if low < 0 < high:
-        panel.axvline(0, color="#333333", linewidth=0.9, linestyle=":")
-    panel.set(xlabel=label, yticks=[], xlim=(low, high))
-    panel.spines["left"].set_visible(False)
+    panels[1].set_title(f"P(drug works) = {works(ours):.3f}, by NUTS {works(theirs):.3f}")
+    made.suptitle("Does the drug raise IQ? Two groups, Student-t, by jensen and by NUTS", fontsize=13)
+    made.savefig(picture, dpi=150)

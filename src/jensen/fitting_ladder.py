@@ -109,4 +109,5 @@ def climbed(target: Target, posterior: Posterior, left: Callable[[], float | Non
         modes=found.modes,
         cost=replace(posterior.cost, gradients=target.gradients),
         story=(*posterior.story, *map(str, rungs)),
+        run=replace(posterior.run, rungs=rungs),
     )

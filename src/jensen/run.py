@@ -43,6 +43,8 @@ class Run:
         Sentences the engine left.
     state
         The engine's last state, from which `run` can go on.
+    rungs
+        What the ladder tried above the Gaussian, where it did (diagnostics/ladder.py); the Gaussian first.
     """
 
     status: str
@@ -51,6 +53,7 @@ class Run:
     seconds: float
     notes: tuple[str, ...] = field(default=())
     state: Any = field(default=None, repr=False, compare=False)
+    rungs: tuple[Any, ...] = field(default=(), repr=False)
 
 
 def run(
