@@ -12,7 +12,7 @@ import numpy as np
 from jensen.conjugate.layout import Layout
 from jensen.conjugate.pieces import Moments2, Psi, Read, Rows, Sum, few_powers
 from jensen.conjugate.slots import Slot, fit
-from jensen.conjugate.terms import Entries, Log, MatrixQuadratic, Quadratic, Term
+from jensen.conjugate.terms import Entries, Log, MatrixQuadratic, MeanLog, Quadratic, Term
 
 MOST_STATS = 60_000_000
 """Numbers a term's stats may hold."""
@@ -114,7 +114,7 @@ class _Draft:
         self.reads: tuple[Slot, ...] = ()
         self.groups: dict[str, list[np.ndarray]] = {}
         self.index: list[np.ndarray] = []
-        self.block, self.selected, self.scale = "", (), np.ones((1, 1))
+        self.block, self.selected, self.scale, self.means = "", (), np.ones((1, 1)), 0
         if isinstance(term, Entries):
             self.kind, self.scale, self.index, self.block = term.which, term.stat, [term.index], term.site
             self.shape = term.rows
@@ -124,6 +124,9 @@ class _Draft:
         elif isinstance(term, Quadratic):
             self.kind, self.scale, self.reads = "quadratic", -0.5 * term.stat, term.reads
             self._quadratic(term)
+        elif isinstance(term, MeanLog):
+            self.kind, self.scale, self.reads = "mean log", term.stat, term.reads + term.logs
+            self.means = len(term.reads)
         else:
             self.kind, self.scale, self.reads = "log" if isinstance(term, Log) else "mean", term.stat, term.reads  # type: ignore[union-attr]
 
@@ -188,8 +191,8 @@ class _Draft:
     def psi(self, take: Any) -> Psi:
         """The expectations, with every index array passed through `take`."""
         reads = tuple(self._read(slot, take) for slot in self.reads)
-        if self.kind in ("log", "mean"):
-            return Psi(self.kind, reads)
+        if self.kind in ("log", "mean", "mean log"):
+            return Psi(self.kind, reads, means=self.means)
         block = self.layout.block.get(self.block, "")
         if self.kind in ("value", "logdet"):
             return Psi(self.kind, index=take(self.index[0]), block=block)

@@ -20,9 +20,10 @@ from jensen.conjugate.layout import Layout
 from jensen.conjugate.naturals import Naturals, naturals
 from jensen.conjugate.pieces import Read, features, static
 from jensen.conjugate.priors import Prior, prior
+from jensen.conjugate.shapes import LogGammas, log_gammas
 from jensen.conjugate.slots import fit
 from jensen.conjugate.special import PoissonSum, poisson_sum, predictor, products
-from jensen.conjugate.terms import Factor, NotConjugate, Predicted, Quadratic, Sampled
+from jensen.conjugate.terms import Curved, Factor, NotConjugate, Predicted, Quadratic, Sampled
 from jensen.models.graph import Graph, Node
 
 IMPOSSIBLE = -1e30
@@ -184,9 +185,8 @@ class Energy:
         own = moments[block]
         slope = jax.grad(lambda some: self({**moments, block: own | some}))(features(own, powers))
         pieces = (piece for some in self.sums.values() for piece in some)
-        return Given(
-            slope, tuple(piece for piece in pieces if isinstance(piece, Prior) and piece.block == block), powers
-        )
+        own_pieces = (piece for piece in pieces if isinstance(piece, Prior | LogGammas) and piece.block == block)
+        return Given(slope, tuple(own_pieces), powers)
 
     def _probs(self, moments: Mapping[str, Any], name: str) -> Any:
         probs = moments[name]["probs"]
@@ -200,32 +200,33 @@ class Energy:
 class Given:
     """What the energy is, up to a constant, as a function of a positive site x whose block holds its logarithm.
 
-    Every term but the site's own prior is affine in E[log x_i] and in E[x_i^p] for the powers p with which the site is read, so
-    that one gradient of the energy says all about them: what it costs to look at other values does not depend on the model.
+    Every term but the site's own prior and log gammas of it is affine in E[log x_i] and in E[x_i^p] for the powers p with which
+    the site is read, so that one gradient of the energy says all about them: what it costs to look at other values does not
+    depend on the model.
 
     Attributes
     ----------
     slope
         Of these expectations, as `features` has them.
-    priors
-        Of the site.
+    others
+        The terms that are not affine.
     powers
         With which it is read.
     """
 
     slope: dict[Any, Any]
-    priors: tuple[Prior, ...]
+    others: tuple[Prior | LogGammas, ...]
     powers: tuple[float, ...] = static()
 
     def __call__(self, own: Any) -> Any:
         """At the block's moments, a scalar."""
         parts = jax.tree.map(lambda a, b: (a * b).sum(), self.slope, features(own, self.powers))
-        return sum((piece({piece.block: own}) for piece in self.priors), sum(jax.tree.leaves(parts)))
+        return sum((piece({piece.block: own}) for piece in self.others), sum(jax.tree.leaves(parts)))
 
     def at(self, x: Any) -> Any:
         """At a point x (n,) of the block's own variable, element by element (n,)."""
         parts = jax.tree.map(lambda a, b: a * b, self.slope, features({"mean": x, "cov": 0.0 * x}, self.powers))
-        return sum((piece.at(x) for piece in self.priors), sum(jax.tree.leaves(parts)))
+        return sum((piece.at(x) for piece in self.others), sum(jax.tree.leaves(parts)))
 
 
 def assemble(
@@ -279,6 +280,8 @@ def _summed(factor: Factor, graph: Graph, data: Any, layout: Layout, points: Any
             pieces.append(poisson_sum(term.data["y"], term.data["pairs"], node.shape, layout))  # type: ignore[arg-type]
         elif isinstance(term, Predicted):
             pieces.append(predictor(term, node.shape, layout))
+        elif isinstance(term, Curved):
+            pieces.append(log_gammas(term, node.shape, layout))
         else:
             pieces.append(sums(term, node.shape, layout))
             if isinstance(term, Quadratic) and term.pairs:
@@ -299,7 +302,7 @@ def _tabled(factor: Factor, latents: Mapping[str, Node], layout: Layout) -> tupl
     parts: list[Any] = []
     parents = int(np.prod(counts[:-1])) if factor.own else 0
     for term in factor.terms:
-        if isinstance(term, Sampled | Predicted) or (isinstance(term, Quadratic) and term.pairs):
+        if isinstance(term, Sampled | Predicted | Curved) or (isinstance(term, Quadratic) and term.pairs):
             raise NotConjugate(
                 set(sites), f"{node.name} has no exact expectation under the discrete sites {', '.join(sites)}"
             )

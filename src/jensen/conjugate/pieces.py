@@ -207,7 +207,8 @@ def _spread(array: Any, lead: tuple[int, ...]) -> Any:
 class Psi:
     """Expected natural parameters of every cell, (..., J), from the mean parameters of all blocks.
 
-    ``kind`` is "log" (sum of reads), "mean" (their product), "quadratic" (product times second moments), "value" or "logdet"
+    ``kind`` is "log" (sum of reads), "mean" (their product), "mean log" (product of the first `means`, times the sum of the logs
+    of the others), "quadratic" (product times second moments), "value" or "logdet"
     (entries of a matrix site, in `index`), or "matrix" (entries times second moments).
     """
 
@@ -217,13 +218,17 @@ class Psi:
     index: Any = None
     block: str = static(default="")
     columns: tuple[int, ...] = static(default=())
+    means: int = static(default=0)
 
     def __call__(self, moments: Any) -> Any:
         """(..., J)."""
-        if self.kind == "log":
-            total = self.reads[0].log(moments)
-            for read in self.reads[1:]:
+        if self.kind in ("log", "mean log"):
+            first, *others = self.reads[self.means :]
+            total = first.log(moments)
+            for read in others:
                 total = total + read.log(moments)
+            for read in self.reads[: self.means]:
+                total = total * read.mean(moments)
             return total[..., None]
         if self.kind in ("value", "logdet"):
             own = moments[self.block]

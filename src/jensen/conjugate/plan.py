@@ -22,9 +22,11 @@ from jensen.conjugate.slots import Slot
 from jensen.conjugate.special import EXACT
 from jensen.conjugate.terms import (
     ONE_MINUS,
+    Curved,
     Factor,
     MatrixQuadratic,
     Mean,
+    MeanLog,
     NotConjugate,
     Predicted,
     Quadratic,
@@ -193,7 +195,10 @@ def _factors(
 def _check_roles(one: Factor, roles: dict[str, str], reasons: dict[str, str]) -> None:
     """Powers that the sites' families have no expectation for: positive sites change role, others are to blame."""
     for term in one.terms:
-        if not isinstance(term, Mean | Quadratic):
+        if isinstance(term, Curved) and roles[term.read.site] != "log gaussian":
+            roles[term.read.site] = "log gaussian"
+            reasons[term.read.site] = f"it is a shape parameter of {one.node.name} ({one.node.distribution})"
+        if not isinstance(term, Mean | MeanLog | Quadratic):
             continue
         for one_slot, other in combinations(term.reads, 2):
             if one_slot.site == other.site and ((one_slot.weight != 0) & (other.weight != 0)).any():

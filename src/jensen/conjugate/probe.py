@@ -187,6 +187,8 @@ def _views(
             transforms += ["id"] * ("unit" in words or not words)
         elif leaf in ("scale", "rate") and node.kind not in ("Wishart", "InverseWishart"):
             transforms = ["log", "id"] if node.kind == "Poisson" and words == {"log"} else ["log"]
+        elif leaf == "concentration" and words == {"log"}:
+            transforms = ["log"]
         else:
             transforms = ["id"]
         found += [View(node.name, leaf, transform) for transform in transforms]

@@ -9,7 +9,8 @@ from scipy.special import betaln, gammaln, multigammaln  # pyright: ignore[repor
 
 from jensen.conjugate.flat import flat, refuse_flat
 from jensen.conjugate.observed import check
-from jensen.conjugate.slots import Affine, Pair, Slot, fit
+from jensen.conjugate.shapes import read_shape
+from jensen.conjugate.slots import Affine, Pair, Slot, fit, like
 from jensen.conjugate.terms import (
     ONE_MINUS,
     Entries,
@@ -156,16 +157,19 @@ def _whitened(residual: Affine, chol: np.ndarray) -> Quadratic:
 
 
 def _gamma(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
-    a = reader.constant(node, "concentration")
     rate, value = reader.affine(node, "rate", "log"), _log_value(node, reader)
     _positive_only(node, "rate", rate, reader)
     sign = 1.0 if node.kind == "Gamma" else -1.0
     terms: list[Term] = [Mean(-np.exp(rate.constant + sign * value.constant), rate.slots + value.times(sign).slots)]
+    if shape := read_shape(node, "concentration", reader):
+        terms += [*shape.times(rate + value.times(sign)), shape.normalizer(-1.0), *_times(-np.ones(()), value)]
+        return terms, -value.constant
+    a = reader.constant(node, "concentration")
     constant = a * rate.constant - gammaln(a) + (sign * a - 1) * value.constant
     if rate.slots:
-        terms.append(Log(_like(a, rate), rate.slots))
+        terms.append(Log(like(a, rate), rate.slots))
     if value.slots:
-        terms.append(Log(_like(sign * a - 1, value), value.slots))
+        terms.append(Log(like(sign * a - 1, value), value.slots))
     return terms, constant
 
 
@@ -174,12 +178,6 @@ def _log_value(node: Node, reader: Reader) -> Affine:
         return reader.affine(node, "value", "log")
     with np.errstate(divide="ignore"):
         return Affine(np.log(reader.affine(node, "value").constant), ())
-
-
-def _like(array: np.ndarray, affine: Affine) -> np.ndarray:
-    """An array with as many axes as the affine reading's rows."""
-    array = np.asarray(array, float)
-    return array.reshape((1,) * (len(affine.shape) - array.ndim) + array.shape)
 
 
 def _beta(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
@@ -191,7 +189,7 @@ def _beta(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
 
 
 def _times(stat: np.ndarray, affine: Affine) -> list[Term]:
-    return [Log(_like(stat, affine), affine.slots)] if affine.slots else []
+    return [Log(like(stat, affine), affine.slots)] if affine.slots else []
 
 
 def _log_probability(node: Node, leaf: str, reader: Reader) -> tuple[Affine, Affine]:
@@ -219,9 +217,13 @@ def _log_probability(node: Node, leaf: str, reader: Reader) -> tuple[Affine, Aff
 
 
 def _dirichlet(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
-    a = reader.constant(node, "concentration")
     value = _log_value(node, reader)
     k = node.shape[-1]
+    if shape := read_shape(node, "concentration", reader):
+        total = shape.total(node, k)
+        terms = [*shape.times(value), total.normalizer(1.0 / k), shape.normalizer(-1.0), *_times(-np.ones(()), value)]
+        return terms, -value.constant
+    a = reader.constant(node, "concentration")
     norm = (gammaln(a.sum(-1, keepdims=True)) - gammaln(a).sum(-1, keepdims=True)) / k
     return _times(a - 1, value), norm + (a - 1) * value.constant
 

@@ -176,10 +176,16 @@ def _read(
     if not legal[reads].all():
         return None
     index = np.where(reads, index, 0)
-    weight = np.where(reads, weight, 0.0)
+    weight = _snapped(np.where(reads, weight, 0.0))
     if not (np.abs(probe - weight * direction[index]) <= _TOLERANCE * scale).all():
         return None
     return index, weight
+
+
+def _snapped(weight: np.ndarray) -> np.ndarray:
+    """Weights without the rounding of a model's own arithmetic: the power of s in exposure * s is 1, not 1 - 1e-16."""
+    half = np.rint(2 * weight) / 2
+    return np.where(np.abs(weight - half) <= 1e-14, half, weight)
 
 
 def _packed(site: str, index: np.ndarray, weight: np.ndarray) -> list[Slot]:
@@ -209,3 +215,9 @@ def fit(array: np.ndarray, axes: int) -> np.ndarray:
     missing = axes + 1 - array.ndim
     rest = (1,) * missing + array.shape[1:] if missing >= 0 else array.shape[1 - missing :]
     return array.reshape(array.shape[0], *rest)
+
+
+def like(array: np.ndarray, affine: Affine) -> np.ndarray:
+    """An array with as many axes as the affine reading's rows."""
+    array = np.asarray(array, float)
+    return array.reshape((1,) * (len(affine.shape) - array.ndim) + array.shape)

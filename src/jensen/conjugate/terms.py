@@ -1,15 +1,16 @@
 """Expected log densities as sums of terms: what each kind of node contributes to the energy E_q[log p].
 
 Every row of a node's log density is a sum of constants ("stats", functions of the data alone) times expectations of products of
-sites. Four kinds of term cover all kinds of node:
+sites. Five kinds of term cover all kinds of node:
 
     Log        stat * sum_j p_j E[log s_j]                       log of a monomial of positive sites
     Mean       stat * prod_j E[s_j^p_j]                          mean of a monomial
+    MeanLog    stat * prod_j E[s_j^p_j] * sum_k p_k E[log s_k]   shape parameters: a monomial times a log
     Quadratic  -1/2 stat * prod_j E[s_j^p_j] * E[(c + sum_i w_i x_i + sum pairs)^2]
     Predicted  E[f(eta)], eta = c + sum_i w_i x_i Gaussian       likelihoods that are not conjugate, and probit
 
-plus Entries (Wishart) and Sampled (priors of other kinds). Powers and weights come from the probe; a node whose leaves cannot
-be read this way raises `NotConjugate`, which names the sites to blame and says why.
+plus Entries (Wishart), Curved (log normalizers of shape parameters) and Sampled (priors of other kinds). Powers and weights come
+from the probe; a node whose leaves cannot be read this way raises `NotConjugate`, which names the sites to blame and says why.
 """
 
 from collections.abc import Mapping
@@ -46,6 +47,22 @@ class Mean(NamedTuple):
 
     stat: np.ndarray
     reads: tuple[Slot, ...]
+
+
+class MeanLog(NamedTuple):
+    """stat * prod E[s^p] over `reads` * sum of p E[log s] over `logs`."""
+
+    stat: np.ndarray
+    reads: tuple[Slot, ...]
+    logs: tuple[Slot, ...]
+
+
+class Curved(NamedTuple):
+    """stat * E[log Gamma(scale * s^p)] of one positive site s, whose logarithm is then Gaussian."""
+
+    stat: np.ndarray
+    scale: np.ndarray
+    read: Slot
 
 
 class Quadratic(NamedTuple):
@@ -89,7 +106,7 @@ class Sampled(NamedTuple):
     site: str
 
 
-Term = Log | Mean | Quadratic | Predicted | Entries | MatrixQuadratic | Sampled
+Term = Log | Mean | MeanLog | Curved | Quadratic | Predicted | Entries | MatrixQuadratic | Sampled
 
 
 @dataclass(frozen=True)
