@@ -226,7 +226,7 @@ def positive_mean_and_scale(y):
 
 
 def gamma_shape_site(y):
-    seen(y, 0.0, sample("t", dist.Gamma(gamma("a"), 1.0)) ** -0.5)
+    seen(y, 0.0, sample("t", dist.Gamma(1.0 + gamma("a"), 1.0)) ** -0.5)
 
 
 def mixed_probabilities(y):
