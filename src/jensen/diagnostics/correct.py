@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jensen.core import keys
-from jensen.diagnostics import calibrate, chains, quantities, straighten
+from jensen.diagnostics import calibrate, centering, chains, quantities, straighten
 from jensen.diagnostics.factors import factor_of
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.settled import LIMITS, Settled, against, coupled, means_settled, measure, sds_settled
@@ -64,7 +64,15 @@ class Correction:
     guard: str
 
 
-def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: float | None = None) -> Correction:
+def correct(
+    target: Any,
+    q: Any,
+    *,
+    seed: int,
+    judging: bool = False,
+    deadline: float | None = None,
+    scores: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Correction:
     """Run the chains from q.
 
     Parameters
@@ -79,12 +87,18 @@ def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: 
         Only judge q: fewer stages, and no more once the chains mix.
     deadline
         `time.perf_counter()` value after which no further stage is begun.
+    scores
+        Draws of q and their gradients (n, D): hierarchies are taken apart by them before the first stage.
     """
     metric = _metric(q)
     given = metric.map
     # From q's bulk: the chains find the tails by themselves, but where q's are too wide they would take long to return.
     noise = q.noise(keys.generator(seed, "chains", 0), chains.CHAINS)
     z = np.asarray(q.transport(np.clip(noise, -_BULK, _BULK))[0])
+    centered = None if given is not None or scores is None else centering.learn(*scores)
+    if centered is not None:
+        assert scores is not None
+        metric, z = _taken_apart(centered, scores[0], noise)
     step, leapfrogs = chains.first_step(target.dim), 4
     evidence, pool, was_mapped = None, [], False
     most = min(JUDGING_STAGES if judging else MOST_STAGES, chains.affordable_stages(target))
@@ -96,7 +110,10 @@ def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: 
         part = _constrained(target, stage)
         before, evidence = evidence, measure(part.x.reshape(*stage.log_p.shape, -1), evidence)
         pool = [*pool, part] if before is not None and mapped == was_mapped and _steady(evidence) else [part]
-        bends = given or (straighten.learn(stage.z) if number >= 1 else None)
+        if centered is not None and scores is not None:
+            scores = _more(scores, stage)
+            centered = centering.learn(*scores) or centered
+        bends = given or centered or (straighten.learn(stage.z) if number >= 1 else None)
         if number >= 1 and judging and evidence.between.max() < LIMITS["between"]:
             break
         if (
@@ -123,6 +140,23 @@ def correct(target: Any, q: Any, *, seed: int, judging: bool = False, deadline: 
     pooled = against(evidence, np.concatenate([each.x for each in pool]), weights)
     mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1]
     return Correction(draws, weights, evidence, mean_ok, sd_ok, stage.acceptance, number + 1, force, guard)
+
+
+def _taken_apart(map: Any, z: np.ndarray, noise: np.ndarray) -> tuple[chains.Metric, np.ndarray]:
+    """Metric and starts in the coordinates of a map: the parents' as q has them, and N(0, 1) for what they scale."""
+    y = map.into(z)
+    center, width = np.zeros(z.shape[1]), np.ones(z.shape[1])
+    center[map.parents], width[map.parents] = y[:, map.parents].mean(0), y[:, map.parents].std(0)
+    return chains.Metric(center, np.diag(width), map), map.out(center + width * np.clip(noise, -_BULK, _BULK))[0]
+
+
+def _more(scores: tuple[np.ndarray, np.ndarray], stage: chains.Stage) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the draws of one more stage."""
+    dim = stage.z.shape[-1]
+    return (
+        np.concatenate([scores[0], stage.z.reshape(-1, dim)]),
+        np.concatenate([scores[1], stage.gradient.reshape(-1, dim)]),
+    )
 
 
 def _rescued(z: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -142,7 +142,8 @@ class _Look:
 
     def weigh(self) -> None:
         """Log weights on q's own draws, and whether draws wider than q see mass that those cannot."""
-        self.log_w = _log_weights(self.target, self.q, self.seed)
+        z, self.log_w, gradient = _log_weights(self.target, self.q, self.seed)
+        self.scores = z, gradient
         self.constant = verdict.spread(self.log_w) < verdict.CONSTANT_WEIGHTS
         self.beyond = beyond(self.target, self.q, self.seed) if self.constant else np.zeros(len(self.names))
 
@@ -246,7 +247,7 @@ def _without_chains(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verdic
 
 def _chains(found: _Look, judging: bool, deadline: float | None) -> Correction:
     start = _with_correlations(found.target, found.q, found.seed)
-    return correct(found.target, start, seed=found.seed, judging=judging, deadline=deadline)
+    return correct(found.target, start, seed=found.seed, judging=judging, deadline=deadline, scores=found.scores)
 
 
 def _with_correlations(target: Any, q: Any, seed: int) -> Any:
@@ -274,9 +275,11 @@ def matched_draws(target: Any, q: Any, seed: int) -> Draws:
     return Draws(z, np.full(len(z), np.nan), values, derived)
 
 
-def _log_weights(target: Any, q: Any, seed: int) -> np.ndarray:
+def _log_weights(target: Any, q: Any, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws of q, their log weights and gradients."""
     z, log_q = q.transport(q.noise(keys.generator(seed, "weights"), target.affordable(_WEIGHT_DRAWS, 256)))
-    return np.asarray(target(z)[0] - log_q)
+    log_p, gradient = target(np.asarray(z))
+    return np.asarray(z), np.asarray(log_p - log_q), gradient
 
 
 def _shifts(

@@ -1,0 +1,175 @@
+"""Learned non-centering: which coordinates scale the others, found from scores by regression.
+
+Where the rest R of the vector is Gaussian given a parent t, with precision L + e C, e = exp(-2 w (t - t_0)), its score is linear,
+
+    grad_R log p = h - L z_R + e (h' - C z_R)
+
+without any noise, whatever the draws: a regression of scores on (1, z_R, e, e z_R) reads L, C and both h off draws of q or of
+the chains, and extrapolates to a funnel's neck that they have not seen. Rows are weighted with 1 / (1 + e), in whose units the
+rest of the score (what is not Gaussian) has about the same size everywhere. Third moments, which need draws of the posterior,
+see the neck's directions with errors of a few percent, and those errors close it where it is that narrow.
+
+A parent is a coordinate whose e explains half of what a common precision leaves of the scores, on draws that the regression has
+not seen; and w is where it explains most.
+
+Requires: several draws a coefficient, 2 (D + 1) of them a parent.
+References: families/centering.py; Hyvarinen (2005), Estimation of non-normalized statistical models by score matching, JMLR 6.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from jensen.families.centering import Centering, Layer
+
+LARGEST_DIM = 200
+_PARENTS = 4
+_GAIN = 0.1
+"""What a parent has to explain: half the mean square of the whitened scores, in nats."""
+_SHARE = 0.3
+"""And as a share of what there is to explain."""
+_WIDTHS = (0.4, 1.2, -0.4, -1.2)
+"""Exponents that are tried, times the parent's sd."""
+_CANDIDATES = 3
+_LEAST, _EACH = 400, 4
+"""Draws by which parents are chosen: at least, and for each coefficient."""
+_PER_COEFFICIENT = 2.0
+_NOISE = 3.0
+_FLAT = 1e-6
+
+
+class _Fit(NamedTuple):
+    """Coefficients: constant and linear part of the score, and of e times it; all in standardized coordinates."""
+
+    fixed: np.ndarray
+    likelihood: np.ndarray
+    scaled: np.ndarray
+    prior: np.ndarray
+
+
+def learn(z: np.ndarray, gradient: np.ndarray) -> Centering | None:
+    """A map from draws z (n, D), of q or of chains in an order that does not matter, with their gradients (n, D).
+
+    None where nothing scales anything, or the draws are too few to tell.
+    """
+    fine = np.isfinite(gradient).all(1) & np.isfinite(z).all(1)
+    z, gradient = z[fine], gradient[fine]
+    n, dim = z.shape
+    if not 2 <= dim <= LARGEST_DIM or n < 2 * _PER_COEFFICIENT * 2 * (dim + 1):
+        return None
+    parents: list[tuple[int, float]] = []
+    while len(parents) < min(_PARENTS, dim - 1):
+        y, u = z, gradient
+        found = _layered(z, gradient, parents)
+        for each in found:
+            y = each.into(y)
+            u = each.back(y, u)
+        new = _parent(y, u, [j for j, _ in parents])
+        if new is None:
+            break
+        parents.append(new)
+    return Centering(tuple(_layered(z, gradient, parents))) if parents else None
+
+
+def _layered(z: np.ndarray, gradient: np.ndarray, parents: list[tuple[int, float]]) -> list[Layer]:
+    """One layer a parent, fitted one after the other; none of them moves a parent."""
+    rest = np.setdiff1d(np.arange(z.shape[1]), [j for j, _ in parents])
+    layers = []
+    for parent, exponent in parents:
+        new = _layer(z, gradient, parent, exponent, rest)
+        layers.append(new)
+        z = new.into(z)
+        gradient = new.back(z, gradient)
+    return layers
+
+
+def _parent(z: np.ndarray, gradient: np.ndarray, known: list[int]) -> tuple[int, float] | None:
+    """Coordinate that scales the others most, and its exponent, if any does."""
+    n, dim = z.shape
+    mean, sd = z.mean(0), z.std(0)
+    x, u = (z - mean) / sd, gradient * sd
+    linear = np.column_stack([np.ones(n), x])
+    left = u - linear @ np.linalg.lstsq(linear, u, rcond=None)[0]
+    few = slice(0, max(_LEAST, _EACH * 4 * (dim + 1)))
+    x, u = x[few], u[few]
+    best, best_gain = None, 0.0
+    for j in [j for j in _candidates(left, (z - mean) / sd) if j not in known]:
+        for width in _WIDTHS:
+            gain, rest = _gain(x, u, j, width, known)
+            if gain > max(best_gain, _GAIN) and rest < 1 - _SHARE:
+                best, best_gain = (j, width), gain
+    if best is None:
+        return None
+    j, width = best
+    found = minimize_scalar(
+        lambda w: np.log(_gain(x, u, j, width * np.exp(w), known)[1] + 1e-300), bounds=(-0.7, 0.7), method="bounded",
+        options={"xatol": 1e-3},
+    )
+    return j, float(width * np.exp(found.x) / sd[j])
+
+
+def _candidates(left: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Coordinates with which the residual slopes of the scores vary most."""
+    calm = np.clip(left, -6 * left.std(0), 6 * left.std(0))
+    strength = ((((calm * x).T @ x / len(x)) / np.maximum(calm.std(0), 1e-300)[:, None]) ** 2).sum(0)
+    return np.argsort(-strength)[:_CANDIDATES]
+
+
+def _gain(x: np.ndarray, u: np.ndarray, parent: int, width: float, known: list[int]) -> tuple[float, float]:
+    """Nats that e explains of the scores of the rest on draws that were not fitted, and the share that it leaves."""
+    rest = np.setdiff1d(np.arange(x.shape[1]), [parent, *known])
+    e = np.exp(np.clip(-2 * width * x[:, parent], -30, 30))
+    root = 1 / np.sqrt(1 + e)[:, None]
+    linear = np.column_stack([np.ones(len(x)), x[:, rest]]) * root
+    both = np.column_stack([linear, e[:, None] * linear])
+    aim = u[:, rest] * root
+    half = np.arange(len(x)) % 4 < 2
+    first, second = (
+        ((aim[~half] - features[~half] @ _solve(features[half], aim[half])) ** 2).mean(0) for features in (linear, both)
+    )
+    scale = np.maximum((aim**2).mean(0), 1e-300)
+    # In units of the scores themselves, whose mean square is about one a direction in whitened coordinates.
+    return float((0.5 * (first - second) / scale).sum()), float((second / scale).sum() / max((first / scale).sum(), 1e-300))
+
+
+def _solve(features: np.ndarray, aim: np.ndarray) -> np.ndarray:
+    size = np.sqrt((features**2).mean(0)) + 1e-300
+    gram = (features / size).T @ (features / size) / len(features)
+    gram[np.diag_indices_from(gram)] += 1e-10
+    return np.linalg.solve(gram, (features / size).T @ aim / len(features)) / size[:, None]
+
+
+def _fit(x: np.ndarray, u: np.ndarray, e: np.ndarray, rest: np.ndarray) -> _Fit:
+    root = 1 / np.sqrt(1 + e)[:, None]
+    linear = np.column_stack([np.ones(len(x)), x[:, rest]]) * root
+    features = np.column_stack([linear, e[:, None] * linear])
+    size = np.sqrt((features**2).mean(0)) + 1e-300
+    found = np.linalg.lstsq(features / size, u[:, rest] * root, rcond=1e-10)[0] / size[:, None]
+    count = len(rest)
+    return _Fit(found[0], -found[1 : count + 1], found[count + 1], -found[count + 2 :])
+
+
+def _layer(z: np.ndarray, gradient: np.ndarray, parent: int, exponent: float, rest: np.ndarray) -> Layer:
+    mean, sd = z.mean(0), z.std(0)
+    x, u = (z - mean) / sd, gradient * sd
+    at = float(np.median(z[:, parent]))
+    e = np.exp(np.clip(-2 * exponent * (z[:, parent] - at), -30, 30))
+    half = np.arange(len(z)) % 4 < 2
+    whole, one, other = (_fit(x[part], u[part], e[part], rest) for part in (slice(None), half, ~half))
+    total = _symmetric(whole.likelihood + whole.prior)
+    values, vectors = np.linalg.eigh(total)
+    root = vectors / np.sqrt(np.maximum(values, _FLAT * values.max()))
+    noise = np.abs(np.linalg.eigvalsh(root.T @ _symmetric(one.prior - other.prior) @ root / 2)).max()
+    share, turn = np.linalg.eigh(root.T @ _symmetric(whole.prior) @ root)
+    share = np.clip(share, 0.0, 1.0)
+    share = np.where(share < _NOISE * noise, 0.0, share)
+    basis = root @ turn
+    scaled = np.where(share > 0, basis.T @ whole.scaled, 0.0)
+    return Layer(
+        parent, rest, exponent, at, mean[rest], sd[rest, None] * basis, share, basis.T @ whole.fixed, scaled
+    )
+
+
+def _symmetric(matrix: np.ndarray) -> np.ndarray:
+    return 0.5 * (matrix + matrix.T)
