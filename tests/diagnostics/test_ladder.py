@@ -51,20 +51,34 @@ def far():
     return jn.density(_funnel_and_far, {"v": 0.0, "x": np.zeros(5)})
 
 
-def test_a_funnel_climbs_to_the_scale_layer_and_its_story_tells_it(funnel):
+def test_a_funnel_that_scores_take_apart_needs_no_climb(funnel):
     posterior = jn.fit(funnel)
-    assert isinstance(posterior.q, Layered)
-    assert posterior.answer == "q"
+    assert isinstance(posterior.q, DenseGaussian)
+    assert posterior.answer == "corrected"
     assert posterior.verdict.overall == "trusted"
-    assert posterior.elbo.value == pytest.approx(np.log(1.5) + 5 * LOG_2PI, abs=0.03)
-    assert posterior.q.mean[0] == pytest.approx(0, abs=0.1)
-    assert posterior.q.sd[0] == pytest.approx(1.5, rel=0.05)
+    assert posterior.mean["v"] == pytest.approx(0, abs=0.15)
+    assert posterior.sd["v"] == pytest.approx(1.5, rel=0.07)
+    assert not any("scale layer" in line for line in posterior.story)
+
+
+@quietly
+def test_a_funnel_climbs_to_the_scale_layer_and_its_story_tells_it(without_flow):
+    """A deep one: few draws decide the sds of its wings, so that chains in straight coordinates are not enough either."""
+    model = jn.density(
+        lambda p: (
+            -0.5 * (p["v"] / 3) ** 2 - 0.5 * (p["x"] ** 2).sum() * jnp.exp(-p["v"]) - 0.5 * p["x"].shape[0] * p["v"]
+        ),
+        {"v": 0.0, "x": np.zeros(9)},
+    )
+    posterior = jn.fit(model)
+    assert isinstance(posterior.q, Layered)
+    assert posterior.elbo.value == pytest.approx(np.log(3) + 5 * LOG_2PI, abs=0.03)
+    assert posterior.q.mean[0] == pytest.approx(0, abs=0.2)
+    assert posterior.q.sd[0] == pytest.approx(3, rel=0.05)
     gaussian, layer = posterior.story[-2:]
     assert gaussian.startswith("Gaussian: ELBO 8.")
-    assert layer.startswith("scale layer: ELBO 9.")
-    assert "10 trusted" in layer
+    assert layer.startswith("scale layer: ELBO 10.")
     assert "gradients)" in layer
-    assert not any("flow" in line for line in posterior.story)  # all is trusted: nothing more is tried
 
 
 @quietly

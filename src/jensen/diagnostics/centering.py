@@ -2,9 +2,9 @@
 
 Where the rest R of the vector is Gaussian given a parent t, with precision L + e C, e = exp(-2 w (t - t_0)), its score is linear,
 
-    grad_R log p = h - L z_R + e (h' - C z_R)
+    grad_R log p = h + h'' t - L z_R + e (h' - C z_R)
 
-without any noise, whatever the draws: a regression of scores on (1, z_R, e, e z_R) reads L, C and both h off draws of q or of
+without any noise, whatever the draws: a regression of scores on (1, t, z_R, e, e z_R) reads L, C and all h off draws of q or of
 the chains, and extrapolates to a funnel's neck that they have not seen. Rows are weighted with 1 / (1 + e), in whose units the
 rest of the score (what is not Gaussian) has about the same size everywhere. Third moments, which need draws of the posterior,
 see the neck's directions with errors of a few percent, and those errors close it where it is that narrow.
@@ -40,9 +40,10 @@ _FLAT = 1e-6
 
 
 class _Fit(NamedTuple):
-    """Coefficients: constant and linear part of the score, and of e times it; all in standardized coordinates."""
+    """Coefficients: of 1, t and -z_R, and of e and -e z_R; all in standardized coordinates."""
 
     fixed: np.ndarray
+    slope: np.ndarray
     likelihood: np.ndarray
     scaled: np.ndarray
     prior: np.ndarray
@@ -61,10 +62,12 @@ def learn(z: np.ndarray, gradient: np.ndarray) -> Centering | None:
     parents: list[tuple[int, float]] = []
     while len(parents) < min(_PARENTS, dim - 1):
         y, u = z, gradient
-        found = _layered(z, gradient, parents)
-        for each in found:
+        for each in _layered(z, gradient, parents):
             y = each.into(y)
             u = each.back(y, u)
+            # Back from the layer's directions to coordinates, among which the next parent is.
+            y[:, each.rest] = each.center + y[:, each.rest] @ each.basis.T
+            u[:, each.rest] = np.linalg.solve(each.basis.T, u[:, each.rest].T).T
         new = _parent(y, u, [j for j, _ in parents])
         if new is None:
             break
@@ -103,7 +106,9 @@ def _parent(z: np.ndarray, gradient: np.ndarray, known: list[int]) -> tuple[int,
         return None
     j, width = best
     found = minimize_scalar(
-        lambda w: np.log(_gain(x, u, j, width * np.exp(w), known)[1] + 1e-300), bounds=(-0.7, 0.7), method="bounded",
+        lambda w: np.log(_gain(x, u, j, width * np.exp(w), known)[1] + 1e-300),
+        bounds=(-0.7, 0.7),
+        method="bounded",
         options={"xatol": 1e-3},
     )
     return j, float(width * np.exp(found.x) / sd[j])
@@ -121,8 +126,9 @@ def _gain(x: np.ndarray, u: np.ndarray, parent: int, width: float, known: list[i
     rest = np.setdiff1d(np.arange(x.shape[1]), [parent, *known])
     e = np.exp(np.clip(-2 * width * x[:, parent], -30, 30))
     root = 1 / np.sqrt(1 + e)[:, None]
-    linear = np.column_stack([np.ones(len(x)), x[:, rest]]) * root
-    both = np.column_stack([linear, e[:, None] * linear])
+    inner = np.column_stack([np.ones(len(x)), x[:, rest]]) * root
+    linear = np.column_stack([inner, x[:, [parent, *known]] * root])
+    both = np.column_stack([linear, e[:, None] * inner])
     aim = u[:, rest] * root
     half = np.arange(len(x)) % 4 < 2
     first, second = (
@@ -130,7 +136,9 @@ def _gain(x: np.ndarray, u: np.ndarray, parent: int, width: float, known: list[i
     )
     scale = np.maximum((aim**2).mean(0), 1e-300)
     # In units of the scores themselves, whose mean square is about one a direction in whitened coordinates.
-    return float((0.5 * (first - second) / scale).sum()), float((second / scale).sum() / max((first / scale).sum(), 1e-300))
+    return float((0.5 * (first - second) / scale).sum()), float(
+        (second / scale).sum() / max((first / scale).sum(), 1e-300)
+    )
 
 
 def _solve(features: np.ndarray, aim: np.ndarray) -> np.ndarray:
@@ -140,14 +148,16 @@ def _solve(features: np.ndarray, aim: np.ndarray) -> np.ndarray:
     return np.linalg.solve(gram, (features / size).T @ aim / len(features)) / size[:, None]
 
 
-def _fit(x: np.ndarray, u: np.ndarray, e: np.ndarray, rest: np.ndarray) -> _Fit:
-    root = 1 / np.sqrt(1 + e)[:, None]
-    linear = np.column_stack([np.ones(len(x)), x[:, rest]]) * root
-    features = np.column_stack([linear, e[:, None] * linear])
+def _fit(x: np.ndarray, t: np.ndarray, u: np.ndarray, e: np.ndarray, others: np.ndarray) -> _Fit:
+    """Regression of scores u on rest x, parent t, and other parents, whose part is left out again."""
+    root, count = 1 / np.sqrt(1 + e)[:, None], x.shape[1]
+    inner = np.column_stack([np.ones(len(x)), x]) * root
+    features = np.column_stack([inner, e[:, None] * inner, t[:, None] * root, others * root])
     size = np.sqrt((features**2).mean(0)) + 1e-300
-    found = np.linalg.lstsq(features / size, u[:, rest] * root, rcond=1e-10)[0] / size[:, None]
-    count = len(rest)
-    return _Fit(found[0], -found[1 : count + 1], found[count + 1], -found[count + 2 :])
+    found = np.linalg.lstsq(features / size, u * root, rcond=1e-10)[0] / size[:, None]
+    return _Fit(
+        found[0], found[2 * count + 2], -found[1 : count + 1], found[count + 1], -found[count + 2 : 2 * count + 2]
+    )
 
 
 def _layer(z: np.ndarray, gradient: np.ndarray, parent: int, exponent: float, rest: np.ndarray) -> Layer:
@@ -156,7 +166,11 @@ def _layer(z: np.ndarray, gradient: np.ndarray, parent: int, exponent: float, re
     at = float(np.median(z[:, parent]))
     e = np.exp(np.clip(-2 * exponent * (z[:, parent] - at), -30, 30))
     half = np.arange(len(z)) % 4 < 2
-    whole, one, other = (_fit(x[part], u[part], e[part], rest) for part in (slice(None), half, ~half))
+    t = z[:, parent] - at
+    others = np.delete(x, [parent, *rest], axis=1)
+    whole, one, other = (
+        _fit(x[part][:, rest], t[part], u[part][:, rest], e[part], others[part]) for part in (slice(None), half, ~half)
+    )
     total = _symmetric(whole.likelihood + whole.prior)
     values, vectors = np.linalg.eigh(total)
     root = vectors / np.sqrt(np.maximum(values, _FLAT * values.max()))
@@ -167,7 +181,16 @@ def _layer(z: np.ndarray, gradient: np.ndarray, parent: int, exponent: float, re
     basis = root @ turn
     scaled = np.where(share > 0, basis.T @ whole.scaled, 0.0)
     return Layer(
-        parent, rest, exponent, at, mean[rest], sd[rest, None] * basis, share, basis.T @ whole.fixed, scaled
+        parent,
+        rest,
+        exponent,
+        at,
+        mean[rest],
+        sd[rest, None] * basis,
+        share,
+        basis.T @ whole.fixed,
+        basis.T @ whole.slope,
+        scaled,
     )
 
 

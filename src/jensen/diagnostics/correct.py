@@ -1,13 +1,14 @@
 """The correction: stages of short chains from q until every quantity has settled, or the budget is spent.
 
-Two plain stages (4 leapfrog steps; the second in the covariance of the first), then up to six adaptive ones: metric learnt
-again from the last stage, 8 leapfrogs, 16 while the largest between-chain share stays above 0.4. It ends once every quantity
-passes and the pooled moments are known well enough. A map learnt from the draws straightens funnels on the way; mixtures over
-several modes will join here, between `relearn` and `stage`.
+Where the scores of q's draws show which coordinates scale the others (centering.py), the chains run in coordinates in which
+nothing does, from the first stage on; else a map learnt from their own draws straightens funnels and bends from the third stage
+on (straighten.py). Two stages of 4 leapfrog steps, the second in the covariance of the first, then up to six of 8, or of 16 while
+the largest between-chain share stays above 0.4, the metric learnt again from each. Stages that agree are one longer run of the
+same chains. It ends once every quantity passes and the moments are known well enough.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ _PRECISE, _PRECISE_SD = 0.03, 0.05
 """Standard errors of the worst mean (in sds) and of the worst log sd below which no further stage is worth its gradients."""
 _STEADY = 0.95
 """Share of the quantities that must agree with the stage before for the two to be pooled."""
+_LONG = 3
+"""Stages in a run from which on no more than one in twenty sds may be left unsettled."""
 _FAR, _BULK = 0.5, 2.0
 _LOST = 6.0
 """Robust sds from the other chains beyond which a chain is lost."""
@@ -108,8 +111,7 @@ def correct(
         goal = _ACCEPT_MAPPED if mapped else _ACCEPT
         stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step, goal=goal)
         part = _constrained(target, stage)
-        before, evidence = evidence, measure(part.x.reshape(*stage.log_p.shape, -1), evidence)
-        pool = [*pool, part] if before is not None and mapped == was_mapped and _steady(evidence) else [part]
+        evidence, pool = _pooled(evidence, pool if mapped == was_mapped else [], part)
         if centered is not None and scores is not None:
             scores = _more(scores, stage)
             centered = centering.learn(*scores) or centered
@@ -136,6 +138,12 @@ def correct(
     if force < _COLLAPSED or stage.acceptance <= LIMITS["acceptance"]:
         mean_ok, sd_ok = mean_ok & False, sd_ok & False
         guard = "the chains have collapsed" if force < _COLLAPSED else "the chains hardly move"
+    if number == 0:
+        mean_ok, sd_ok, guard = (
+            mean_ok & False,
+            sd_ok & False,
+            "one stage of chains does not tell whether they have arrived",
+        )
     draws, weights = _join([each.draws for each in pool]), _weights(pool)
     pooled = against(evidence, np.concatenate([each.x for each in pool]), weights)
     mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1]
@@ -178,6 +186,35 @@ class _Part(NamedTuple):
     gradient: np.ndarray
 
 
+def _pooled(before: Settled | None, pool: list[_Part], part: _Part) -> tuple[Settled, list[_Part]]:
+    """Evidence after one more stage, and the stages that it is about: those before too, if this one agrees with them.
+
+    The same chains go on, so that stages that agree are one longer run, whose errors count; the oldest ones, in which the chains
+    were still arriving, are left out again as long as the run drifts. Whether a stage agrees with what was known before is for
+    that stage alone to say.
+    """
+    alone = measure(_by_chain(part.x), before)
+    if before is None or not pool or not _steady(alone):
+        return alone, [part]
+    pool = [*pool, part]
+    whole = alone
+    while len(pool) > 1:
+        whole = measure(np.concatenate([_by_chain(each.x) for each in pool]), None)
+        if max(whole.drift_mean.max(), whole.drift_sd.max()) < LIMITS["drift"]:
+            break
+        pool = pool[1:]
+    if len(pool) == 1:
+        return alone, pool
+    drift_mean = np.maximum(whole.drift_mean, alone.drift_mean)
+    drift_sd = np.maximum(whole.drift_sd, alone.drift_sd)
+    return replace(whole, drift_mean=drift_mean, drift_sd=drift_sd), pool
+
+
+def _by_chain(x: np.ndarray) -> np.ndarray:
+    """Quantities (n, K) of a stage as (T, C, K)."""
+    return x.reshape(-1, chains.CHAINS, x.shape[-1])
+
+
 def _steady(evidence: Settled) -> bool:
     """Whether this stage may be pooled with the one before: nearly all quantities agree, and none is far off."""
     drift = np.maximum(evidence.drift_mean, evidence.drift_sd)
@@ -193,14 +230,20 @@ def _weights(pool: list[_Part]) -> np.ndarray:
 def _agree(evidence: Settled, pool: list[_Part]) -> bool:
     """Whether the pooled moments, which are the answer, agree with the last stage's."""
     means, sds = against(evidence, np.concatenate([each.x for each in pool]), _weights(pool))
-    return bool(means.all() and sds.all())
+    return bool(means.all() and (sds.all() or (len(pool) >= _LONG and sds.mean() > _STEADY)))
 
 
 def _finished(evidence: Settled, stage: chains.Stage, pooled: int) -> bool:
-    """Whether every quantity has settled and the pooled moments are known well enough."""
-    precision = max((evidence.se / _PRECISE).max(), (evidence.sel / _PRECISE_SD).max())
-    settled = means_settled(evidence) & sds_settled(evidence)
-    return bool(settled.all() and stage.acceptance > LIMITS["acceptance"] and precision < np.sqrt(pooled))
+    """Whether every quantity has settled and the pooled moments are known well enough.
+
+    After a longer run the sds of a few heavy tails do not hold up all the others: they are "means only".
+    """
+    means, sds = means_settled(evidence), sds_settled(evidence)
+    if not means.all() or stage.acceptance <= LIMITS["acceptance"] or evidence.se.max() > _PRECISE:
+        return False
+    if pooled < _LONG:
+        return bool(sds.all() and evidence.sel.max() < _PRECISE_SD)
+    return bool((sds & (evidence.sel < _PRECISE_SD)).mean() > _STEADY)
 
 
 def _least_force(stage: chains.Stage) -> float:

@@ -3,7 +3,8 @@
 Given a parent t, the rest R of the vector of a hierarchical model is Gaussian, or nearly, with precision L + e C: L from the
 likelihood, C from the prior whose scale t is, and e = exp(-2 w (t - t_0)). One basis diagonalizes both, so that with y ~ N(0, I)
 
-    z_R = c + W f,   f_i = (a_i + b_i e) / p_i + y_i / sqrt(p_i),   p_i = 1 - g_i + g_i e          log|J| = -sum(log p) / 2
+    z_R = c + W f,   f_i = (a_i + d_i (t - t_0) + b_i e) / p_i + y_i / sqrt(p_i),   p_i = 1 - g_i + g_i e
+    log|J| = -sum(log p) / 2
 
 is exact. The share g_i in [0, 1] is how centered direction i is at t_0: 0 where t does not reach (the common mean), 1 where only
 the prior speaks. The map contains the centered and the non-centered form and everything between them, in every direction and at
@@ -34,8 +35,8 @@ class Layer:
         w and t_0.
     center, basis
         c (R,) and W (R, R).
-    share, fixed, scaled
-        g, a and b, each (R,).
+    share, fixed, slope, scaled
+        g, a, d and b, each (R,).
     """
 
     parent: int
@@ -46,13 +47,15 @@ class Layer:
     basis: np.ndarray
     share: np.ndarray
     fixed: np.ndarray
+    slope: np.ndarray
     scaled: np.ndarray
 
     def _given(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """E (n, 1), precisions and means of f (n, R)."""
-        e = np.exp(np.clip(-2 * self.exponent * (t - self.at), -_FARTHEST, _FARTHEST))[:, None]
+        t = (t - self.at)[:, None]
+        e = np.exp(np.clip(-2 * self.exponent * t, -_FARTHEST, _FARTHEST))
         precision = 1 - self.share + self.share * e
-        return e, precision, (self.fixed + self.scaled * e) / precision
+        return e, precision, (self.fixed + self.slope * t + self.scaled * e) / precision
 
     def out(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Straight y (n, D) -> bent (n, D), and log volume (n,) but for a constant."""
@@ -74,11 +77,11 @@ class Layer:
         e, precision, mean = self._given(y[:, self.parent])
         root = np.sqrt(precision)
         to_f = gradient[:, self.rest] @ self.basis
-        slope = self.share * e / precision  # of log precision, in units of log e
-        moved = to_f * (self.scaled * e / precision - mean * slope - 0.5 * y[:, self.rest] / root * slope) - 0.5 * slope
+        steep = self.share * e / precision  # of log precision, with respect to log e
+        moved = to_f * (self.scaled * e / precision - mean * steep - 0.5 * y[:, self.rest] / root * steep) - 0.5 * steep
         pulled = gradient.copy()
         pulled[:, self.rest] = to_f / root
-        pulled[:, self.parent] -= 2 * self.exponent * moved.sum(1)
+        pulled[:, self.parent] += (to_f * self.slope / precision).sum(1) - 2 * self.exponent * moved.sum(1)
         return pulled
 
 
