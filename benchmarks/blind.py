@@ -4,6 +4,7 @@ The rule was frozen, then scored here once. "Wrong": off by more than 0.3 sd, or
 0.1 sd, and sd ratio within 0.90-1.10. Errors up to 0.02 sd may be the truth's own.
 
     python -m benchmarks.blind [METHOD ...]
+    python -m benchmarks.blind drawn [METHOD ...]     the second set, drawn at random: drawn_models.py
 """
 
 import sys
@@ -46,6 +47,11 @@ def main(methods: list[str]) -> None:
     import jensen as jn
 
     warnings.simplefilter("ignore")
+    entries = models
+    if methods[:1] == ["drawn"]:
+        from benchmarks import drawn_models
+
+        methods, entries = methods[1:] or ["auto"], drawn_models.models
     for method in methods or METHODS:
         tally: dict[str, np.ndarray] = {}
         misses = []
@@ -53,7 +59,7 @@ def main(methods: list[str]) -> None:
             f"\n{method}\n| model | kind | worst mean error [sd ratios] | trusted | means only | do not use | gradients | s |"
         )
         print("|---|---|---|---|---|---|---|---|")
-        for entry in models():
+        for entry in entries():
             begun = time.perf_counter()
             try:
                 posterior = jn.fit(entry.model, method, data=entry.data or None, progress=False)
