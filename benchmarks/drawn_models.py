@@ -2,7 +2,7 @@
 
 Three rules, one stream of random numbers, no model chosen by hand:
 
-    multilevel   Gaussian rows in groups: number and sizes of groups, spread, prior of the scale, (non-)centered, known noise or not
+    multilevel   Gaussian rows in groups: number and sizes of groups, spread, prior of the scale, (non-)centered, known noise
     rows         two parameters, one of eight likelihoods, priors and few rows: sums over a 2-D grid, densities by SciPy
     shapes       images of normal draws: funnels, bananas, skewed and heavy-tailed axes, two modes; rotated; by exact draws
 
@@ -13,6 +13,7 @@ Truths know nothing of jensen, and were computed and committed before any fit.
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,20 +85,20 @@ def _multilevel(name: str, rng: np.random.Generator) -> Drawn:
     def truth() -> Moments:
         t = np.linspace(-12, 5, 171)
         s = np.linspace(-3, 2.5, 56) if noisy else np.array([np.log(scale)])
+        tau, sigma = np.exp(t), np.exp(s)
+        prior_tau = {
+            "halfnormal": lambda: stats.halfnorm.logpdf(tau, scale=width) + t,
+            "halfcauchy": lambda: stats.halfcauchy.logpdf(tau, scale=width) + t,
+            "exponential": lambda: stats.expon.logpdf(tau, scale=width) + t,
+            "variance": lambda: stats.invgamma.logpdf(tau**2, 2.0, scale=width) + 2 * t,
+        }[prior]()
+        prior_sigma = stats.halfnorm.logpdf(sigma, scale=2.0) + s if noisy else np.zeros(1)
         logs, means, variances = [], [], []
-        for log_sigma in s:
-            for log_tau in t:
-                found = _given(np.exp(log_tau), np.exp(log_sigma), of, groups, x if slope else None, y, centered)
-                tau = np.exp(log_tau)
-                log_p = found[0] + {
-                    "halfnormal": stats.halfnorm.logpdf(tau, scale=width) + log_tau,
-                    "halfcauchy": stats.halfcauchy.logpdf(tau, scale=width) + log_tau,
-                    "exponential": stats.expon.logpdf(tau, scale=width) + log_tau,
-                    "variance": stats.invgamma.logpdf(tau**2, 2.0, scale=width) + 2 * log_tau,
-                }[prior]
-                log_p += stats.halfnorm.logpdf(np.exp(log_sigma), scale=2.0) + log_sigma if noisy else 0.0
-                logs.append(log_p)
-                means.append(np.append([tau**2 if prior == "variance" else tau, np.exp(log_sigma)], found[1]))
+        for log_s, one in zip(prior_sigma, sigma, strict=True):
+            for log_t, at in zip(prior_tau, tau, strict=True):
+                found = _given(at, one, of, groups, x if slope else None, y, centered)
+                logs.append(found[0] + log_t + log_s)
+                means.append(np.append([at**2 if prior == "variance" else at, one], found[1]))
                 variances.append(np.append([0.0, 0.0], found[2]))
         mean, sd = _summed(np.array(logs), np.array(means), np.array(variances))
         names = ["variance" if prior == "variance" else "tau", "sigma", "mu", *["beta"] * slope]
@@ -184,30 +185,37 @@ def _rows(name: str, rng: np.random.Generator) -> Drawn:
         with numpyro.plate("rows", n):
             numpyro.sample("y", found, obs=y)
 
+    def rows_at(at: float, second: np.ndarray) -> np.ndarray:
+        if regression:
+            eta = at + second[:, None] * x
+            rows = stats.poisson.logpmf(y, np.exp(eta)) if which == "poisson" else y * eta - np.logaddexp(0, eta)
+            return rows.sum(1) + stats.norm.logpdf(second, scale=width) + stats.norm.logpdf(at, scale=width)
+        s, share = np.exp(second)[:, None], 1 / (1 + np.exp(-at))
+        rows = {
+            "normal": lambda: stats.norm.logpdf(y, at, s),
+            "student": lambda: stats.t.logpdf(y, 4, at, s),
+            "gamma": lambda: stats.gamma.logpdf(y, s, scale=np.exp(at) / s),
+            "weibull": lambda: stats.weibull_min.logpdf(y, s, scale=np.exp(at)),
+            "negbin": lambda: stats.nbinom.logpmf(y, s, s / (s + np.exp(at))),
+            "beta": lambda: stats.beta.logpdf(y, s * share, s * (1 - share)),
+        }[which]()
+        return rows.sum(1) + stats.gamma.logpdf(s[:, 0], 2.0) + second + stats.norm.logpdf(at, scale=width)
+
     def truth() -> Moments:
-        first = np.linspace(-5 * width, 5 * width, 401)
-        second = np.linspace(-5 * width, 5 * width, 401) if regression else np.linspace(-6, 4, 401)
-        log_p = np.empty((401, 401))
-        for i, at in enumerate(first):
-            if regression:
-                eta = at + second[:, None] * x
-                rows = stats.poisson.logpmf(y, np.exp(eta)) if which == "poisson" else y * eta - np.logaddexp(0, eta)
-                log_p[i] = rows.sum(1) + stats.norm.logpdf(second, scale=width)
-            else:
-                s, share = np.exp(second)[:, None], 1 / (1 + np.exp(-at))
-                rows = {
-                    "normal": lambda at=at, s=s: stats.norm.logpdf(y, at, s),
-                    "student": lambda at=at, s=s: stats.t.logpdf(y, 4, at, s),
-                    "gamma": lambda at=at, s=s: stats.gamma.logpdf(y, s, scale=np.exp(at) / s),
-                    "weibull": lambda at=at, s=s: stats.weibull_min.logpdf(y, s, scale=np.exp(at)),
-                    "negbin": lambda at=at, s=s: stats.nbinom.logpmf(y, s, s / (s + np.exp(at))),
-                    "beta": lambda s=s, share=share: stats.beta.logpdf(y, s * share, s * (1 - share)),
-                }[which]()
-                log_p[i] = rows.sum(1) + stats.gamma.logpdf(s[:, 0], 2.0) + second
-            log_p[i] += stats.norm.logpdf(at, scale=width)
-        log_p = np.where(np.isnan(log_p), -np.inf, log_p).ravel()
-        place = np.stack(np.meshgrid(first, second if regression else np.exp(second), indexing="ij"), -1).reshape(-1, 2)
-        mean, sd = _summed(log_p, place, np.zeros_like(place))
+        low, high = np.full(2, -5.0 * width), np.full(2, 5.0 * width)
+        if not regression:
+            low[1], high[1] = -7, 5
+        for _ in range(4):  # the grid closes in on the posterior
+            first, second = (np.linspace(low[k], high[k], 161) for k in range(2))
+            log_p = np.stack([rows_at(at, second) for at in first])
+            flat = np.where(np.isnan(log_p), -np.inf, log_p).ravel()
+            place = np.stack(np.meshgrid(first, second, indexing="ij"), -1).reshape(-1, 2)
+            mean, sd = _summed(flat, place, np.zeros_like(place))
+            reach = 10 * np.maximum(sd, (high - low) / 320)
+            low, high = np.maximum(low, mean - reach), np.minimum(high, mean + reach)
+        if not regression:
+            place[:, 1] = np.exp(place[:, 1])
+        mean, sd = _summed(flat, place, np.zeros_like(place))
         names = ("a", "b" if regression else "s")
         return {key: dict(zip(names, part, strict=True)) for key, part in (("mean", mean), ("sd", sd))}
 
@@ -265,7 +273,7 @@ def _shapes(name: str, rng: np.random.Generator) -> Drawn:
 
     def truth() -> Moments:
         noise = np.random.default_rng([SEED, 1, dim])
-        parts = [sample(noise, 500_000) for _ in range(8)]
+        parts = [sample(noise, 500_000) for _ in range(3)]
         mean = np.mean([part.mean(0) for part in parts], axis=0)
         sd = np.sqrt(np.mean([((part - mean) ** 2).mean(0) for part in parts], axis=0))
         return {"mean": {"z": mean}, "sd": {"z": sd}}
@@ -273,15 +281,16 @@ def _shapes(name: str, rng: np.random.Generator) -> Drawn:
     return Drawn(name, "shapes", jn.density(log_density, {"z": np.zeros(dim)}), {}, truth)
 
 
+def _of(number: int) -> tuple[str, Moments]:
+    each = list(drawn())[number]
+    parts = {key: {k: np.asarray(v).tolist() for k, v in part.items()} for key, part in each.truth().items()}
+    return each.name, parts
+
+
 def main() -> None:
     """Compute all truths."""
-    found = {}
-    for each in drawn():
-        truth = each.truth()
-        found[each.name] = {
-            key: {site: np.asarray(value).tolist() for site, value in part.items()} for key, part in truth.items()
-        }
-        print(each.name, {k: np.round(v, 3).tolist() for k, v in truth["mean"].items()}, flush=True)
+    with ProcessPoolExecutor(4) as pool:
+        found = dict(pool.map(_of, range(sum(COUNTS.values()))))
     TRUTH.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
