@@ -5,12 +5,20 @@ slower, and its last digits depend on the number of cores.
 """
 
 from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any
+
+
+@cache
+def _controller() -> Any:
+    """What limits the threads of the libraries loaded by now; to look for them takes 5 ms, which some fits do not."""
+    # Compiled programs call the LAPACK that SciPy brings along.
+    import scipy.linalg.cython_lapack  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
     """Context in which NumPy's linear algebra runs on one thread; the caller's setting comes back afterwards."""
-    # Compiled programs call the LAPACK that SciPy brings along; only libraries that are loaded by now can be limited.
-    import scipy.linalg.cython_lapack  # noqa: F401
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1, user_api="blas")
+    return _controller().limit(limits=1, user_api="blas")
