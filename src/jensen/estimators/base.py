@@ -35,11 +35,11 @@ def weights(estimator: Any, x: np.ndarray, sample_weight: Any) -> np.ndarray | N
     return weight
 
 
-def warn_unsettled(estimator: Any, stacklevel: int = 3) -> None:
-    """Say that the sweeps were used up."""
-    name, most, tol = type(estimator).__name__, estimator.max_iter, estimator.tol
+def warn_unsettled(estimator: Any, sweeps: str = "max_iter", stacklevel: int = 3) -> None:
+    """Say that the sweeps, whose number is the parameter of the given name, were used up."""
+    name, most, tol = type(estimator).__name__, getattr(estimator, sweeps), estimator.tol
     warn(
-        f"{name} stopped after max_iter={most} sweeps while a sweep still raised the ELBO by more than tol={tol:g} nats; "
+        f"{name} stopped after {sweeps}={most} sweeps while a sweep still raised the ELBO by more than tol={tol:g} nats; "
         "allow more sweeps or a larger tol.",
         ConvergenceWarning,
         stacklevel=stacklevel,
