@@ -282,6 +282,8 @@ def test_predictions_of_counts_are_integers():
     simulated = posterior.predict(draws=50)["y"]
     assert simulated.dtype.kind == "i"
     assert (simulated >= 0).all()
+    new = {"x": np.ones(7), "y": None}  # as a model with y=None is called
+    assert posterior.predict(new, draws=50)["y"].shape == (50, 7)
 
 
 def test_new_values_in_a_list_of_arrays_are_new_data():

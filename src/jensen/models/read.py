@@ -55,7 +55,7 @@ def read(
 
 
 def checked(model: Model, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """New data for a model that was read before: names must be its own, and values finite.
+    """New data for a model that was read before: names must be its own, and values finite; None leaves a name as it was.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def checked(model: Model, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
         raise DataError(
             f"the model has no data {sorted(unknown)}; it has {sorted(model.data)}; check the names in data=."
         )
-    arrays = {name: np.asarray(_plain(name, value)) for name, value in data.items()}
+    arrays = {name: np.asarray(_plain(name, value)) for name, value in data.items() if value is not None}
     _refuse_nonfinite(arrays)
     return arrays
 
