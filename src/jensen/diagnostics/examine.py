@@ -269,7 +269,7 @@ def matched_draws(target: Any, q: Any, seed: int) -> Draws:
         noise = np.linalg.solve(factor, noise.T).T
     else:
         noise = noise / np.sqrt((noise**2).mean(0))
-    z, _ = q.transport(noise)
+    z = np.asarray(q.transport(noise)[0])
     values, derived = target.constrain(z)
     # Their log densities are only for export, and evaluated there.
     return Draws(z, np.full(len(z), np.nan), values, derived)
