@@ -22,7 +22,7 @@ from sklearn.utils.validation import _check_sample_weight
 _BLOCK = 1 << 17  # numbers in a block of rows: a megabyte, which stays in the cache
 _CENTER_ROWS = 1000
 _ROUNDING = 16 * np.finfo(float).eps
-_STRETCH = 1.5
+STRETCH = 1.5  # growth of the steps while they work
 
 
 def weights(estimator: Any, x: np.ndarray, sample_weight: Any) -> np.ndarray | None:
@@ -154,7 +154,7 @@ def ascend(visit: Callable[[np.ndarray], Any], theta: np.ndarray, max_iter: int,
         with np.errstate(all="ignore"):  # a step too long is refused
             there = visit(ahead)
         if there.elbo > here.elbo:
-            stretch *= _STRETCH
+            stretch *= STRETCH
         else:
             stretch, ahead, there = 1.0, here.image, visit(here.image)
         gain = there.elbo - here.elbo
