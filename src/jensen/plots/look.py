@@ -35,4 +35,6 @@ def animation(made: Any, draw: Any, frames: int, interval: int) -> Any:
     draw(0)
     made.draw_without_rendering()
     made.set_layout_engine("none")
-    return FuncAnimation(made, draw, frames=frames, interval=interval)
+    moving = FuncAnimation(made, draw, frames=frames, interval=interval)
+    moving._draw_was_started = True  # the first frame is there: nothing to warn of when it is not saved
+    return moving

@@ -86,6 +86,7 @@ def panel(
         axes.set_xlim(low, high)
     if low < 0 < high:
         axes.axvline(0, color=INK, linewidth=0.9, linestyle=":", zorder=0)
+    axes.locator_params(axis="x", nbins=4)
     axes.set(xlabel=name, yticks=[])
     axes.spines["left"].set_visible(False)
 
