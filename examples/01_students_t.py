@@ -1,9 +1,10 @@
 # %% [markdown]
 # # A Gaussian for Student's t
 #
-# Variational inference picks, from a family of simple densities q, the one that is closest to a target p. What comes out depends on
-# what "close" means. Here p is Student's t with three degrees of freedom and q a Gaussian with mean $\mu$ and sd $\sigma$, first by a
-# weighted squared error of log densities, then by the Kullback-Leibler divergence, by quadrature and Nelder-Mead; then by `jensen`.
+# Variational inference picks, from a family of simple densities q, the one that is closest to a target p. What comes
+# out depends on what "close" means. Here p is Student's t with three degrees of freedom and q a Gaussian with mean
+# $\mu$ and sd $\sigma$, first by a weighted squared error of log densities, then by the Kullback-Leibler divergence,
+# by quadrature and Nelder-Mead; then by `jensen`.
 
 # %%
 import jax.scipy.stats as jst
@@ -28,7 +29,8 @@ def logq(θ, mu, lnsigma):
 # %% [markdown]
 # ## By squared error
 #
-# $$\hat\phi = \arg\min_\phi \frac{\sum_i q(\theta_i; \phi) [\log q(\theta_i; \phi) - \log p(\theta_i)]^2}{\sum_i q(\theta_i; \phi)}$$
+# $$\hat\phi = \arg\min_\phi
+# \frac{\sum_i q(\theta_i; \phi) [\log q(\theta_i; \phi) - \log p(\theta_i)]^2}{\sum_i q(\theta_i; \phi)}$$
 #
 # on a grid that moves with q. The start is as far off as the lecture's.
 
@@ -49,14 +51,15 @@ def regression_vi(logp, n, mu_start, lnsigma_start, atol=1e-6):
 
 
 by_mse = regression_vi(logp, 100, 100.0, -100.0)
-print("squared error: mu %.4f, sigma %.4f" % (by_mse.x[0], np.exp(by_mse.x[1])))
+print(f"squared error: mu {by_mse.x[0]:.4f}, sigma {np.exp(by_mse.x[1]):.4f}")
 
 # %% [markdown]
 # ## By the Kullback-Leibler divergence
 #
 # $$D_{KL}(q \| p) = \int q \log q \, d\theta - \int q \log p \, d\theta$$
 #
-# The first term is minus the entropy of a Gaussian, $\log\sigma + \frac12 \log 2\pi e$; the second is a sum over a grid.
+# The first term is minus the entropy of a Gaussian, $\log\sigma + \frac12 \log 2\pi e$; the second is a sum over a
+# grid.
 
 
 # %%
@@ -73,7 +76,7 @@ def kl_vi(logp, n, mu_start, lnsigma_start):
 
 
 by_kl = kl_vi(logp, 10000, 1.0, 0.0)
-print("divergence:    mu %.4f, sigma %.4f, KL %.4f" % (by_kl.x[0], np.exp(by_kl.x[1]), by_kl.fun))
+print(f"divergence:    mu {by_kl.x[0]:.4f}, sigma {np.exp(by_kl.x[1]):.4f}, KL {by_kl.fun:.4f}")
 
 # %%
 θ = np.linspace(-5.0, 5.0, 1000)
@@ -88,19 +91,19 @@ axes[0].legend()
 # %% [markdown]
 # ## By jensen
 #
-# The same minimum, from the log density alone: no grid, and gradients by JAX. As the density is normalized, the ELBO is minus the
-# divergence.
+# The same minimum, from the log density alone: no grid, and gradients by JAX. As the density is normalized, the ELBO
+# is minus the divergence.
 
 # %%
 target = jn.density(lambda p: jst.t.logpdf(p["θ"], ν), {"θ": 0.0})
 q = jn.fit(target, "fullrank", correct=False)
-print("jensen:        mu %.4f, sigma %.4f, KL %.4f" % (q.q.mean[0], q.q.sd[0], -q.elbo.value))
+print(f"jensen:        mu {q.q.mean[0]:.4f}, sigma {q.q.sd[0]:.4f}, KL {-q.elbo.value:.4f}")
 print(q)
 
 # %% [markdown]
-# The log weights show that this q has lighter tails than p; its sd is 1.26, and that of p is $\sqrt 3$ = 1.73. By default `jensen`
-# does not stop at q: short chains that start from it correct the answer. The middle of the distribution is right then; the sd, which
-# for such tails hangs on a few extreme draws, is still on the low side.
+# The log weights show that this q has lighter tails than p; its sd is 1.26, and that of p is $\sqrt 3$ = 1.73. By
+# default `jensen` does not stop at q: short chains that start from it correct the answer. The middle of the
+# distribution is right then; the sd, which for such tails hangs on a few extreme draws, is still on the low side.
 
 # %%
 posterior = jn.fit(target)
@@ -119,7 +122,8 @@ axes.legend()
 # %% [markdown]
 # ## Checks
 #
-# The minimum once more, by adaptive quadrature in $\sigma$ alone (the target is symmetric); the quartiles of Student's t.
+# The minimum once more, by adaptive quadrature in $\sigma$ alone (the target is symmetric); the quartiles of
+# Student's t.
 
 
 # %%

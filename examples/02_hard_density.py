@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A hard density made easy, and ADVI by hand
 #
-# Beta(1001, 2) has nearly all of its mass within half a percent of one. A Gaussian cut off at 0 and 1 fits it badly; a Gaussian for
-# its logit fits it well. That is what automatic variational inference does with every constrained variable. Its stochastic gradients
-# follow, by hand as in the lecture, then by `jensen`.
+# Beta(1001, 2) has nearly all of its mass within half a percent of one. A Gaussian cut off at 0 and 1 fits it badly;
+# a Gaussian for its logit fits it well. That is what automatic variational inference does with every constrained
+# variable. Its stochastic gradients follow, by hand as in the lecture, then by `jensen`.
 
 # %%
 import os
@@ -65,13 +65,13 @@ def kl_vi_unit(logp, n, mu_start, lnsigma_start, eps=1e-8):
 
 
 cut_off = kl_vi_unit(logp_hard, 10000, 0.0, 0.0)
-print("cut off: mu %.4f, ln sigma %.3f, KL %.3f" % (*cut_off.x, cut_off.fun))
+print("cut off: mu {:.4f}, ln sigma {:.3f}, KL {:.3f}".format(*cut_off.x, cut_off.fun))
 
 # %% [markdown]
 # ## With the logit
 #
-# $\zeta = \mathrm{logit}(\theta)$ lives on the whole line, and its density has one more term, the log of
-# $d\theta / d\zeta = \theta (1 - \theta)$.
+# $\zeta = \mathrm{logit}(\theta)$ lives on the whole line, and its density has one more term, the log of $d\theta /
+# d\zeta = \theta (1 - \theta)$.
 
 
 # %%
@@ -94,7 +94,7 @@ def kl_vi(logp, n, mu_start, lnsigma_start):
 
 
 by_kl = kl_vi(logp_easy, 10000, 1.0, 0.0)
-print("logit:   mu %.4f, ln sigma %.3f, KL %.3f" % (*by_kl.x, by_kl.fun))
+print("logit:   mu {:.4f}, ln sigma {:.3f}, KL {:.3f}".format(*by_kl.x, by_kl.fun))
 
 # %%
 ζ = np.linspace(3.0, 11.0, 2000)
@@ -110,8 +110,9 @@ axes[0].legend()
 # %% [markdown]
 # ## Crude ADVI
 #
-# One draw a step: $\zeta = \mu + \sigma z$ with $z \sim N(0, 1)$ makes the expectation one over $z$, so that it can be differentiated
-# by $\mu$ and $\sigma$; then plain stochastic gradient descent. The derivative of the log density is by hand.
+# One draw a step: $\zeta = \mu + \sigma z$ with $z \sim N(0, 1)$ makes the expectation one over $z$, so that it can
+# be differentiated by $\mu$ and $\sigma$; then plain stochastic gradient descent. The derivative of the log density
+# is by hand.
 
 
 # %%
@@ -138,14 +139,14 @@ def kl_vi_with_sgd(dlogp, mu, lnsigma, rng, n_iter=100000, n_draw=1, eta=5e-4, e
 rng = np.random.RandomState(seed=5678)
 path = kl_vi_with_sgd(dlogp_easy_dζ, 0.0, 0.0, rng, n_iter=20000 if QUICK else 100000)
 for i in range(0, len(path), len(path) // 5):
-    print("iter, mu, lnsigma: % 7d|% 10.4e|% 10.4e" % (i, *path[i]))
+    print(f"iter, mu, lnsigma: {i: 7d}|{path[i, 0]: 10.4e}|{path[i, 1]: 10.4e}")
 by_sgd = path[-1]
 
 # %% [markdown]
 # ## By jensen
 #
-# `support="unit_interval"` is the logit with its derivative; gradients are JAX's. `jn.Gradient` takes the same steps of stochastic
-# gradients, compiled, with any optax optimizer; `"fullrank"` needs no learning rate at all.
+# `support="unit_interval"` is the logit with its derivative; gradients are JAX's. `jn.Gradient` takes the same steps
+# of stochastic gradients, compiled, with any optax optimizer; `"fullrank"` needs no learning rate at all.
 
 # %%
 beta = jn.density(
@@ -159,7 +160,7 @@ engine = jn.Gradient(jn.MeanField(), optax.sgd(rate), draws=1, steps=steps)
 compiled = jn.fit(beta, engine=engine, start={"θ": 0.5}, correct=False)
 newton = jn.fit(beta, "fullrank")
 for name, q in (("sgd, compiled", compiled.q), ("fullrank", newton.q)):
-    print("%-14s mu %.3f, ln sigma %.3f" % (name, q.mean[0], np.log(q.sd[0])))
+    print(f"{name:14s} mu {q.mean[0]:.3f}, ln sigma {np.log(q.sd[0]):.3f}")
 print(newton)
 
 # %%
@@ -179,8 +180,8 @@ axes[1].legend()
 # %% [markdown]
 # ## Checks
 #
-# A divergence does not depend on coordinates, so that both can be compared: with the logit it is a third. Mean and sd of a Beta are
-# known.
+# A divergence does not depend on coordinates, so that both can be compared: with the logit it is a third. Mean and sd
+# of a Beta are known.
 
 # %%
 assert cut_off.fun > 3 * by_kl.fun

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Linear regression, by PyMC's names and by jensen's
 #
-# The lecture's listings with one import changed: `vi.fit` where it has `pm.fit`. NUTS beside it in the long mode. Then the same model
-# without numbers of steps, and a look at what the default optimizer of ADVI leaves undone.
+# The lecture's listings with one import changed: `vi.fit` where it has `pm.fit`. NUTS beside it in the long mode.
+# Then the same model without numbers of steps, and a look at what the default optimizer of ADVI leaves undone.
 
 # %%
 import os
@@ -85,16 +85,16 @@ posterior = jn.fit(model)
 print(posterior)
 
 # %% [markdown]
-# After 20,000 steps of the default optimizer neither ADVI nor its full-rank form is where it should be, and a curve of losses that has
-# become flat does not say so. `approx.posterior()` asks jensen for its verdict on it.
+# After 20,000 steps of the default optimizer neither ADVI nor its full-rank form is where it should be, and a curve
+# of losses that has become flat does not say so. `approx.posterior()` asks jensen for its verdict on it.
 
 # %%
 judged = approx_fr.posterior()
 print(judged)
 
 # %% [markdown]
-# Mean-field at its optimum has the means right and cannot have the correlation of intercept and slope: its sds are those of one with
-# the other held fixed.
+# Mean-field at its optimum has the means right and cannot have the correlation of intercept and slope: its sds are
+# those of one with the other held fixed.
 
 # %%
 mean_field = jn.fit(model, "meanfield", correct=False)
@@ -107,7 +107,8 @@ marginals = jn.plots.marginals(posterior, against=trace_fullrank if QUICK else t
 # %% [markdown]
 # ## Checks
 #
-# With priors this wide the posterior is that of least squares: intercept and slope have Student's t with 48 degrees of freedom.
+# With priors this wide the posterior is that of least squares: intercept and slope have Student's t with 48 degrees
+# of freedom.
 
 # %%
 design = np.c_[np.ones(size), x]

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Does the drug work?
 #
-# An exercise of the lecture, with data that Kruschke made up: IQ scores of 47 persons who took a "smart drug", and of 42 who took a
-# placebo. How large is the effect, by variational inference and by NUTS?
+# An exercise of the lecture, with data that Kruschke made up: IQ scores of 47 persons who took a "smart drug", and of
+# 42 who took a placebo. How large is the effect, by variational inference and by NUTS?
 
 # %%
 import os
@@ -24,8 +24,8 @@ y = pd.DataFrame({"value": np.r_[DRUG, PLACEBO], "group": ["drug"] * len(DRUG) +
 scores = y.hist("value", by="group", figsize=(7, 2.8)).ravel()[0].figure
 
 # %% [markdown]
-# Two means, two scales, and one number of degrees of freedom for the tails that the outliers ask for (Kruschke 2013). The effect size
-# is the difference of means in units of the sds.
+# Two means, two scales, and one number of degrees of freedom for the tails that the outliers ask for (Kruschke 2013).
+# The effect size is the difference of means in units of the sds.
 
 # %%
 group = (y["group"] == "placebo").astype(int).to_numpy()
@@ -42,7 +42,8 @@ with pm.Model(coords={"arm": ["drug", "placebo"]}) as trial:
 # %% [markdown]
 # ## By PyMC's names
 #
-# Here the steps are Adam's, because the default ones are short: the means begin a hundred away from where they should be.
+# Here the steps are Adam's, because the default ones are short: the means begin a hundred away from where they should
+# be.
 
 # %%
 with trial:
@@ -66,7 +67,8 @@ elbo = jn.plots.elbo(posterior)
 # %% [markdown]
 # ## NUTS beside it
 #
-# PyMC's own sampler, with chains that know nothing of the fit. In the quick mode the figure has the draws of ADVI instead.
+# PyMC's own sampler, with chains that know nothing of the fit. In the quick mode the figure has the draws of ADVI
+# instead.
 
 # %%
 if not QUICK:

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A posterior with two modes
 #
-# The lecture's mixture of two normal densities, by mean-field ADVI, with callbacks, a tracker and a refinement, and by SVGD; then by
-# `jensen`, which says what a single Gaussian has missed, and does not miss it by default. The density is known, so that every figure
-# can be compared with the truth.
+# The lecture's mixture of two normal densities, by mean-field ADVI, with callbacks, a tracker and a refinement, and
+# by SVGD; then by `jensen`, which says what a single Gaussian has missed, and does not miss it by default. The
+# density is known, so that every figure can be compared with the truth.
 
 # %%
 import os
@@ -47,9 +47,9 @@ def over_the_truth(**draws):
 
 
 # %% [markdown]
-# NUTS, in the long mode, visits both modes, and even so does not find their masses: it seldom crosses the gap between them, and after
-# 2 x 10,000 draws had 34% of them at the left, where 20% are right (PyMC warns of its R-hat). In the quick mode exact draws take their
-# place.
+# NUTS, in the long mode, visits both modes, and even so does not find their masses: it seldom crosses the gap between
+# them, and after 2 x 10,000 draws had 34% of them at the left, where 20% are right (PyMC warns of its R-hat). In the
+# quick mode exact draws take their place.
 
 # %%
 with mixture_model:
@@ -75,8 +75,8 @@ one_gaussian = over_the_truth(NUTS=nuts_x, ADVI=meanfield_trace.posterior["x"])
 # %% [markdown]
 # ## Callbacks
 #
-# `CheckParametersConvergence` looks at the parameters every 100 steps. Relative changes are unstable where a parameter is near zero,
-# absolute ones are not.
+# `CheckParametersConvergence` looks at the parameters every 100 steps. Relative changes are unstable where a
+# parameter is near zero, absolute ones are not.
 
 # %%
 with mixture_model:
@@ -135,9 +135,9 @@ advi.refine(2000 if QUICK else 10000)
 refined = tracks()
 
 # %% [markdown]
-# With steps of constant length the mean stays a random walk, around one of three optima: a broad Gaussian between the modes, and a
-# narrow one for each. The start decides. jensen's mean-field fit begins elsewhere and ends in a mode after five steps, the lesser one at
-# that; its verdict says how much of the posterior is not there.
+# With steps of constant length the mean stays a random walk, around one of three optima: a broad Gaussian between the
+# modes, and a narrow one for each. The start decides. jensen's mean-field fit begins elsewhere and ends in a mode
+# after five steps, the lesser one at that; its verdict says how much of the posterior is not there.
 
 # %%
 with warnings.catch_warnings():
@@ -156,8 +156,8 @@ advi_and_auto = over_the_truth(ADVI=approx.sample(10000).posterior["x"], auto=po
 # %% [markdown]
 # ## Stein variational gradient descent
 #
-# A thousand particles are moved towards the density, and kept apart by a kernel. jensen's particles are annealed first, so that each
-# mode gets its mass, and need no learning rate.
+# A thousand particles are moved towards the density, and kept apart by a kernel. jensen's particles are annealed
+# first, so that each mode gets its mass, and need no learning rate.
 
 # %%
 with mixture_model:

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Minibatches
 #
-# 40,000 rows of 100 columns, a mean and an sd for each. All rows in every step are slow, which a callback of the lecture notices;
-# minibatches are quick, and with the default optimizer far from the answer after 10,000 steps. The rows have sufficient statistics,
-# which `jensen` finds, so that it needs neither.
+# 40,000 rows of 100 columns, a mean and an sd for each. All rows in every step are slow, which a callback of the
+# lecture notices; minibatches are quick, and with the default optimizer far from the answer after 10,000 steps. With
+# `jensen` coordinate ascent sums the rows up once, and needs neither.
 
 # %%
 import os
@@ -96,8 +96,8 @@ ax.plot(advifit.hist)
 ax.set(xlabel="step", ylabel="negative ELBO of 500 rows", yscale="log")
 
 # %% [markdown]
-# The curve is nearly flat at its end, and the means are still on their way: a step of the default optimizer is at most a thousandth long.
-# Adam with longer steps gets there, up to the noise of its batches.
+# The curve is nearly flat at its end, and the means are still on their way: a step of the default optimizer is at
+# most a thousandth long. Adam with longer steps gets there, up to the noise of its batches.
 
 # %%
 with batched:
@@ -112,9 +112,8 @@ def off(mean):
 
 
 for name, fit in (("adagrad_window", advifit), ("adam", longer)):
-    print(
-        f"{name}: means off by {np.median(off(fit.mean[:columns])):.1f} posterior sds, at most {off(fit.mean[:columns]).max():.1f}"
-    )
+    sds = off(fit.mean[:columns])
+    print(f"{name}: means off by {np.median(sds):.1f} posterior sds, at most {sds.max():.1f}")
 
 # %% [markdown]
 # ## By jensen

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Fifty thousand rows
 #
-# The lecture's last exercise: simulate a regression with n = 50,000, and fit it by minibatch ADVI. With `jensen` the same model takes
-# three passes over the rows, and there is a closed form to compare with.
+# The lecture's last exercise: simulate a regression with n = 50,000, and fit it by minibatch ADVI. With `jensen` the
+# same model takes three passes over the rows, and there is a closed form to compare with.
 
 # %%
 import os
