@@ -190,3 +190,30 @@ def test_options_that_do_not_fit():
         jn.fit(one.model, "cavi", data=one.arguments, family=jn.MeanField())
     with pytest.raises(jn.UnsupportedError, match="log density"):
         jn.fit(jn.density(lambda p: -(p["x"] ** 2), {"x": 0.0}), "cavi")
+
+
+def test_callbacks_see_the_product_after_every_sweep():
+    x = np.random.default_rng(0).normal(size=(60, 2)) @ [[1.0, 0.8], [0.0, 0.6]]
+    y = x @ [1.0, -1.0] + np.random.default_rng(1).normal(size=60)
+
+    def line(x, y):
+        a, b = (numpyro.sample(name, dist.Normal(0.0, 10.0)) for name in "ab")
+        numpyro.sample("y", dist.Normal(a * x[:, 0] + b * x[:, 1], 1.0), obs=y)
+
+    tracker = jn.Tracker(a=lambda s: s.q.means["a"], b=lambda s: s.q.means["b"])
+    fit = jn.fit(
+        line,
+        family=jn.Blocks(),
+        engine=jn.CoordinateAscent(chunk=1),
+        data={"x": x, "y": y},
+        callbacks=[tracker],
+        correct=False,
+    )
+    np.testing.assert_array_equal(tracker.steps, np.arange(1, fit.run.steps))
+    # Each sweep takes b to its conditional mean given a: the updates by hand.
+    precision = x.T @ x + np.eye(2) / 100
+    mean = np.linalg.solve(precision, x.T @ y)
+    expected = mean[1] - precision[0, 1] / precision[1, 1] * (tracker["a"] - mean[0])
+    np.testing.assert_allclose(tracker["b"], expected, atol=1e-10)
+    with pytest.raises(jn.OptionError, match="chunk"):
+        jn.CoordinateAscent(chunk=0)

@@ -321,7 +321,8 @@ def _named(method: str, family: Any, engine: Any) -> str:
     structured = method in ("cavi", "svi", "gibbs") and engine is None and isinstance(family, Blocks)
     if method != "auto" and not structured and (family is not None or engine is not None):
         raise OptionError(f"method={method!r} already says family and engine; leave one of them out.")
-    if family is not None and engine is not None:
+    joined = isinstance(family, Blocks) and type(engine).__name__ in _CONJUGATE
+    if family is not None and engine is not None and not joined:
         raise OptionError(f"engine= has a family already, and family={family!r} was given too; say it in the engine.")
     if family is not None and not isinstance(family, FullRank | MeanField | Blocks):
         raise OptionError(f"family must be jn.FullRank(), jn.MeanField() or jn.Blocks(...); got {family!r}.")

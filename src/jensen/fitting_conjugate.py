@@ -7,7 +7,7 @@ It is a file of its own because it brings all of `jensen.conjugate` with it, whi
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,8 +108,8 @@ def _fit(
         raise OptionError("start is for Gaussian fits; coordinate ascent starts from the data, by the seed.")
     sampler = engine if isinstance(engine, Gibbs) else Gibbs() if settings.method == "gibbs" else None
     ascent = engine if engine is not None and sampler is None else _ascent(plan, settings.method)
-    families, fitted = run(ascent, plan, seed=settings.seed, **loop)
-    families = completed(plan, families)
+    shown, fitted = run(_Shown(ascent, plan, record), plan, seed=settings.seed, **loop)
+    families = completed(plan, shown.families)
     fitted = replace(fitted, notes=(*fitted.notes, _how(ascent)))
     if fitted.status != "interrupted":
         families, fitted = _sorted(plan, families, fitted)
@@ -125,6 +125,27 @@ def _fit(
     found = examine_chains(q, fitted.history["elbo"], chains)
     fitted = replace(fitted, notes=(*fitted.notes, *sampled.notes), seconds=fitted.seconds + sampled.seconds)
     return together(record, q, fitted, found, engine=engine, settings=settings)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The engine, whose q callbacks see as the approximation that the fit will return."""
+
+    engine: Any
+    plan: Plan
+    model: Model
+
+    def init(self, target: Plan, seed: int) -> Any:
+        return self.engine.init(target, seed)
+
+    def advance(self, state: Any, target: Plan) -> Any:
+        return self.engine.advance(state, target)
+
+    def converged(self, state: Any) -> bool:
+        return self.engine.converged(state)
+
+    def finish(self, state: Any) -> Product:
+        return Product(self.engine.finish(state), self.plan, self.model)
 
 
 def _ascent(plan: Plan, method: str) -> Any:

@@ -233,3 +233,21 @@ def test_starts_are_those_of_the_seed():
     # The state before the first one is level 0, so that levels are not exchangeable.
     assert level_axes(plan, "z1") == {"A1": {1}, "m1": {0}}
     assert level_axes(plan, "z2") == {"A2": {1}, "m2": {0}}
+
+
+def test_larger_clusters_get_levels_with_larger_known_probabilities():
+    weights, centers = np.array([0.2, 0.3, 0.5]), np.array([-4.0, 0.0, 3.0])
+    rng = np.random.default_rng(6)
+    x = rng.normal(centers[rng.choice(3, 3000, p=weights)], 0.3)
+
+    def known_weights(x):
+        with plate("components", 3):
+            mu = sample("mu", dist.Normal(0.0, 10.0))
+        with plate("rows", len(x)):
+            z = sample("z", dist.Categorical(weights))
+            sample("x", dist.Normal(mu[z], 0.3), obs=x)
+
+    plan = _plan(known_weights, {"x": x})
+    for seed in range(3):
+        probs = starts.start(plan, keys.generator(seed, "s"))["z"].moments()["probs"]
+        np.testing.assert_allclose(np.asarray(x @ probs / probs.sum(0)), centers, atol=1.0)

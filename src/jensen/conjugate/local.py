@@ -19,6 +19,7 @@ Reference: Hoffman, Blei, Wang & Paisley (2013), Stochastic variational inferenc
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ from jax import lax
 from jensen.conjugate.energy import Constant, Energy
 from jensen.conjugate.pieces import Sum, static
 from jensen.conjugate.plan import Plan
+from jensen.conjugate.probe import FAST_COMPILE
 
 FOLD = 16
 """Rows of a chunk come in multiples of this."""
@@ -292,17 +294,24 @@ def responsibilities(plan: Plan, families: Mapping[str, Any], site: str, rows: A
         (rows, levels).
     """
     assert plan.energy is not None
-    moments = {block: family.moments() for block, family in families.items() if block != site}
-    total: Any = 0.0
+    others = {block: family for block, family in families.items() if block != site}
+    parts, counts = [], []
     for tables in plan.energy.tables.values():
-        if site not in tables.sites:
-            continue
-        for part in tables.parts:
+        for part in tables.parts if site in tables.sites else ():
             some = part if rows is None else jax.tree.map(lambda leaf: some_rows(leaf, rows), part)
             if rows is not None and isinstance(part, Constant):
                 some = Constant(part.values if len(part.values) == 1 else part.values[rows])
-            total = total + some.table(moments, tables.count)
-    return jax.nn.softmax(total)
+            parts.append(some)
+            counts.append(tables.count)
+    return _probabilities(others, parts, tuple(counts))
+
+
+@partial(jax.jit, static_argnums=2, compiler_options=FAST_COMPILE)
+def _probabilities(families: Any, parts: Any, counts: tuple[int, ...]) -> Any:
+    moments = {block: family.moments() for block, family in families.items()}
+    return jax.nn.softmax(
+        sum((part.table(moments, count) for part, count in zip(parts, counts, strict=True)), jnp.zeros(()))
+    )
 
 
 def some_rows(leaf: Any, rows: Any) -> Any:

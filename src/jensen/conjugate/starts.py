@@ -7,7 +7,8 @@ with probabilities phi[z]. Rows are clustered by k-means on standardized feature
 proportional to the squared distance from the nearest seed so far (k-means++), the best of a few draws each; a row starts with
 most of its probability on its cluster.
 Words are averaged over the groups (documents) that share level probabilities. Of two discrete sites
-with the same rows the second one sees what the first leaves unexplained.
+with the same rows the second one sees what the first leaves unexplained. Where the levels have known and unequal probabilities,
+larger clusters get the more probable ones.
 
 Where the mean holds sum_k x_k y_k, the start is the singular value decomposition of what that sum must explain; rates that
 are such sums start at random, at the scale of the counts.
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate import blocks
-from jensen.conjugate.energy import Tables
+from jensen.conjugate.energy import Constant, Tables
 from jensen.conjugate.pieces import Rows
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.special import PoissonSum, Products
@@ -65,6 +66,7 @@ def start(plan: Plan, rng: np.random.Generator) -> blocks.Families:
     for site in plan.energy.discrete:
         found = cluster(plan, site, labels, rng)
         if found is not None:
+            found = _by_size(plan.energy.tables.get(site), found)
             labels[site] = found
             families[site] = _sure(families[site], found)
     for pieces in plan.energy.sums.values():
@@ -128,6 +130,18 @@ def cluster(plan: Plan, site: str, known: dict[str, np.ndarray], rng: np.random.
         return None
     features = np.concatenate([_counts(group, word, count) for word in words], 1)
     return kmeans(np.sqrt(features / features.sum(1, keepdims=True)), levels, rng)[group]
+
+
+def _by_size(table: Tables | None, labels: np.ndarray) -> np.ndarray:
+    """Labels (n,) renumbered so that larger clusters get levels with larger probabilities, where those are known and differ."""
+    if table is None or table.chain or len(table.sites) > 1 or not all(isinstance(p, Constant) for p in table.parts):
+        return labels
+    log_p = np.sum([np.asarray(part.values).mean(0) for part in table.parts], 0)
+    if np.ptp(log_p) == 0:
+        return labels
+    new = np.empty(table.count, int)
+    new[np.argsort(-np.bincount(labels, minlength=table.count), kind="stable")] = np.argsort(-log_p, kind="stable")
+    return new[labels]
 
 
 def _numbers(table: Tables, site: str, rows: int) -> Iterator[np.ndarray]:

@@ -58,12 +58,16 @@ def possible(q: Product) -> str:
 
 def _chains(q: Product) -> int:
     """As many chains as memory allows: levels of discrete sites are one-hot rows in a sweep."""
-    nodes = blocks.nodes(q.plan)
-    per_sweep = sum(int(np.prod(node.shape)) * (node.levels or 1) for node in nodes.values())
+    per_sweep = _numbers(q)
     kept = KEPT * (q.model.dim + sum(int(np.prod(derived.shape)) for derived in q.model.derived))
     affordable = min(MOST_IN_A_SWEEP // max(per_sweep, 1), MOST_NUMBERS // max(kept, 1))
     enough = max(FEWEST, NUMBERS // max(q.model.dim, 1))
     return min(CHAINS, min(affordable, enough) // GROUPS * GROUPS)
+
+
+def _numbers(q: Product) -> int:
+    """Numbers one chain works on in a sweep."""
+    return sum(int(np.prod(node.shape)) * (node.levels or 1) for node in blocks.nodes(q.plan).values())
 
 
 def correct(q: Product, draws: Draws, *, seed: int, judging: bool = False, deadline: float | None = None) -> Correction:
@@ -159,7 +163,7 @@ class _Sweeps:
 
     def __init__(self, q: Product, count: int, seed: int):
         self.q, self.seed, self.kept, self.compiled = q, seed, _kept(q, count), None
-        self.large = count * q.model.dim > OPTIMIZED
+        self.large = count * _numbers(q) > OPTIMIZED
 
     def stage(self, streams: Any, values: Any, number: int, thin: int) -> tuple[Any, dict[str, np.ndarray]]:
         """`KEPT` transitions of `thin` sweeps, from sweep `number` on: the last values, and the kept blocks' history."""

@@ -14,6 +14,7 @@ The Bayesian learning rule, JMLR 24(281), for the steps with rho < 1.
 
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,6 +27,7 @@ from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core import keys
+from jensen.core.errors import OptionError
 from jensen.engines.engine import Ticks
 from jensen.families import markov
 from jensen.families.markov import MarkovChain
@@ -67,17 +69,26 @@ class CoordinateAscent:
         Families to start from; None: from the data, by the seed. Then discrete sites are held for the first sweeps.
     tolerance
         Relative increase of the ELBO below which a sweep counts as still.
+    chunk
+        Most sweeps between two looks of callbacks: 1 shows them every sweep.
     """
 
     start: Any = None
     tolerance: float = STILL
+    chunk: int = CHUNK
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.chunk, Integral) or not 1 <= self.chunk <= CHUNK:
+            raise OptionError(
+                f"chunk of CoordinateAscent must be a whole number from 1 to {CHUNK}; got {self.chunk!r}."
+            )
 
     def init(self, target: Plan, seed: int) -> State:
         """First state."""
         return State(self.start) if self.start is not None else first(target, seed)
 
     def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
-        """Up to `CHUNK` sweeps."""
+        """Up to `chunk` sweeps."""
         optimized = state.swept * seconds(target) > WORTH_OPTIMIZING
         families, elbos, good = program(target)(state.families, state.count, state.held, optimized=optimized)
         elbos = np.asarray(elbos)[: state.count]
@@ -87,7 +98,7 @@ class CoordinateAscent:
         still = state.still
         for number, (gain, elbo) in enumerate(zip(gains, elbos, strict=True)):
             still = still + 1 if number >= state.held and gain <= self.tolerance * (1.0 + abs(elbo)) else 0
-        count, held = longer(state.count, seconds(target)), max(state.held - state.count, 0)
+        count, held = min(longer(state.count, seconds(target)), self.chunk), max(state.held - state.count, 0)
         swept = state.swept + state.count
         new = replace(state, families=families, elbo=float(elbos[-1]), count=count, still=still, held=held, swept=swept)
         return new, Ticks(-elbos, done=still >= 2)

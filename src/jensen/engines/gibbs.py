@@ -325,13 +325,21 @@ def one_sweep(
                 new = family.from_natural(*energy.naturals[block](moments))
             else:
                 new = family.from_gradient(jax.grad(partly)(moments[block]), moments[block])
-            ready = isinstance(new, Gaussian) and block in noise
-            draw = (new.pattern.shifted(noise[block][None], new.h, new.precision) if ready else new.sample(own, 1))[0]
+            draw = _shifted(new, noise[block][None])[0] if block in noise else new.sample(own, 1)[0]
             # Logits may be -inf, and a level drawn from NaN is a number like any other.
             good = jnp.isfinite(draw).all() & ~_any_nan(new)
         values[block], moments[block] = draw, family.statistics(draw)
         fault = jnp.where(good, fault, jnp.minimum(fault, number))
     return values, fault
+
+
+def _shifted(family: Any, noise: Any) -> Any:
+    """Draws made of noise, one a row: standard normal for Gaussians, uniform on (0, 1] for levels."""
+    return (
+        family.at(noise)
+        if isinstance(family, Categorical)
+        else family.pattern.shifted(noise, family.h, family.precision)
+    )
 
 
 def _uniform(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -346,6 +354,9 @@ def host_noise(target: Plan, rng: np.random.Generator, chains: int) -> dict[str,
             found[block] = rng.standard_normal((chains, pattern.n))
         elif energy.powers(block) is not None:  # type: ignore[union-attr]
             found[block] = 1.0 - rng.random((chains, CHANCES, pattern.n))
+    for node in target.graph.nodes:
+        if node.latent and target.layout.role.get(node.name) == "categorical":  # type: ignore[union-attr]
+            found[node.name] = 1.0 - rng.random((chains, *node.shape))
     return found
 
 

@@ -76,7 +76,13 @@ class Categorical:
     def sample(self, key: Any, n: int) -> Any:
         """Independent draws (n, ...), integers."""
         logits = jnp.asarray(self.logits)
-        return jax.random.categorical(key, logits, shape=(n, *logits.shape[:-1]))
+        return self.at(1.0 - jax.random.uniform(key, (n, *logits.shape[:-1]), logits.dtype))
+
+    def at(self, chance: Any) -> Any:
+        """Levels (n, ...) whose distribution functions reach uniform numbers (n, ...) in (0, 1]: one number a variable, not K."""
+        reached = jnp.cumsum(self._levels_first(), 0)
+        share = chance * reached[-1]  # so that levels after the last possible one are not met through rounding
+        return (share[None] > reached[:-1, None]).sum(0, dtype=jnp.int32)
 
     @property
     def mean(self) -> Any:

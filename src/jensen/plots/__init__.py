@@ -5,5 +5,6 @@ from jensen.plots.elbo import elbo
 from jensen.plots.look import STYLE
 from jensen.plots.marginals import marginals
 from jensen.plots.particles import particles
+from jensen.plots.path import path
 
-__all__ = ["STYLE", "blob", "elbo", "marginals", "particles"]
+__all__ = ["STYLE", "blob", "elbo", "marginals", "particles", "path"]
