@@ -59,7 +59,10 @@ class Posterior:
 
     def __init__(self, overall="trusted"):
         self.verdict = SimpleNamespace(overall=overall)
-        self.saved = None
+        self.saved = self.reported = None
+
+    def report(self, path):
+        self.reported = path
 
     def __str__(self):
         return "the table"
@@ -170,6 +173,36 @@ def test_fit_saves(fit, capsys):
     assert main(["fit", "models.py:line", "--data", "d.json", "--out", "fit.nc"]) == 0
     assert fit.posterior.saved == Path("fit.nc")
     assert "saved: fit.nc" in capsys.readouterr().out
+
+
+def test_fit_reports(fit, capsys):
+    assert main(["fit", "models.py:line", "--data", "d.json", "--report", "fit.html"]) == 0
+    assert fit.posterior.reported == Path("fit.html")
+    assert "report: fit.html" in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_fit(fit, capsys, monkeypatch):
+    assert main(["fit", "models.py:line", "--data", "d.json", "--report", "no/fit.html"]) == 2
+    assert "make the folder first" in complaint(capsys)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(["fit", "models.py:line", "--data", "d.json", "--report", "fit.html"]) == 2
+    assert "jinja2" in complaint(capsys)
+    assert not fit.calls
+
+
+def test_report_of_a_saved_fit(monkeypatch, capsys):
+    posterior = Posterior()
+    monkeypatch.setitem(vars(jensen), "load", lambda path: posterior if path == Path("a/fit.nc") else None)
+    assert main(["report", "a/fit.nc"]) == 0
+    assert posterior.reported == Path("a/fit.html")
+    assert main(["report", "a/fit.nc", "--out", "other.html"]) == 0
+    assert posterior.reported == Path("other.html")
+    assert capsys.readouterr().out.splitlines() == ["report: a/fit.html", "report: other.html"]
+
+
+def test_report_of_what_is_no_fit(capsys):
+    assert main(["report", "none.nc"]) == 2
+    assert "does not exist" in complaint(capsys)
 
 
 @pytest.mark.parametrize("out", ["no/such/folder/fit.nc", "."])

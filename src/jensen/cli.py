@@ -1,8 +1,9 @@
-"""The command line: ``jensen fit``, ``jensen check``, ``jensen demo``.
+"""The command line: ``jensen fit``, ``jensen check``, ``jensen report``, ``jensen demo``.
 
-    jensen fit   FILE.py:NAME [--data FILE] [--method auto] [--seed 0] [--budget S] [--out fit.nc]
-    jensen check FILE.py:NAME [--data FILE]
-    jensen demo  [--out FOLDER]
+    jensen fit    FILE.py:NAME [--data FILE] [--method auto] [--seed 0] [--budget S] [--out fit.nc] [--report fit.html]
+    jensen check  FILE.py:NAME [--data FILE]
+    jensen report FILE.nc [--out fit.html]
+    jensen demo   [--out FOLDER]
 
 NAME is a NumPyro model function, a PyMC model, a `jensen.density`, or a function that returns one of the latter two
 when it is called with the data (see `jensen.userfile`).
@@ -63,10 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--seed", type=int, default=0, help="all randomness derives from it (default: %(default)s)")
     fit.add_argument("--budget", type=float, metavar="S", help="stop moving the approximation after S seconds")
     fit.add_argument("--out", type=Path, metavar="FILE.nc", help="save the fit as netCDF, for jensen.load and ArviZ")
+    fit.add_argument("--report", type=Path, metavar="FILE.html", help="write a page about the fit, for a browser")
 
     check = commands.add_parser("check", help="show what is found in a model, without fitting it")
     check.set_defaults(run=_check)
     _add_model(check)
+
+    report = commands.add_parser("report", help="write a page about a saved fit, for a browser")
+    report.set_defaults(run=_report)
+    report.add_argument("fit", type=Path, metavar="FILE.nc", help="a fit saved by jensen fit --out, or posterior.save")
+    report.add_argument("--out", type=Path, metavar="FILE.html", help="the page (default: beside the fit)")
 
     demo = commands.add_parser("demo", help="a clinical trial, by jensen and by NUTS side by side")
     demo.set_defaults(run=_demo)
@@ -85,10 +92,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> int:
-    if arguments.out is not None:
+    # Whatever would be told after the fit is told before it.
+    if arguments.report is not None:
+        from jensen.report.page import refuse_without_engine
+
+        refuse_without_engine()
+    for path in filter(None, (arguments.out, arguments.report)):
         from jensen.export.files import check_writable
 
-        check_writable(arguments.out)
+        check_writable(path)
     model, data = _load(arguments)
 
     import jensen
@@ -102,6 +114,9 @@ def _fit(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         posterior.save(arguments.out)
         print(f"\nsaved: {arguments.out}, for jensen.load and arviz.from_netcdf")
+    if arguments.report is not None:
+        posterior.report(arguments.report)
+        print(f"\nreport: {arguments.report}")
     if interrupts:
         return _complain("interrupted; above is the fit as far as it came.", 130)
     return 0
@@ -129,6 +144,15 @@ def _check(arguments: argparse.Namespace) -> int:
             return 0
         print(f"log density at the origin of the unconstrained space: {target.blame(origin)} is not finite")
         return 1
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    import jensen
+
+    page = arguments.fit.with_suffix(".html") if arguments.out is None else arguments.out
+    jensen.load(arguments.fit).report(page)
+    print(f"report: {page}")
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

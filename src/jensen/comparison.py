@@ -20,7 +20,8 @@ import numpy as np
 
 from jensen.comparison_fits import Fit, read_fit
 from jensen.core.errors import DataError, OptionError
-from jensen.export.table import render
+from jensen.core.html import Html, element, for_notebook, joined, table
+from jensen.export.table import render, texts
 
 SHOWN = 10
 """Rows of the printed table."""
@@ -135,7 +136,8 @@ class Comparison:
             )
         return "\n".join(parts)
 
-    def __repr__(self) -> str:
+    def _shown(self) -> tuple[list[str], dict[str, Any], str]:
+        """Names and columns of the rows farthest apart, and how many more there are."""
         rows = self.worst_first[:SHOWN]
         columns: dict[str, Any] = {
             f"{self.reference} mean": self.mean[self.reference][rows],
@@ -148,11 +150,27 @@ class Comparison:
             columns["sd ratio" if len(self.labels) == 2 else f"{label}: sd ratio"] = [
                 f"{np.exp(a):.2f} +- {np.exp(a) * b:.2f}" for a, b in zip(ratio, error, strict=True)
             ]
-        lines = [render([self.names[row] for row in rows], columns)]
-        if len(rows) < len(self.names):
-            lines.append(f"... ({len(self.names) - len(rows)} more, nearer to each other; comparison.table has all)")
+        more = len(self.names) - len(rows)
+        return [self.names[row] for row in rows], columns, f"{more} more, nearer to each other" if more else ""
+
+    def __repr__(self) -> str:
+        names, columns, more = self._shown()
+        lines = [render(names, columns), *([f"... ({more}; comparison.table has all)"] if more else [])]
         lines += ["", self.sentence, *([self.left_out] if self.left_out else [])]
         return "\n".join(lines)
+
+    @property
+    def html(self) -> Html:
+        """The same as the printed form, as a table and sentences."""
+        names, columns, more = self._shown()
+        cells = [[cell.replace("+-", "±") for cell in column] for column in texts(columns, len(names)).values()]
+        said = [*self.sentence.replace("+-", "±").splitlines(), f"({more}.)" if more else "", self.left_out]
+        return joined(
+            [table(("", *columns), zip(names, *cells, strict=True)), *(element("p", line) for line in said if line)]
+        )
+
+    def _repr_html_(self) -> str:
+        return for_notebook(self.html)
 
 
 def compare(*fits: Any, names: Sequence[str] | None = None, var_names: Sequence[str] | None = None) -> Comparison:
@@ -194,13 +212,27 @@ def compare(*fits: Any, names: Sequence[str] | None = None, var_names: Sequence[
     if len(set(labels)) < len(labels):
         raise OptionError(f"labels must differ; got {', '.join(labels)}.")
     wanted, left_out = _common(read, labels, var_names)
+    scalars, picks = matched(read, labels, wanted)
+    moments = [fit.moments(wanted, [rows[i] for rows in picks]) for i, fit in enumerate(read)]
+    return _compared(read, labels, scalars, moments, left_out)
+
+
+def matched(
+    read: Sequence[Fit], labels: Sequence[str], wanted: Sequence[str]
+) -> tuple[tuple[str, ...], list[list[np.ndarray]]]:
+    """Names of the common scalars of some variables, and for every variable where they are in each fit's flat array.
+
+    Raises
+    ------
+    DataError
+        When a variable has other shapes or coordinates.
+    """
     scalars, picks = [], []
     for name in wanted:
         axes, rows = _aligned(name, [fit.variables[name] for fit in read], labels)
         scalars += [f"{name}[{', '.join(index)}]" if index else name for index in _product(axes)]
         picks.append(rows)
-    moments = [fit.moments(wanted, [rows[i] for rows in picks]) for i, fit in enumerate(read)]
-    return _compared(read, labels, tuple(scalars), moments, left_out)
+    return tuple(scalars), picks
 
 
 def _compared(
@@ -271,7 +303,7 @@ def _common(read: list[Fit], labels: tuple[str, ...], var_names: Sequence[str] |
     return wanted, f"Not in every fit, and left out: {', '.join(where)}."
 
 
-def _aligned(name: str, found: list[Any], labels: tuple[str, ...]) -> tuple[list[list[str]], list[np.ndarray]]:
+def _aligned(name: str, found: list[Any], labels: Sequence[str]) -> tuple[list[list[str]], list[np.ndarray]]:
     """Labels of the common elements along each axis, and where they are in each fit's flat array."""
     shapes = [tuple(map(len, variable)) for variable in found]
     seen = ", ".join(f"{shape} in {label}" for shape, label in zip(shapes, labels, strict=True))

@@ -16,7 +16,7 @@ import numpy as np
 
 from jensen import archive
 from jensen.core import keys, layout, precision
-from jensen.core.errors import DataError, OptionError
+from jensen.core.errors import OptionError
 from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.examine import Examination, examine
@@ -25,15 +25,15 @@ from jensen.diagnostics.modes import Mode
 from jensen.diagnostics.quantities import Draws, by_variable, columns, moments, resampled
 from jensen.diagnostics.spaces import log_q, space_of
 from jensen.diagnostics.verdict import Verdict
-from jensen.export import table
 from jensen.families.flat import is_flat
 from jensen.models.large import LargeTarget
-from jensen.models.misfit import first_line, shapes
 from jensen.models.model import Model
 from jensen.models.plates import with_rows
+from jensen.models.predicted import predicted
 from jensen.models.read import checked
 from jensen.models.target import Target
 from jensen.objectives.elbo import Elbo
+from jensen.report import brief
 from jensen.run import Run
 from jensen.settings import Cost, Settings
 
@@ -139,8 +139,7 @@ class Posterior:
 
     def _words(self) -> list[str]:
         """Verdict a row; large deterministics are not judged one by one."""
-        judged = dict(zip(self.verdict.names, self.verdict.words, strict=True))
-        return [judged.get(name, "not judged") for name in self._names()]
+        return self.verdict.of(self._names())
 
     def draws(self, n: int = 1000) -> dict[str, np.ndarray]:
         """Draws by site and deterministic, in random order, draws first: each (n, *shape)."""
@@ -154,7 +153,7 @@ class Posterior:
         if n > len(self.weights) and self.answer == "q" and self._has_code:
             with precision.scope(self.settings.precision):
                 return self._space().fresh(rng, n)
-        return self._with_density(self.kept.take(resampled(self.weights, rng, n)))
+        return self.kept.take(resampled(self.weights, rng, n))
 
     def _with_density(self, draws: Draws) -> Draws:
         """Fill in log p where the fit did not need it."""
@@ -175,7 +174,7 @@ class Posterior:
         """
         from jensen.export.arviz import to_arviz
 
-        draws = self._draws(n)
+        draws = self._with_density(self._draws(n))
         with precision.scope(self.settings.precision):
             density = log_q(self.q, draws)
         return to_arviz(
@@ -222,23 +221,7 @@ class Posterior:
             Number of draws; each is simulated once.
         """
         self._refuse_without_code()
-        if self.model.predict is None:
-            raise OptionError(
-                f"{self.model.name} ({self.model.language}, or with pm.Minibatch) cannot be simulated from; use "
-                "posterior.draws() and your own simulation, or write the model with its full data."
-            )
-        values = self._draws(draws).values
-        if data is not None:  # the levels of old rows say nothing about new ones, which draw their own
-            values = {name: value for name, value in values.items() if name not in self.model.discrete}
-        data = {**self.model.data, **checked(self.model, {} if data is None else data)}
-        try:
-            with precision.scope(self.settings.precision):
-                return self.model.predict(values, data, self.settings.seed)
-        except (TypeError, ValueError, IndexError, AssertionError) as error:
-            raise DataError(
-                f"{self.model.name} cannot be simulated with these data: {first_line(error)}; they have shapes "
-                f"{shapes(data)}."
-            ) from error
+        return predicted(self.model, self._draws(draws).values, data, self.settings.seed, self.settings.precision)
 
     def refine(self, steps: int | None = None, *, progress: bool | None = None) -> "Posterior":
         """Go on from this q: the same engine, started here; checks and correction are made anew."""
@@ -306,7 +289,8 @@ class Posterior:
         FileError
             When it cannot be written; nothing half-written is left behind.
         """
-        archive.save(replace(self, kept=self._with_density(self.kept)), self._draws(draws), path)
+        whole = replace(self, kept=self._with_density(self.kept))
+        archive.save(whole, whole._with_density(whole._draws(draws)), path)
 
     @property
     def _has_code(self) -> bool:
@@ -327,14 +311,30 @@ class Posterior:
         other = with_rows(self.model, checked(self.model, data), self.near.total if self.near else None)
         return space_of(self.q, other, self.settings.precision)
 
+    def report(self, path: str | Path, against: Any = None) -> None:
+        """Write one self-contained HTML page: verdict, quantities, marginals, model, how the fit went, checks, how to repeat it.
+
+        Parameters
+        ----------
+        path
+            Of the file; its folder must exist.
+        against
+            Another fit of the model to show beside this one: a `Posterior`, or an ArviZ object with chains.
+
+        Raises
+        ------
+        JensenError
+            When jinja2 is not installed, `against` is no fit of this model, or the file cannot be written.
+        """
+        from jensen.report.page import write_report
+
+        write_report(self, path, against)
+
     def __repr__(self) -> str:
-        columns: dict[str, Any] = {**self._moments, "verdict": self._words()}
-        head = f"Posterior of {self.model.name} ({self.model.language}, {self.model.dim} unconstrained dimensions)"
-        lines = [head, "", table.render(self._names(), columns), "", f"verdict: {self.verdict}"]
-        elbo, steps = "no ELBO" if np.isnan(self.elbo.value) else f"ELBO {self.elbo}", self.run.steps
-        cost = f"{self.cost.gradients:,} gradients, {self.cost.seconds:.1f} s"
-        lines += [f"{elbo}; {cost}; {self.run.status} after {steps} steps"]
-        return "\n".join(lines)
+        return brief.text(self, self._names(), {**self._moments, "verdict": self._words()})
+
+    def _repr_html_(self) -> str:
+        return brief.html(self, self._names(), {**self._moments, "verdict": self._words()})
 
 
 def conclude(

@@ -10,6 +10,7 @@ from jensen.conjugate.certificate import Certificate, certify
 from jensen.conjugate.plan import Finding, Plan, make_plan
 from jensen.conjugate.proper import check_proper
 from jensen.core.errors import UnsupportedError
+from jensen.core.html import Html, element, for_notebook, joined, table
 from jensen.core.precision import scope
 from jensen.families.blocks import Blocks
 from jensen.models.model import Model
@@ -65,13 +66,28 @@ class Conjugacy:
         lines = [
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
         ]
-        lines = [line.rstrip() for line in lines]
-        if self.refusal:
-            lines += ["", f"coordinate ascent cannot run: {self.refusal}"]
-        elif self.certificate is not None:
-            worst = max([*self.certificate.density.values(), *self.certificate.affine.values()], default=0.0)
-            lines += ["", f"certificate: log density and affinity hold to {worst:.0e} at random points"]
+        lines = [line.rstrip() for line in lines] + (["", self._end] if self._end else [])
         return "\n".join([f"Conjugacy of {self.model}", *lines])
+
+    @property
+    def _end(self) -> str:
+        """Why coordinate ascent cannot run, or how good the proof is."""
+        if self.refusal:
+            return f"coordinate ascent cannot run: {self.refusal}"
+        if self.certificate is None:
+            return ""
+        worst = max([*self.certificate.density.values(), *self.certificate.affine.values()], default=0.0)
+        return f"certificate: log density and affinity hold to {worst:.0e} at random points"
+
+    @property
+    def html(self) -> Html:
+        """The table and the line below it."""
+        rows = [(finding.site, *self._row(finding)) for finding in self.findings]
+        head = ("site", "update", "family", "block", "why")
+        return joined([table(head, rows, words=range(1, 5)), element("p", self._end) if self._end else None])
+
+    def _repr_html_(self) -> str:
+        return for_notebook(element("p", element("b", f"Conjugacy of {self.model}")), self.html)
 
 
 def conjugacy(model: Any = None, data: Mapping[str, Any] | None = None, blocks: Blocks | None = None) -> Conjugacy:

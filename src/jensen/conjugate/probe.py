@@ -21,6 +21,7 @@ from jensen.conjugate.dependence import dependence
 from jensen.conjugate.pieces import signature
 from jensen.conjugate.slots import LARGE, Affine, Pair, Slot, compact, decode, decode_pairs, partitions, tangents
 from jensen.core import keys
+from jensen.core.compilation import FAST_COMPILE
 from jensen.models.graph import Graph, Node
 
 TRANSFORMS: dict[str, Callable[[Any], Any]] = {
@@ -29,8 +30,6 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
     "logit": lambda x: jnp.log(x) - jnp.log1p(-x),
     "probit": jax.scipy.special.ndtri,
 }
-FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""For programs that run a handful of times: compiling them is all they cost."""
 MANY = 100_000
 """Numbers in the data, from which on the cheapest partitions are tried by themselves first."""
 _CLOSE = 1e-7

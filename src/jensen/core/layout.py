@@ -76,9 +76,13 @@ def scalar_names(variable: Site | Derived, coords: Mapping[str, Any]) -> list[st
     """Names of a variable's scalars: ``x``, or ``x[0, 1]``, with coordinate labels where its dims have them."""
     if not variable.shape:
         return [variable.name]
+    return [f"{variable.name}[{', '.join(index)}]" for index in product(*axis_labels(variable, coords))]
+
+
+def axis_labels(variable: Site | Derived, coords: Mapping[str, Any]) -> list[list[str]]:
+    """Labels along each axis of a variable: coordinates where its dims have them, else 0, 1, ..."""
     dims = variable.dims or (None,) * len(variable.shape)
-    axes = [_labels(coords.get(dim) if dim else None, length) for dim, length in zip(dims, variable.shape, strict=True)]
-    return [f"{variable.name}[{', '.join(index)}]" for index in product(*axes)]
+    return [_labels(coords.get(dim) if dim else None, length) for dim, length in zip(dims, variable.shape, strict=True)]
 
 
 def _labels(values: Any, length: int) -> list[str]:

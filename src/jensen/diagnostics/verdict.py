@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from jensen.core.html import Html, badge, element, for_notebook, items, joined
 from jensen.diagnostics.beyond import FAR
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.modes import Mode
@@ -65,6 +66,11 @@ class Verdict:
         """The worst verdict of any quantity."""
         return next((word for word in (DO_NOT_USE, MEANS_ONLY) if word in self.words), TRUSTED)
 
+    def of(self, names: list[str]) -> list[str]:
+        """The words of some quantities, "not judged" where there is none."""
+        judged = dict(zip(self.names, self.words, strict=True))
+        return [judged.get(name, "not judged") for name in names]
+
     @property
     def table(self) -> Any:
         """Data frame, one row a scalar: verdict and the numbers behind it."""
@@ -90,6 +96,16 @@ class Verdict:
     def __str__(self) -> str:
         head = f"{self.overall} ({self.counts}; about {self.about}, within the modes found)"
         return "\n".join([head, *(f"  - {reason}" for reason in self.reasons), f"  -> {self.advice}"])
+
+    @property
+    def html(self) -> Html:
+        """What `str` says, as a paragraph, a list of reasons, and the advice."""
+        about = f" {self.counts}; about {self.about}, within the modes found"
+        advice = element("p", element("b", self.advice))
+        return joined([element("p", badge(self.overall), about), items(self.reasons), advice])
+
+    def _repr_html_(self) -> str:
+        return for_notebook(self.html)
 
 
 def spread(log_weights: np.ndarray) -> float:

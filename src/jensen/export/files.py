@@ -77,6 +77,18 @@ def write(
         temporary.write_bytes(content)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, replacing what was at `path`; it appears there complete or not at all.
+
+    Raises
+    ------
+    FileError
+        As `write`.
+    """
+    with _replacement(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def read(path: str | os.PathLike[str]) -> "tuple[dict[str, xarray.Dataset], dict[str, np.ndarray], dict[str, Any]]":
     """Read what `write` wrote: groups, arrays and meta, all in memory.
 

@@ -44,19 +44,10 @@ def render(names: Sequence[str], columns: Mapping[str, Sequence[Any] | np.ndarra
     """
     names = [str(name) for name in names]
     shown = len(names) if limit is None or len(names) <= limit else max(limit, 1)
-    spread = next((values for header, values in columns.items() if _last_word(header) == "sd"), [math.nan] * shown)
-    decimals = [_decimals(value) for value in spread[:shown]]
     cells, left = [["", *names[:shown]]], [True]
-    for header, values in columns.items():
-        column = list(values[:shown])
-        words = any(isinstance(value, str) for value in column)
-        follows = _last_word(header) in LOCATIONS or header.endswith("%")
-        texts = [
-            str(value) if isinstance(value, str) else number(value, places if follows else None)
-            for value, places in zip(column, decimals, strict=True)
-        ]
-        cells.append([header, *texts])
-        left.append(words)
+    for header, column in texts(columns, shown).items():
+        cells.append([header, *column])
+        left.append(any(isinstance(value, str) for value in columns[header][:shown]))
     widths = [max(map(len, column)) for column in cells]
     lines = [
         "  ".join(
@@ -72,6 +63,20 @@ def render(names: Sequence[str], columns: Mapping[str, Sequence[Any] | np.ndarra
     return "\n".join(lines)
 
 
+def texts(columns: Mapping[str, Sequence[Any] | np.ndarray], rows: int) -> dict[str, list[str]]:
+    """The first rows of columns as text, with the digits that `render` gives them."""
+    spread = next((values for header, values in columns.items() if _last_word(header) == "sd"), [math.nan] * rows)
+    decimals = [_decimals(value) for value in spread[:rows]]
+    found = {}
+    for header, values in columns.items():
+        follows = _last_word(header) in LOCATIONS or header.endswith("%")
+        found[header] = [
+            str(value) if isinstance(value, str) else number(value, places if follows else None)
+            for value, places in zip(values[:rows], decimals, strict=True)
+        ]
+    return found
+
+
 def number(value: Any, decimals: int | None = None) -> str:
     """Write one number: with `decimals` decimals, or three significant digits; without powers of ten where it can be.
 
@@ -82,6 +87,8 @@ def number(value: Any, decimals: int | None = None) -> str:
     decimals
         None leaves it to the number's own size.
     """
+    if isinstance(value, float) and decimals is not None and 0 <= decimals <= 8 and _SMALLEST <= abs(value) < _LARGEST:
+        return f"{round(float(value), decimals) + 0.0:.{decimals}f}"  # most numbers of a large table
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, int | np.integer) and decimals is None and abs(value) < _LARGEST:

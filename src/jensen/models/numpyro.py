@@ -8,6 +8,7 @@ Reference: Phan, Pradhan, Jankowiak (2019), Composable effects for flexible and 
 NumPyro, arXiv:1912.11554.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jensen.core.compilation import FAST_COMPILE
 from jensen.core.errors import ModelError
 from jensen.core.keys import key
 from jensen.core.layout import Derived, Site
@@ -24,8 +26,11 @@ from jensen.models.cache import remember
 from jensen.models.graph import Graph
 from jensen.models.misfit import CONCRETIZATION
 from jensen.models.model import Factors, Model
-from jensen.models.numpyro_rows import Resized
+from jensen.models.numpyro_rows import Resized, Unobserved
 from jensen.models.numpyro_trace import abstract_trace, is_factor, log_densities, name_of, replay
+
+_FEW = 1_000_000
+"""Simulated numbers up to which optimizing the program costs more than it saves."""
 
 
 def read(
@@ -244,15 +249,9 @@ def _predict(
 ) -> dict[str, np.ndarray]:
     """Simulate the observed variables, one simulation a draw; observed values in `data` are ignored."""
     from numpyro import handlers
-    from numpyro.primitives import Messenger
-
-    class Unobserve(Messenger):
-        def process_message(self, msg: dict[str, Any]) -> None:
-            if msg["type"] == "sample" and msg["name"] in likelihoods:
-                msg["is_observed"], msg["value"] = False, None
 
     def simulate(rng: jax.Array, one: dict[str, jax.Array], data: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        seeded = handlers.seed(handlers.substitute(Unobserve(model), data=one), rng)
+        seeded = handlers.seed(handlers.substitute(Unobserved(model, likelihoods), data=one), rng)
         trace = handlers.trace(seeded).get_trace(**data, **static)
         return {name: trace[name]["value"] for name in likelihoods}
 
@@ -260,5 +259,9 @@ def _predict(
     model = model.for_rows(inputs, given)
     n = len(next(iter(values.values())))
     keys = jax.random.split(key(seed, "predict"), n)
-    simulated = jax.jit(jax.vmap(simulate, in_axes=(0, 0, None)))(keys, values, given)
+    program = jax.vmap(simulate, in_axes=(0, 0, None))
+    numbers = sum(math.prod(made.shape) for made in jax.eval_shape(program, keys, values, given).values())
+    # Compiling the samplers of most distributions takes longer than running them.
+    options = FAST_COMPILE if numbers <= _FEW else None
+    simulated = jax.jit(program, compiler_options=options)(keys, values, given)
     return {name: np.asarray(value) for name, value in simulated.items()}

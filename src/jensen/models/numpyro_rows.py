@@ -1,11 +1,11 @@
-"""Plates of a NumPyro model at the length of the data they are given.
+"""Plates of a NumPyro model at the length of the data they are given, and its observations simulated anew.
 
 A plate whose length is written in the model (``plate("N", 50_000)``) is brought to the number of rows that are there, and a
 plate with ``subsample_size`` is opened: rows are chosen outside of the model, by slicing its data and weighting the rows.
 ``numpyro.subsample`` statements then have nothing left to take.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -52,3 +52,25 @@ class Resized(Messenger):
                 msg["scale"] = msg["scale"] / self._scales.get(frame.name, 1.0)
             if msg["scale"] == 1.0:
                 msg["scale"] = None
+
+
+class Unobserved(Messenger):
+    """Effect handler: observed sites are simulated instead, as many as were observed.
+
+    A distribution with fewer axes than its observations (``sample("y", Normal(mu, 1), obs=y)`` outside of a plate) stands for
+    independent ones.
+    """
+
+    def __init__(self, fn: Callable[..., Any], names: Collection[str]):
+        super().__init__(fn)
+        self._names = frozenset(names)
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Forget the observed values, but not their number."""
+        if msg["type"] != "sample" or msg["name"] not in self._names:
+            return
+        fn, shape = msg["fn"], jnp.shape(msg["value"])
+        rows = shape[: len(shape) - fn.event_dim]
+        if msg["value"] is not None and len(rows) > len(fn.batch_shape):
+            msg["fn"] = fn.expand(np.broadcast_shapes(rows, fn.batch_shape))
+        msg["is_observed"], msg["value"] = False, None

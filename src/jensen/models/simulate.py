@@ -79,23 +79,17 @@ def like(old: np.ndarray, new: np.ndarray, name: str) -> np.ndarray:
 
 def _from_numpyro(model: Model, n: int, seed: int) -> tuple[Any, Any, dict[str, str]]:
     from numpyro import handlers
-    from numpyro.primitives import Messenger
 
-    from jensen.models.numpyro_rows import Resized
+    from jensen.models.numpyro_rows import Resized, Unobserved
     from jensen.models.numpyro_trace import is_factor
 
-    class Unobserve(Messenger):
-        def process_message(self, msg: dict[str, Any]) -> None:
-            if msg["type"] == "sample" and msg["name"] in model.likelihoods:
-                msg["is_observed"], msg["value"] = False, None
-
-    static = _static(model)
+    static = static_arguments(model)
     source = Resized(model.source, {})
     plain = handlers.trace(handlers.seed(Resized(model.source, {}), jax.random.key(0)))
     improper, names = [], [site.name for site in (*model.sites, *model.derived)]
 
     def forward(key: Any, data: Any) -> Any:
-        trace = handlers.trace(handlers.seed(Unobserve(source), key)).get_trace(**data, **static)
+        trace = handlers.trace(handlers.seed(Unobserved(source, model.likelihoods), key)).get_trace(**data, **static)
         improper.extend(name for name, site in trace.items() if site["type"] == "sample" and is_factor(site))
         return {name: trace[name]["value"] for name in (*names, *model.likelihoods)}
 
@@ -114,8 +108,8 @@ def _from_numpyro(model: Model, n: int, seed: int) -> tuple[Any, Any, dict[str, 
     return {name: drawn[name] for name in names}, {name: drawn[name] for name in places}, places
 
 
-def _static(model: Model) -> Mapping[str, Any]:
-    """Arguments of a NumPyro model that are part of its shape."""
+def static_arguments(model: Model) -> Mapping[str, Any]:
+    """Arguments of a NumPyro model that are part of its shape, such as a number of components."""
     return model.resized.args[1] if model.resized is not None else {}  # type: ignore[attr-defined]
 
 
