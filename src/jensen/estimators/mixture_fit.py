@@ -1,11 +1,9 @@
 """How a Gaussian mixture is fitted: where to start, coordinate ascent, and stochastic steps.
 
-Up to `FEW` rows everything is in double precision and starts on all of them. Beyond, a start is made on a subsample, and ascent
-there prepares ascent on eight times as many rows, and so on (steps end where they are small beside the sds of a posterior from
-that many rows, so each level costs a few passes over a fraction of the data). Passes over all rows are in single precision where
-that is safe, and end when a step is smaller than `tol` nats: differences of bounds of millions of rows are noise by then.
-
-Stochastic natural gradients (Hoffman et al., Stochastic variational inference, 2013) are weighted means of sums:
+Up to `FEW` rows everything is in double precision and starts on all of them. Beyond, k-means sees a subsample; stochastic natural
+gradients on batches of fresh rows, rho = t^-1/2, leave its poorer optima; ascent on an eighth of the rows goes before ascent on
+all of them, whose passes are in single precision where that is safe and end when a step is smaller than `tol` nats: differences
+of bounds of millions of rows are noise by then. A stochastic step (Hoffman et al., Stochastic variational inference, 2013) is
 
     S <- (1 - rho) S + rho (N / N_batch) S_batch,    q = prior + S.
 """
@@ -27,14 +25,15 @@ Start = Literal["kmeans", "k-means++", "random", "random_from_data"]
 FEW = 20_000
 """Rows up to which a fit is scikit-learn's, number by number."""
 FIRST = 4096
-"""Rows of the smallest subsample; up to `FEW` for models with many parameters."""
-GROWTH = 8
+"""Rows on which starts are made; up to `FEW` for models with many parameters."""
 TRIES = 8
-"""Runs of k-means on the smallest subsample; as many as components if these are fewer."""
+"""Runs of k-means on them; as many as components if these are fewer."""
+STEPS, BATCH = 5, 2048
+"""Stochastic steps a component, and their rows."""
+PART, PART_STEPS = 8, 100
+"""Ascent on one row in so many goes before ascent on all; its steps at most."""
 SETTLED = 0.1
-"""Steps, in nats of a subsample, that are small enough to go on to the next."""
-LEVEL_STEPS = 100
-"""Steps on one subsample at most."""
+"""Steps, in nats of that part of the rows, at which it ends."""
 
 
 class Data(NamedTuple):
@@ -67,19 +66,18 @@ def started(data: Data, prior: Prior, K: int, start: Start, random: RandomState)
     if data.rows is None:
         return update(data.shape, prior, _first(data, K, start, random))
     squares = {"full": D * (D + 1) // 2, "tied": 0, "diag": D, "spherical": 1}[data.shape]
-    first = min(max(FIRST, 20 * K * (D + squares)), FEW)
-    levels = 1 + max(round(np.log(rows / GROWTH / first) / np.log(GROWTH)), 0)
-    q = None
-    for size in np.geomspace(first, max(rows // GROWTH, first), levels).astype(int):
-        part = _subsample(data, data.rows, size, random)
-        factor = data.total / part.total
-        if q is None:
-            q = update(data.shape, prior, scaled(_first(part, K, start, random), factor))
-        for _ in range(LEVEL_STEPS):
-            old, q = q, update(data.shape, prior, scaled(passed(part, q)[0], factor))
-            if step(data.shape, old, q) < SETTLED * factor:
-                break
-    assert q is not None
+    part = _subsample(data, data.rows, min(max(FIRST, 20 * K * (D + squares)), FEW), random)
+    q, kept = update(data.shape, prior, scaled(_first(part, K, start, random), data.total / part.total)), None
+    for number in range(1, STEPS * K + 1):
+        batch = _subsample(data, data.rows, BATCH, random)
+        q, kept = stepped(batch, prior, q, kept, number**-0.5, data.total)
+    if rows // PART < part.rows.z.shape[1]:
+        return q
+    part = _subsample(data, data.rows, rows // PART, random)
+    for _ in range(PART_STEPS):
+        old, q = q, update(data.shape, prior, scaled(passed(part, q)[0], data.total / part.total))
+        if step(data.shape, old, q) * part.total < SETTLED * data.total:
+            break
     return q
 
 
@@ -144,9 +142,10 @@ def ascended(
 
 
 def stepped(
-    data: Data, prior: Prior, q: Parameters, kept: Moments, share: float, total: float
+    data: Data, prior: Prior, q: Parameters, kept: Moments | None, share: float, total: float
 ) -> tuple[Parameters, Moments]:
-    """A stochastic step: q and its sums after a batch; `kept` are the sums so far, both stand for `total` rows."""
+    """A stochastic step: q and its sums after a batch, which stand for `total` rows; `kept` are the sums so far."""
     batch = scaled(passed(data, q)[0], total / data.total)
-    kept = merged(data.shape, scaled(kept, total / kept.counts.sum()), batch, share)
-    return update(data.shape, prior, kept), kept
+    if kept is not None:
+        batch = merged(data.shape, scaled(kept, total / kept.counts.sum()), batch, share)
+    return update(data.shape, prior, batch), batch

@@ -83,7 +83,7 @@ def features(z, first, kind, F):
 
 @njit(**_LOOP)
 def responsibilities(E, weight, top, total):
-    """Log joint densities E (K, n) in bits become responsibilities times weights, in place; returns the sum of log normalizers."""
+    """Log joint densities E (K, n), in bits, become weighted responsibilities in place; returns the sum of log normalizers."""
     K, n = E.shape
     for i in range(n):
         top[i] = E[0, i]
