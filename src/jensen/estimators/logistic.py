@@ -88,7 +88,7 @@ class BayesianLogisticRegression(ClassifierMixin, BaseEstimator):
         "lambda_2": [Interval(Real, 0, None, closed="neither")],
     }
 
-    def __init__(self, *, max_iter: int = 100, tol: float = 1e-4, lambda_1: float = 1.0, lambda_2: float = 1.0) -> None:
+    def __init__(self, *, max_iter: int = 100, tol: float = 1e-3, lambda_1: float = 1.0, lambda_2: float = 1.0) -> None:
         self.max_iter = max_iter
         self.tol = tol
         self.lambda_1 = lambda_1

@@ -27,7 +27,7 @@ from scipy.special import digamma
 
 from jensen.estimators.base import STRETCH, Moments, gamma_divergence
 
-_BLOCK = 1 << 16  # numbers in a block of rows
+_BLOCK = 1 << 17  # numbers in a block of rows
 _HALVINGS = 8
 _RANK = 1e-12  # of the largest eigenvalue of the correlations
 
@@ -65,9 +65,9 @@ class Rows:
         """R."""
         return len(self.center) if self.basis is None else self.basis.shape[1]
 
-    def blocks(self, height: int) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
-        """Parts of the rows (n, R + 1) of at most about `height` numbers, where they are, and their weights."""
-        height = max(1, min(_BLOCK, height) // (self.rank + 1))
+    def blocks(self, numbers: int) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
+        """Parts of the rows (n, R + 1), where they are, and their weights; `numbers` is how many a row brings with it."""
+        height = max(1, _BLOCK // numbers)
         for start in range(0, len(self.x), height):
             here = slice(start, start + height)
             part = self.turned(self.x[here])

@@ -66,7 +66,7 @@ class Binary:
     def visit(self, mean: np.ndarray, root: np.ndarray) -> Pass:
         """One pass at q = Normal(mean, root root')."""
         fit, slope, curvature = 0.0, np.zeros(len(mean)), np.zeros((len(mean), len(mean)))
-        for x, here, weight in self.rows.blocks(1 << 16):
+        for x, here, weight in self.rows.blocks(2 * len(mean)):
             f, y = x @ mean, self.y[here]
             value, chance, bend = smoothed(f, ((x @ root) ** 2).sum(1))
             fit += weight @ (y * f - value)

@@ -12,10 +12,10 @@ References: Genz & Monahan (1998), Stochastic integration rules for infinite reg
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.linalg import helmert
-from scipy.special import logsumexp
 
 from jensen.engines.designs import Design, orthogonal
 from jensen.estimators.newton import Pass, Rows, spread
@@ -28,6 +28,7 @@ def contrasts(classes: int) -> np.ndarray:
     return helmert(classes).T
 
 
+@cache
 def design(classes: int, size: int = _POINTS) -> Design:
     """Points in K - 1 dimensions, the same in every process."""
     return orthogonal(np.random.default_rng(0), classes - 1, size)
@@ -66,19 +67,21 @@ class Softmax:
         weights = mean.reshape(self.columns, -1)
         fit, slope = 0.0, np.zeros_like(weights)
         curvature = np.zeros((self.columns, weights.shape[1]) * 2)
-        for x, here, weight in self.rows.blocks((1 << 18) // root.shape[1]):
+        for x, here, weight in self.rows.blocks(self.columns * root.shape[1] + len(points)):
             y, u, part = self.y[here], x @ weights.T, spread(x, root, self.columns)
             f = logits(u, part @ np.swapaxes(part, 1, 2), points)
-            norm = logsumexp(f, axis=2, keepdims=True)
-            p = np.exp(f - norm)
+            top = f.max(2, keepdims=True)
+            p = np.exp(f - top)
+            norm = p.sum(2, keepdims=True)
+            p /= norm
             chance = shares @ p
-            fit += weight @ (((y @ c) * u).sum(1) - norm[..., 0] @ shares)
+            fit += weight @ (((y @ c) * u).sum(1) - (top + np.log(norm))[..., 0] @ shares)
             slope += (weight[:, None] * ((y - chance) @ c)).T @ x
             both = np.swapaxes(p * shares[:, None], 1, 2) @ p
             bend = c.T @ (chance[:, :, None] * np.eye(len(c)) - both) @ c * weight[:, None, None]
             for i in range(self.columns):
-                for j in range(i + 1):
-                    curvature[i, :, j] += (x * bend[:, i, j, None]).T @ x
+                right = bend[:, i, : i + 1, None] * x[:, None, :]
+                curvature[i, :, : i + 1] += (x.T @ right.reshape(len(x), -1)).reshape(x.shape[1], i + 1, -1)
         for i in range(self.columns):
             for j in range(i):
                 curvature[j, :, i] = curvature[i, :, j].T
