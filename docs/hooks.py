@@ -11,6 +11,7 @@ Setups of code blocks (tests/test_docs.py runs them) are taken out. A page that 
 import importlib
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,11 @@ def _entry(path: str) -> str:
 def _room(name: str) -> str:
     """Entries of a package's public names, wherever inside it they live."""
     package = importlib.import_module(f"jensen.{name}")
-    public = getattr(package, "__all__", [])
-    found = []
-    for word in public:
-        value = getattr(package, word)
-        if not isinstance(value, type(importlib)) and hasattr(value, "__module__"):
-            found.append(f"{value.__module__}.{word}")
+    homes = getattr(package, "_HOMES", None)  # names that are loaded when used, which may need what is not installed here
+    if homes is None:
+        values = {word: getattr(package, word) for word in package.__all__}
+        homes = {word: value.__module__ for word, value in values.items() if callable(value)}
+    found = [f"{home}.{word}" for word, home in homes.items() if find_spec(home)]
     text = (package.__doc__ or "").replace("::", ":").strip()
     return "\n\n".join([text, *map(_entry, sorted(found, key=lambda path: path.rpartition(".")[2].lower()))])
 
