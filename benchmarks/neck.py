@@ -60,4 +60,4 @@ def main(method: str = "auto", sets: int = 40) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:]))
+    main(sys.argv[1] if sys.argv[1:] else "auto", int(sys.argv[2]) if sys.argv[2:] else 40)

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.core.layout import unflatten
-from jensen.diagnostics.straighten import Map
 from jensen.models.target import Target
 
 CHAINS = 128
@@ -48,7 +47,7 @@ class Metric:
 
     center: np.ndarray
     factor: Any
-    map: Map | None = None
+    map: Any = None
 
     def out(self, x: np.ndarray) -> np.ndarray:
         """Whitened x (n, D) -> z, or y where there is a map."""
@@ -191,7 +190,7 @@ def stage(
     return Stage(z, log_p, gradient, float(np.mean(rates)), float(step))
 
 
-def relearn(metric: Metric, previous: Stage, map: Map | None = None) -> Metric:
+def relearn(metric: Metric, previous: Stage, map: Any = None) -> Metric:
     """Metric from a stage's draws: their covariance in the old whitened coordinates, shrunk to its diagonal.
 
     With a map, draws are straightened first, and the old coordinates are their own standardized ones.
