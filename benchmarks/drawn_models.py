@@ -79,7 +79,7 @@ def _multilevel(name: str, rng: np.random.Generator) -> Drawn:
         beta = numpyro.sample("beta", dist.Normal(0, 1)) if slope else 0.0
         with numpyro.plate("groups", groups):
             each = numpyro.sample("each", dist.Normal(mu, tau) if centered else dist.Normal(0, 1))
-        place = each if centered else mu + tau * each
+        place: Any = each if centered else mu + tau * each
         numpyro.sample("y", dist.Normal(place[of] + beta * x, sigma), obs=y)
 
     def truth() -> Moments:
@@ -166,10 +166,10 @@ def _rows(name: str, rng: np.random.Generator) -> Drawn:
     regression = which in ("poisson", "logit")
 
     def model(x, y):
-        a = numpyro.sample("a", dist.Normal(0, width))
+        a: Any = numpyro.sample("a", dist.Normal(0, width))
         if regression:
             b = numpyro.sample("b", dist.Normal(0, width))
-            eta = a + b * x
+            eta: Any = a + b * x
             numpyro.sample("y", dist.Poisson(jnp.exp(eta)) if which == "poisson" else dist.Bernoulli(logits=eta), obs=y)
             return
         s = numpyro.sample("s", dist.Gamma(2.0, 1.0))
