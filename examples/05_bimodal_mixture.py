@@ -176,7 +176,7 @@ svgd = over_the_truth(NUTS=nuts_x, SVGD=svgd_approx.sample(2000).posterior["x"])
 
 # %%
 track = jn.Tracker(points=lambda snapshot: snapshot.q.points)
-stein = jn.fit(mixture_model, engine=jn.Stein(particles=300 if QUICK else 1000), callbacks=[track], correct=not QUICK)
+stein = jn.fit(mixture_model, engine=jn.Stein(particles=1000), callbacks=[track], correct=not QUICK)
 particles = jn.plots.particles(track, mixture_model)
 
 # %% [markdown]

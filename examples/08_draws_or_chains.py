@@ -56,9 +56,10 @@ one_chain = az.plot_trace(trace).ravel()[0].figure
 names = ["beta_0", "beta_1", "beta_2"]
 posterior = jn.fit(logistic_model)
 print(posterior)
-chains = posterior.nuts(draws=250 if QUICK else 1000, chains=4, progress=False)
-print(jn.compare(posterior, chains, var_names=names))
-marginals = jn.plots.marginals(posterior, against=chains, var_names=names)
+if not QUICK:
+    chains = posterior.nuts(draws=1000, chains=4, progress=False)
+    print(jn.compare(posterior, chains, var_names=names))
+marginals = jn.plots.marginals(posterior, against=trace if QUICK else chains, var_names=names)
 
 # %% [markdown]
 # The other way round PyMC's own sampler takes a start from the fit, in the long mode.
@@ -96,15 +97,16 @@ def random_walk(n, step=0.12):
 n = 2000
 independent = posterior.q.sample(np.random.default_rng(4), n)
 walk = random_walk(n)
-nuts_draws = np.stack([chains.kept.values[name] for name in names], -1)
 ess = {
     "independent draws of q": az.ess(independent[None, :, 1]),
     "random walk": az.ess(walk[None, :, 1]),
 }
 for name, value in ess.items():
     print(f"{name}: {n} draws are worth {value:.0f}")
-bulk = chains.verdict.columns["bulk ess"][: len(names)]
-print(f"NUTS: {len(nuts_draws)} draws are worth {bulk.round().astype(int)}")
+if not QUICK:
+    nuts_draws = np.stack([chains.kept.values[name] for name in names], -1)
+    bulk = chains.verdict.columns["bulk ess"][: len(names)]
+    print(f"NUTS: {len(nuts_draws)} draws are worth {bulk.round().astype(int)}")
 
 # %%
 side_by_side, panels = plt.subplots(2, 2, figsize=(9, 4.4), width_ratios=[2, 1])
@@ -153,8 +155,10 @@ for _ in range(20):
 sd = np.sqrt(np.diag(np.linalg.inv(hessian)))
 mean = np.array([posterior.mean[name] for name in names])
 np.testing.assert_allclose(mean, beta, atol=0.35 * sd.max())
-np.testing.assert_allclose(mean, nuts_draws.mean(0), atol=0.15 * sd.max())
-np.testing.assert_allclose([posterior.sd[name] for name in names], nuts_draws.std(0), rtol=0.15)
+np.testing.assert_allclose([posterior.sd[name] for name in names], sd, rtol=0.15)
+if not QUICK:
+    np.testing.assert_allclose(mean, nuts_draws.mean(0), atol=0.15 * sd.max())
+    np.testing.assert_allclose([posterior.sd[name] for name in names], nuts_draws.std(0), rtol=0.15)
 assert ess["independent draws of q"] > 0.8 * n
 assert ess["random walk"] < 0.2 * n
 assert abs(az.autocorr(independent[:, 1])[1]) < 0.1 < 0.8 < az.autocorr(walk[:, 1])[1]

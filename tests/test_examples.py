@@ -23,6 +23,7 @@ by_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.ste
 @by_example
 @pytest.mark.filterwarnings("ignore::jensen.core.errors.FitWarning")  # some fits are meant to be warned of
 @pytest.mark.filterwarnings("ignore:PyTensor could not link to a BLAS")
+@pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")  # ArviZ 0.23 beside matplotlib 3.11
 def test_example(path, monkeypatch, tmp_path):
     import matplotlib.pyplot as plt
 
