@@ -25,6 +25,8 @@ NAMES = (
     "loop",
     "crash",
     "distributed",
+    "estimators_mixture",
+    "estimators_mixture_tests",
 )
 
 if __name__ == "__main__":

@@ -229,6 +229,9 @@ class BayesianGaussianMixture(_Interface):
             setattr(self, f"{name}_", value)
         mean = self.posterior_.mean
         self.weights_, self.precisions_ = mean["weights"], mean["precisions"]
+        if isinstance(a := q.weight_concentration, tuple):
+            self.weights_[-1] *= a[0][-1] / (a[0][-1] + a[1][-1])
+            self.weights_ /= self.weights_.sum()
         self._kept, self._seen = moments, seen
 
     def _parameters(self) -> Parameters:

@@ -22,6 +22,8 @@ from jensen.kernels.mixture import Array, Shape
 class MixturePosterior:
     """q over ``weights`` (K,), ``means`` (K, D) and ``precisions``, which has the shape of `precisions_`.
 
+    Of a Dirichlet process the last component gets what the others leave; scikit-learn's `weights_` share it out instead.
+
     Attributes
     ----------
     shape
@@ -43,11 +45,7 @@ class MixturePosterior:
     def mean(self) -> dict[str, Array]:
         """Posterior means by name."""
         a = self.q.weight_concentration
-        if isinstance(a, tuple):
-            stick = a[0] / (a[0] + a[1])
-            weights = _broken(stick)
-        else:
-            weights = a / a.sum()
+        weights = _broken(a[0] / (a[0] + a[1])) if isinstance(a, tuple) else a / a.sum()
         A = self.q.precisions_cholesky
         precisions = A @ np.swapaxes(A, -1, -2) if self.shape in ("full", "tied") else A**2
         return {"weights": weights, "means": self.q.means, "precisions": precisions}
@@ -59,9 +57,9 @@ class MixturePosterior:
         mean = self.mean
         if isinstance(a, tuple):
             total = a[0] + a[1]
-            first = a[0] * (a[0] + 1) / (total * (total + 1))
+            taken = a[0] * (a[0] + 1) / (total * (total + 1))
             rest = a[1] * (a[1] + 1) / (total * (total + 1))
-            second = first * np.append(1.0, np.cumprod(rest[:-1]))
+            second = np.append(taken[:-1], 1.0) * np.append(1.0, np.cumprod(rest[:-1]))
             weights = np.sqrt(np.maximum(second - mean["weights"] ** 2, 0.0))
         else:
             weights = np.sqrt(mean["weights"] * (1.0 - mean["weights"]) / (a.sum() + 1.0))
@@ -105,11 +103,10 @@ class MixturePosterior:
 
 
 def _broken(stick: Array) -> Array:
-    """Weights from fractions (..., K) of the stick that is left, made to sum to one as `weights_` are."""
-    weights = stick * np.cumprod(
-        np.concatenate([np.ones_like(stick[..., :1]), 1.0 - stick[..., :-1]], axis=-1), axis=-1
-    )
-    return weights / weights.sum(axis=-1, keepdims=True)
+    """Weights from fractions (..., K) of the stick that is left, of which the last component takes all."""
+    left = np.cumprod(1.0 - stick[..., :-1], axis=-1)
+    one = np.ones_like(stick[..., :1])
+    return np.concatenate([stick[..., :-1], one], axis=-1) * np.concatenate([one, left], axis=-1)
 
 
 def _bartlett(random: np.random.Generator, n: int, degrees: Array, D: int) -> Array:
