@@ -33,8 +33,8 @@ with pm.Model() as line:
 # %% [markdown]
 # ## From four starts
 #
-# A tracker records mean and covariance of q. The posterior is Gaussian, and the full-rank q becomes the posterior
-# itself; a mean-field q has the same mean and cannot be tilted.
+# A tracker records mean and covariance of q after every step; fits begin with sds of 0.1. The posterior is Gaussian,
+# and the full-rank q becomes the posterior itself; a mean-field q has the same mean and cannot be tilted.
 
 
 # %%
@@ -45,7 +45,8 @@ def fits(model, method, starts):
         track = jn.Tracker(mean=lambda s: s.q.mean, cov=lambda s: s.q.cov)
         start = {"intercept": a, "slope": b}
         posteriors.append(jn.fit(model, method, start=start, callbacks=[track], correct=False, progress=False))
-        tracks.append(track)
+        begin = {"mean": [[a, b]], "cov": [0.1**2 * np.eye(2)]}  # q before the first step, of which there is no record
+        tracks.append({name: np.concatenate([begin[name], track[name]]) for name in begin})
     return tracks, posteriors
 
 
