@@ -51,7 +51,9 @@ def test_pca_returns_frames():
     import pandas as pd
 
     rng = np.random.default_rng(0)
-    x = pd.DataFrame(rng.normal(size=(100, 1)) @ rng.normal(size=(1, 4)) + 0.1 * rng.normal(size=(100, 4)), columns=list("abcd"))
+    x = pd.DataFrame(
+        rng.normal(size=(100, 1)) @ rng.normal(size=(1, 4)) + 0.1 * rng.normal(size=(100, 4)), columns=list("abcd")
+    )
     out = estimators.BayesianPCA().set_output(transform="pandas").fit_transform(x)
     assert list(out.columns) == ["bayesianpca0"]
 

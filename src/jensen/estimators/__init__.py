@@ -28,7 +28,8 @@ def __getattr__(name: str) -> Any:
         if error.name not in ("sklearn", "numba"):
             raise
         raise ModuleNotFoundError(
-            f"{name} needs the package {error.name}; it is not installed; pip install 'jensen[estimators]'.", name=error.name
+            f"{name} needs the package {error.name}; it is not installed; pip install 'jensen[estimators]'.",
+            name=error.name,
         ) from error
     globals()[name] = value
     return value

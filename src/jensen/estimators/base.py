@@ -4,9 +4,10 @@ Rows enter regressions and principal components through their weighted count, me
 block, around a center that is near the mean, so that an offset of 1e6 costs no digits; moments of parts are joined exactly
 (Chan, Golub & LeVeque 1983, The American Statistician 37).
 
-Ascent: exact coordinate updates are a map theta -> F(theta) that never lowers the ELBO, but crawls where two blocks of q follow each
-other. A longer step theta + eta (F(theta) - theta) is tried first, with an eta that grows while it works; where it does not raise
-the ELBO, F(theta) itself is taken, which does (Salakhutdinov & Roweis 2003, Adaptive overrelaxed bound optimization methods, ICML).
+Ascent: exact coordinate updates are a map theta -> F(theta) that never lowers the ELBO, but crawls where two blocks of q
+follow each other. A longer step theta + eta (F(theta) - theta) is tried first, with an eta that grows while it works; where
+it does not raise the ELBO, F(theta) itself is taken, which does (Salakhutdinov & Roweis 2003, Adaptive overrelaxed bound
+optimization methods, ICML).
 """
 
 from collections.abc import Callable
@@ -31,7 +32,9 @@ def weights(estimator: Any, x: np.ndarray, sample_weight: Any) -> np.ndarray | N
         return None
     weight = _check_sample_weight(sample_weight, x, dtype=float, ensure_non_negative=True)
     if not weight.any():
-        raise ValueError(f"sample_weight of {type(estimator).__name__} is zero for every row; give some row a positive weight.")
+        raise ValueError(
+            f"sample_weight of {type(estimator).__name__} is zero for every row; give some row a positive weight."
+        )
     return weight
 
 
@@ -72,17 +75,17 @@ class Moments:
     count: float
     mean: np.ndarray
     root: np.ndarray | None
-    _scatter: np.ndarray | None
+    _scatter: np.ndarray  # () where there is a root
 
     @property
     def scatter(self) -> np.ndarray:
         """The weighted sum of (row - mean)(row - mean)', (D, D)."""
-        return self.root.T @ self.root if self._scatter is None else self._scatter
+        return self._scatter if self.root is None else self.root.T @ self.root
 
     @property
     def sums(self) -> np.ndarray:
         """Diagonal of the scatter, (D,); exactly 0 where all rows are equal up to rounding."""
-        sums = (self.root**2).sum(0) if self._scatter is None else self._scatter.diagonal().copy()
+        sums = self._scatter.diagonal().copy() if self.root is None else (self.root**2).sum(0)
         sums[sums <= self.count * (_ROUNDING * self.mean) ** 2] = 0.0
         return sums
 
@@ -111,7 +114,7 @@ class Moments:
             first += mass @ part
             if n < dim:
                 shift = first / count
-                return cls(n, count, center + shift, (part - shift) * np.sqrt(mass)[:, None], None)
+                return cls(n, count, center + shift, (part - shift) * np.sqrt(mass)[:, None], np.empty(()))
             if weight is not None:
                 part *= np.sqrt(mass)[:, None]
             second += part.T @ part
@@ -127,14 +130,16 @@ class Moments:
         return Moments(self.rows + other.rows, count, mean, None, self.scatter + other.scatter + between)
 
 
-def ascend(visit: Callable[[np.ndarray], Any], theta: np.ndarray, max_iter: int, tol: float) -> tuple[Any, np.ndarray, bool]:
+def ascend(
+    visit: Callable[[np.ndarray], Any], theta: np.ndarray, max_iter: int, tol: float
+) -> tuple[Any, np.ndarray, bool]:
     """Raise the ELBO along a fixed-point map until a sweep gains less than `tol` nats.
 
     Parameters
     ----------
     visit
-        From theta (K,) to a record with ``elbo``, the ELBO at theta; ``image``, F(theta) of the coordinate updates; ``leap``, where to
-        try to go instead, a map with the same fixed points.
+        From theta (K,) to a record with ``elbo``, the ELBO at theta; ``image``, F(theta) of the coordinate updates;
+        ``leap``, where to try to go instead, a map with the same fixed points.
     theta
         Where to start.
     max_iter

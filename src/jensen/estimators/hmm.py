@@ -46,7 +46,7 @@ class _Posterior(NamedTuple):
         return _Posterior(self.start + probs[first].sum(0), self.steps + steps, self.emissions.update(x, probs))
 
     def smooth(self, x: np.ndarray, first: np.ndarray) -> Smoothed:
-        """q of the states."""
+        """Q of the states."""
         return _smooth(self.emissions.expected(x), _expected_log(self.start), _expected_log(self.steps), first)
 
     def divergence(self, prior: "_Posterior") -> float:
@@ -104,9 +104,9 @@ def _firsts(lengths: Any, n: int) -> np.ndarray:
 class GaussianHMM(BaseEstimator):
     """Hidden Markov model with Gaussian emissions and posteriors of all its parameters.
 
-    The interface is hmmlearn's. Unlike its ``GaussianHMM`` the fit is variational; unlike its ``VariationalGaussianHMM`` diagonal and
-    spherical covariances have their own conjugate priors, the prior scale follows the data's units, and the ELBO is complete.
-    States that the data do not need stay empty, so that `n_components` is an upper limit.
+    The interface is hmmlearn's. Unlike its ``GaussianHMM`` the fit is variational; unlike its ``VariationalGaussianHMM``
+    diagonal and spherical covariances have their own conjugate priors, the prior scale follows the data's units, and the
+    ELBO is complete. States that the data do not need stay empty, so that `n_components` is an upper limit.
 
     Parameters
     ----------
@@ -117,11 +117,12 @@ class GaussianHMM(BaseEstimator):
     startprob_prior, transmat_prior
         Concentrations of the Dirichlet priors, numbers or (K,) and (K, K); None for 1 / K.
     means_prior, beta_prior
-        Prior means, a number, (P,) or (K, P), None for the mean of the rows; and how many rows they are worth, a number or (K,).
+        Prior means, a number, (P,) or (K, P), None for the mean of the rows; and how many rows they are worth, a number or
+        (K,).
     dof_prior, scale_prior
-        Degrees of freedom and scale of the priors of the covariances: Wishart with this rate matrix if full or tied, Gamma with half of
-        both if diagonal or spherical; shapes as those of `covars_` before they are filled up. None for P, or 1 if diagonal or
-        spherical, and for 0.001 times the variances of the columns.
+        Degrees of freedom and scale of the priors of the covariances: Wishart with this rate matrix if full or tied, Gamma
+        with half of both if diagonal or spherical; shapes as those of `covars_` before they are filled up. None for P, or 1
+        if diagonal or spherical, and for 0.001 times the variances of the columns.
     algorithm
         What `predict` returns: ``"viterbi"``, the likeliest path, or ``"map"``, the likeliest state at each time.
     random_state
@@ -148,9 +149,10 @@ class GaussianHMM(BaseEstimator):
 
     Notes
     -----
-    Sequences are laid end to end; their lengths are passed by name, ``fit(X, lengths=[...])``: the second argument is the ``y`` of
-    scikit-learn's contract, which is ignored. ``score`` and ``predict_proba`` return what hmmlearn's ``score_samples`` does. Densities, paths and probabilities of new rows are those at the posterior means, as
-    in hmmlearn. The ELBO has local optima; the start is k-means.
+    Sequences are laid end to end; their lengths are passed by name, ``fit(X, lengths=[...])``: the second argument is the
+    ``y`` of scikit-learn's contract, which is ignored. ``score`` and ``predict_proba`` return what hmmlearn's
+    ``score_samples`` does. Densities, paths and probabilities of new rows are those at the posterior means, as in hmmlearn.
+    The ELBO has local optima; the start is k-means.
 
     References
     ----------
@@ -218,21 +220,28 @@ class GaussianHMM(BaseEstimator):
         variances = np.where(variances > (_ROUNDING * np.abs(x).max(0)) ** 2, variances, 1.0)
         matrix = self.covariance_type in ("full", "tied")
         shapes = {"full": (k, dim, dim), "tied": (dim, dim), "diag": (k, dim), "spherical": (k,)}
-        small = {"full": np.diag(variances), "tied": np.diag(variances), "diag": variances, "spherical": variances.mean()}
+        small = {
+            "full": np.diag(variances),
+            "tied": np.diag(variances),
+            "diag": variances,
+            "spherical": variances.mean(),
+        }
 
         def filled(name: str, default: Any, shape: tuple[int, ...]) -> np.ndarray:
             value = getattr(self, name)
             try:
                 full = np.broadcast_to(np.asarray(default if value is None else value, float), shape).copy()
             except ValueError:
-                raise ValueError(f"{name} must fill the shape {shape}; got {np.shape(value)}.") from None
+                raise ValueError(f"{name} must fill the shape {shape}; got {value!r}.") from None
             if not np.isfinite(full).all() or (name in _POSITIVE and (full <= 0).any()):
                 raise ValueError(f"{name} must be finite{' and positive' if name in _POSITIVE else ''}; got {value!r}.")
             return full
 
         dof = filled("dof_prior", dim if matrix else 1, () if self.covariance_type == "tied" else (k,))
         if matrix and (dof <= dim - 1).any():
-            raise ValueError(f"dof_prior must exceed the number of columns less one, {dim - 1}; got {self.dof_prior!r}.")
+            raise ValueError(
+                f"dof_prior must exceed the number of columns less one, {dim - 1}; got {self.dof_prior!r}."
+            )
         scale = filled("scale_prior", _SMALL * small[self.covariance_type], shapes[self.covariance_type])
         if matrix and (np.linalg.eigvalsh(scale) <= 0).any():
             raise ValueError(f"scale_prior must be positive definite; got {self.scale_prior!r}.")
@@ -243,7 +252,8 @@ class GaussianHMM(BaseEstimator):
     def _begin(self, x: np.ndarray, first: np.ndarray, prior: _Posterior) -> _Posterior:
         """The posterior if k-means' labels were the states."""
         k = self.n_components
-        labels = KMeans(k, n_init=10, random_state=self.random_state).fit_predict(x) if k > 1 else np.zeros(len(x), int)
+        means: Any = KMeans(k, n_init=10, random_state=self.random_state)  # pyright: ignore[reportArgumentType]
+        labels = means.fit_predict(x) if k > 1 else np.zeros(len(x), int)
         probs, steps = np.eye(k)[labels], np.zeros((k, k))
         inside = ~first[1:]
         np.add.at(steps, (labels[:-1][inside], labels[1:][inside]), 1.0)
@@ -274,7 +284,11 @@ class GaussianHMM(BaseEstimator):
         self.startprob_ = q.start / q.start.sum()
         self.transmat_ = q.steps / q.steps.sum(1, keepdims=True)
         self.means_, self.covars_ = q.emissions.mean, q.emissions.covariances()
-        self.beta_posterior_, self.dof_posterior_, self.scale_posterior_ = q.emissions.beta, q.emissions.dof, q.emissions.scale
+        self.beta_posterior_, self.dof_posterior_, self.scale_posterior_ = (
+            q.emissions.beta,
+            q.emissions.dof,
+            q.emissions.scale,
+        )
         return self
 
     def _potentials(self, X: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -310,7 +324,9 @@ class GaussianHMM(BaseEstimator):
         """States of rows X (N, P): (N,)."""
         return self.decode(X, lengths)[1]
 
-    def sample(self, n_samples: int = 1, random_state: Any = None, currstate: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None, currstate: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw a sequence at the posterior means: rows (N, P) and states (N,); it begins in `currstate` if that is given."""
         check_is_fitted(self)
         rng = check_random_state(self.random_state if random_state is None else random_state)
@@ -325,14 +341,18 @@ class GaussianHMM(BaseEstimator):
 
 
 def _refuse_lengths(y: Any, lengths: Any, n: int) -> None:
-    """hmmlearn's second argument is the lengths, scikit-learn's is y."""
+    """Hmmlearn's second argument is the lengths, scikit-learn's is y."""
     if y is not None and lengths is None and np.size(y) != n:
-        raise ValueError(f"The second argument is y, which is ignored; got {np.size(y)} values for {n} rows; lengths=... goes by name.")
+        raise ValueError(
+            f"The second argument is y, which is ignored; got {np.size(y)} values for {n} rows; lengths=... goes by name."
+        )
 
 
 def _log_densities(x: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> np.ndarray:
     """Log density of each row under each Gaussian, (N, K)."""
     roots = np.linalg.cholesky(covariances)
-    far = np.stack([(solve_triangular(root, (x - m).T, lower=True) ** 2).sum(0) for m, root in zip(means, roots, strict=True)], 1)
+    far = np.stack(
+        [(solve_triangular(root, (x - m).T, lower=True) ** 2).sum(0) for m, root in zip(means, roots, strict=True)], 1
+    )
     log_det = 2 * np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(1)
     return -0.5 * (far + log_det + x.shape[1] * np.log(2 * np.pi))

@@ -10,12 +10,12 @@ With G and g the centered X'X and X'y, and expectations under q on the right, a 
     rate of alpha    = b_alpha + (|y - X m|^2 + tr G S) / 2        shape a_alpha + nu / 2
     rate of lambda_j = b_lambda + (m_j^2 + S_jj) / 2               shape a_lambda + 1 / 2
 
-`BayesianLinearRegression` has one lambda for all weights, `ARDRegression` one for each. G is summed once, so that a sweep costs P^3
-whatever N is; with more columns than rows Woodbury's identity makes it N^2 P. The precisions move in longer steps while that
-works (`base.ascend`): those of irrelevant columns would otherwise crawl.
+`BayesianLinearRegression` has one lambda for all weights, `ARDRegression` one for each. G is summed once, so that a sweep
+costs P^3 whatever N is; with more columns than rows Woodbury's identity makes it N^2 P. The precisions move in longer steps
+while that works (`base.ascend`): those of irrelevant columns would otherwise crawl.
 
-References: MacKay (1992), Bayesian interpolation, Neural Computation 4; Bishop (2006), Pattern Recognition and Machine Learning,
-section 10.3; Drugowitsch (2013), Variational Bayesian inference for linear and logistic regression, arXiv:1310.5438.
+References: MacKay (1992), Bayesian interpolation, Neural Computation 4; Bishop (2006), Pattern Recognition and Machine
+Learning, section 10.3; Drugowitsch (2013), Variational Bayesian inference for linear and logistic regression, arXiv:1310.5438.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Self
 from warnings import warn
 
 import numpy as np
-from scipy.linalg import eigh, lapack
+from scipy.linalg import eigh, get_lapack_funcs
 from scipy.special import digamma
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils._param_validation import Interval
@@ -35,7 +35,7 @@ from jensen.core.errors import FitWarning
 from jensen.core.threads import one_blas_thread
 from jensen.estimators.base import Moments, ascend, gamma_divergence, warn_unsettled, weights
 
-
+_POTRF, _POTRI, _POTRS = get_lapack_funcs(("potrf", "potri", "potrs"), dtype=np.float64)
 _INTERPOLATES = 0.9  # share of the degrees of freedom that the weights take
 
 
@@ -80,23 +80,23 @@ class _Sums:
 def _invert(matrix: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """With M = I + matrix, which is positive semidefinite up to rounding: M^-1, M^-1 right, log |M|."""
     shifted = matrix + np.eye(len(matrix))
-    factor, failed = lapack.dpotrf(shifted, lower=1, clean=1)
+    factor, failed = _POTRF(shifted, lower=1, clean=1)
     if failed:  # collinear columns and next to no noise; the eigenvalues of M are at least 1
         values, vectors = eigh(matrix)
         values = 1 + np.maximum(values, 0)
         inverse = (vectors / values) @ vectors.T
         return inverse, vectors @ ((right @ vectors) / values), float(np.log(values).sum())
-    inverse, _ = lapack.dpotri(factor, lower=1)
+    inverse, _ = _POTRI(factor, lower=1)
     inverse += np.tril(inverse, -1).T
-    solved, _ = lapack.dpotrs(factor, right, lower=1)
+    solved, _ = _POTRS(factor, right, lower=1)
     return inverse, solved, 2 * float(np.log(factor.diagonal()).sum())
 
 
 def _sums(moments: Moments, fit_intercept: bool) -> _Sums:
-    sums, mean, thin = moments.sums, moments.mean, moments.root is not None
+    sums, mean, root = moments.sums, moments.mean, moments.root
     varies = sums > 0
-    if thin:
-        root = moments.root * varies
+    if root is not None:
+        root = root * varies
         root = root if fit_intercept else np.vstack([root, np.sqrt(moments.count) * mean])
         x, y = root[:, :-1], root[:, -1]
         gram, cross, total, rows = None, y @ x, float(y @ y), (x, y)
@@ -174,8 +174,8 @@ class _LinearRegression(RegressorMixin, BaseEstimator, ABC):
         moments = moments if before is None else before.join(moments)
         if self.fit_intercept and moments.rows > 1 and moments.count < 1 + 1e-6:
             raise ValueError(
-                f"sample_weight sums to {moments.count:g} over {moments.rows} rows, which leaves nothing beside the intercept, because "
-                "a row of weight 2 counts as two rows; scale the weights so that they sum to the number of rows."
+                f"sample_weight sums to {moments.count:g} over {moments.rows} rows, which leaves nothing beside the intercept, "
+                "because a row of weight 2 counts as two rows; scale the weights so that they sum to the number of rows."
             )
         self._moments = moments
         self._solve()
@@ -222,9 +222,9 @@ class _LinearRegression(RegressorMixin, BaseEstimator, ABC):
         self.n_effective_ = best.used
         if best.used > _INTERPOLATES * sums.freedom > 0:
             warn(
-                f"{type(self).__name__} interpolates: {best.used:.3g} effective weights for {sums.freedom:g} degrees of freedom leave "
-                "next to nothing to tell the noise from; do not rely on alpha_ and on standard deviations, or give the noise a prior "
-                "(alpha_1, alpha_2).",
+                f"{type(self).__name__} interpolates: {best.used:.3g} effective weights for {sums.freedom:g} degrees of freedom "
+                "leave next to nothing to tell the noise from; do not rely on alpha_ and on standard deviations, or give the "
+                "noise a prior (alpha_1, alpha_2).",
                 FitWarning,
                 stacklevel=4,
             )
@@ -269,8 +269,9 @@ class _LinearRegression(RegressorMixin, BaseEstimator, ABC):
 class BayesianLinearRegression(_LinearRegression):
     """Bayesian linear regression whose weights share one precision: ridge regression that finds its own penalty.
 
-    Unlike scikit-learn's ``BayesianRidge``, which puts point estimates in the place of both precisions, this is a variational fit with
-    Gamma posteriors, the intercept's uncertainty is part of the predictions', and `sample_weight` counts rows.
+    Unlike scikit-learn's ``BayesianRidge``, which puts point estimates in the place of both precisions, this is a
+    variational fit with Gamma posteriors, the intercept's uncertainty is part of the predictions', and `sample_weight`
+    counts rows.
 
     Parameters
     ----------
@@ -281,8 +282,8 @@ class BayesianLinearRegression(_LinearRegression):
     alpha_1, alpha_2
         Shape and rate of the Gamma prior of the noise's precision; the rate is in units of the variance of y.
     lambda_1, lambda_2
-        Shape and rate of the Gamma prior of the weights' precision; the rate is in units of the variance of y over the mean variance
-        of the columns. Units so chosen make the fit the same in meters and in miles; the defaults are flat.
+        Shape and rate of the Gamma prior of the weights' precision; the rate is in units of the variance of y over the mean
+        variance of the columns. Units so chosen make the fit the same in meters and in miles; the defaults are flat.
     fit_intercept
         Whether there is an intercept, with a flat prior.
 
@@ -332,8 +333,9 @@ class BayesianLinearRegression(_LinearRegression):
 class ARDRegression(_LinearRegression):
     """Bayesian linear regression with a precision for every weight, which switches irrelevant columns off.
 
-    Unlike scikit-learn's class of this name, this is a variational fit with Gamma posteriors of all precisions; no column is dropped at
-    a threshold, the Gram matrix is summed once, `sample_weight` and `partial_fit` are there, and the fit does not depend on units.
+    Unlike scikit-learn's class of this name, this is a variational fit with Gamma posteriors of all precisions; no column is
+    dropped at a threshold, the Gram matrix is summed once, `sample_weight` and `partial_fit` are there, and the fit does not
+    depend on units.
 
     Parameters
     ----------
@@ -344,7 +346,8 @@ class ARDRegression(_LinearRegression):
     alpha_1, alpha_2
         Shape and rate of the Gamma prior of the noise's precision; the rate is in units of the variance of y.
     lambda_1, lambda_2
-        Shape and rate of the Gamma priors of the weights' precisions; the rate is in units of the variance of y over that of the column.
+        Shape and rate of the Gamma priors of the weights' precisions; the rate is in units of the variance of y over that of
+        the column.
     fit_intercept
         Whether there is an intercept, with a flat prior.
 

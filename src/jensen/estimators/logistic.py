@@ -32,8 +32,8 @@ _BLOCK = 1 << 20
 class BayesianLogisticRegression(ClassifierMixin, BaseEstimator):
     """Logistic regression with a posterior: probabilities that know how little the data say.
 
-    Unlike scikit-learn's ``LogisticRegression``, the penalty's strength is found by the fit, and `predict_proba` averages over the
-    posterior of the weights, so that it moves towards even odds where there are no data.
+    Unlike scikit-learn's ``LogisticRegression``, the penalty's strength is found by the fit, and `predict_proba` averages
+    over the posterior of the weights, so that it moves towards even odds where there are no data.
 
     Parameters
     ----------
@@ -42,8 +42,9 @@ class BayesianLogisticRegression(ClassifierMixin, BaseEstimator):
     tol
         Sweeps end when one raises the ELBO by less than this, in nats.
     lambda_1, lambda_2
-        Shape and rate of the Gamma prior of the weights' precision; the rate is in units of one over the mean variance of the columns,
-        so that rescaling all of them by one factor changes nothing. Bring columns of different units to a common scale beforehand.
+        Shape and rate of the Gamma prior of the weights' precision; the rate is in units of one over the mean variance of
+        the columns, so that rescaling all of them by one factor changes nothing. Bring columns of different units to a
+        common scale beforehand.
 
     Attributes
     ----------
@@ -106,8 +107,8 @@ class BayesianLogisticRegression(ClassifierMixin, BaseEstimator):
         k, p = len(self.classes_), X.shape[1]
         if k < 2:
             raise ValueError(
-                f"{type(self).__name__} needs rows of at least two classes; y has one class, {self.classes_[0]!r}, in the rows of "
-                "positive weight; add rows of another."
+                f"{type(self).__name__} needs rows of at least two classes; y has one class, {self.classes_[0]!r}, in the "
+                "rows of positive weight; add rows of another."
             )
         with one_blas_thread():
             moments = Moments.of(X, weight=weight)
@@ -132,7 +133,7 @@ class BayesianLogisticRegression(ClassifierMixin, BaseEstimator):
     def sigma_(self) -> np.ndarray:
         """Posterior covariance of the weights of each row of `coef_`."""
         check_is_fitted(self)
-        k, p, rank = len(self.classes_), self.n_features_in_, self._rows.rank
+        k, p, rank = len(self.classes_), len(self._rows.center), self._rows.rank
         mixing = np.eye(1) if k == 2 else contrasts(k)
         parts = self._q.root.reshape(mixing.shape[1], rank + 1, -1)[:, :-1]
         each = np.tensordot(mixing, parts, 1)  # roots, (1 or K, R, D)

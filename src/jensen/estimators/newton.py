@@ -9,11 +9,11 @@ With the gradient g and the negative curvature H of E_q log p(y | f) in the mean
     S^-1  <-  H + diag(lambda, 0),    m  <-  m + S (g - diag(lambda, 0) m)
 
 the second a step of length one of the natural gradient, or a shorter one where that would lower the ELBO: Newton's method on
-smoothed derivatives. Directions in which no row varies are left out of the Gaussian; they keep their prior, and lambda is updated
-jointly with them. As in `linear.py`, MacKay's rearrangement of lambda's update is tried first.
+smoothed derivatives. Directions in which no row varies are left out of the Gaussian; they keep their prior, and lambda is
+updated jointly with them. As in `linear.py`, MacKay's rearrangement of lambda's update is tried first.
 
-References: Opper & Archambeau (2009), The variational Gaussian approximation revisited, Neural Computation 21; Khan & Rue (2023),
-The Bayesian learning rule, JMLR 24.
+References: Opper & Archambeau (2009), The variational Gaussian approximation revisited, Neural Computation 21; Khan & Rue
+(2023), The Bayesian learning rule, JMLR 24.
 """
 
 from collections.abc import Iterator
@@ -41,10 +41,17 @@ class Pass(NamedTuple):
 
 
 class Likelihood(Protocol):
-    """Rows with their targets. Parameters are vectors (D,): for every column of f the weights in the basis, then its intercept."""
+    """Rows with targets. Parameters are vectors (D,): for every column of f the weights in the basis, then its intercept."""
 
-    start: np.ndarray  # (D,), all weights zero
-    columns: int  # of f
+    @property
+    def start(self) -> np.ndarray:
+        """All weights zero, (D,)."""
+        ...
+
+    @property
+    def columns(self) -> int:
+        """Number of columns of f."""
+        ...
 
     def visit(self, mean: np.ndarray, root: np.ndarray) -> Pass:
         """One pass at q = Normal(mean, root root')."""
@@ -147,7 +154,11 @@ class Prior:
         weights = inside * (log_lam + 1) - lam * self._square(q) + (self.total - inside) * (log_lam - np.log(lam))
         flat = (len(q.mean) - inside) * (1 + np.log(2 * np.pi))
         entropy = -2 * np.log(q.factor.diagonal()).sum()
-        return fit + 0.5 * float(weights + flat + entropy) - float(gamma_divergence(shape, shape / lam, self.shape, self.rate))
+        return (
+            fit
+            + 0.5 * float(weights + flat + entropy)
+            - float(gamma_divergence(shape, shape / lam, self.shape, self.rate))
+        )
 
     def _square(self, q: Gaussian) -> float:
         """E |W|^2 in the basis."""
@@ -190,5 +201,3 @@ def climb(rows: Likelihood, prior: Prior, max_iter: int, tol: float) -> tuple[Ga
 def spread(x: np.ndarray, root: np.ndarray, columns: int) -> np.ndarray:
     """Roots F (n, columns, D) of the covariances F F' of f at rows x (n, R + 1)."""
     return np.stack([x @ part for part in np.split(root, columns)], 1)
-
-

@@ -5,10 +5,11 @@ The logistic distribution is, to 2e-9, a mixture of eight normals of mean zero (
     E sigmoid(f) = sum_k p_k Phi(mu / r_k),   r_k^2 = s_k^2 + v
     E log(1 + exp f) = sum_k p_k (mu Phi(mu / r_k) + r_k phi(mu / r_k)),   to 8e-9
 
-at any variance, where Gauss-Hermite rules fail at large ones. Both are exact for the mixture, which is the likelihood that is used.
+at any variance, where Gauss-Hermite rules fail at large ones. Both are exact for the mixture, which is the likelihood that
+is used.
 
-Reference: Monahan & Stefanski (1992), Normal scale mixture approximations to F*(z) and computation of the logistic-normal integral,
-in: Balakrishnan (ed.), Handbook of the Logistic Distribution.
+Reference: Monahan & Stefanski (1992), Normal scale mixture approximations to F*(z) and computation of the logistic-normal
+integral, in: Balakrishnan (ed.), Handbook of the Logistic Distribution.
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,11 @@ class Binary:
 
     rows: Rows
     y: np.ndarray
-    columns: int = 1
+
+    @property
+    def columns(self) -> int:
+        """One."""
+        return 1
 
     @property
     def start(self) -> np.ndarray:

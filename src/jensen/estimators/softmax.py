@@ -1,9 +1,10 @@
 """K > 2 classes: y_n ~ Categorical(softmax(f_n)), f_n in the K - 1 dimensions of differences between classes.
 
 The classes' weights are independent a priori. With C (K, K - 1) orthonormal columns that sum to zero, f = C u, and the K - 1
-columns of u have independent weights again; the mean over classes has no data and drops out. Under q every u_n is Normal(mu_n, V_n);
-E log sum exp, E softmax and the curvature C'E[diag p - p p']C are averages over the points of one orthogonal design, the same for
-all rows (`engines/designs.py`): exact for quadratics, to 4e-3 a row where the standard deviation of f is 1, less as it shrinks.
+columns of u have independent weights again; the mean over classes has no data and drops out. Under q every u_n is
+Normal(mu_n, V_n); E log sum exp, E softmax and the curvature C'E[diag p - p p']C are averages over the points of one
+orthogonal design, the same for all rows (`engines/designs.py`): exact for quadratics, to 4e-3 a row where the standard
+deviation of f is 1, less as it shrinks.
 
 Requires: (K - 1)^2 (R + 1)^2 numbers of memory, for R the rank of the rows.
 
@@ -35,7 +36,7 @@ def design(classes: int, size: int = _POINTS) -> Design:
 
 
 def logits(mean: np.ndarray, covariance: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """f at the points of every row, (n, M, K), for u ~ Normal(mean (n, K - 1), covariance (n, K - 1, K - 1))."""
+    """F at the points of every row, (n, M, K), for u ~ Normal(mean (n, K - 1), covariance (n, K - 1, K - 1))."""
     values, vectors = np.linalg.eigh(covariance)
     roots = vectors * np.sqrt(np.maximum(values, 0))[:, None, :]
     u = mean[:, None, :] + points @ np.swapaxes(roots, 1, 2)
