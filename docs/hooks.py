@@ -69,7 +69,7 @@ def _entry(path: str) -> str:
 def _room(name: str) -> str:
     """Entries of a package's public names, wherever inside it they live."""
     package = importlib.import_module(f"jensen.{name}")
-    homes = getattr(package, "_HOMES", None)  # names that are loaded when used, which may need what is not installed here
+    homes = getattr(package, "_HOMES", None)  # of names that are loaded when used: they may need other packages
     if homes is None:
         values = {word: getattr(package, word) for word in package.__all__}
         homes = {word: value.__module__ for word, value in values.items() if callable(value)}
@@ -128,4 +128,3 @@ def _formulas(text: str) -> str:
     """TeX as code: pages are read without a network, and so without MathJax."""
     text = re.sub(r"\$\$(.+?)\$\$", lambda match: f"```text\n{match[1].strip()}\n```", text, flags=re.S)
     return re.sub(r"\$([^$\n]+)\$", r"`\1`", text)
-

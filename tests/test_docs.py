@@ -25,7 +25,8 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 SHOWN = {"text", "bash", "yaml", ""}
 """Languages of blocks that are looked at, and not run."""
 _BLOCK = re.compile(
-    r"^<!-- setup\n(?P<setup>.*?)^-->$|^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S
+    r"^<!-- setup\n(?P<setup>.*?)^-->$|^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$",
+    re.M | re.S,
 )
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
 
