@@ -297,3 +297,21 @@ def test_new_values_in_a_list_of_arrays_are_new_data():
     for level in (0.0, 4.5):
         posterior = jn.fit(model, data={"parts": [np.full(3, level), np.full(1200, level)]})
         assert posterior.mean["mu"] == pytest.approx(level, abs=1e-2)
+
+
+def test_predictions_in_batches_are_those_of_one_call(monkeypatch):
+    from jensen.models import numpyro as front
+
+    def line(x, y=None):
+        a = numpyro.sample("a", dist.Normal(0.0, 10.0))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("y", dist.Normal(a * x, 1.0), obs=y)
+
+    data = {"x": np.arange(7.0), "y": np.arange(7.0)}
+    record = front.read(line, data)
+    values = {"a": np.linspace(-1.0, 1.0, 10)}
+    whole = record.predict(values, record.data, 0)["y"]
+    monkeypatch.setattr(front, "_AT_ONCE", 21)  # three draws a call, and one in the last
+    np.testing.assert_array_equal(record.predict(values, record.data, 0)["y"], whole)
+    assert whole.shape == (10, 7)
+    assert abs((whole - values["a"][:, None] * data["x"]).std() - 1) < 0.3

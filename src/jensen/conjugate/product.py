@@ -154,13 +154,13 @@ class Product:
     def log_prob_values(self, values: Mapping[str, Any]) -> np.ndarray:
         """Log q (n,) of values of all sites, draws first, in the model's own space."""
 
-        def one(values: Mapping[str, Any]) -> Any:
-            some = [b for b, names in self.plan.blocks.items() if names[0] in values and b in self.families]
+        def one(families: dict[str, Any], values: Mapping[str, Any]) -> Any:
+            some = [b for b, names in self.plan.blocks.items() if names[0] in values and b in families]
             return sum(
-                self.families[block].log_prob(blocks.flat(self.plan, block, values)) for block in some
+                families[block].log_prob(blocks.flat(self.plan, block, values)) for block in some
             ) - self._volume(values)
 
-        return np.asarray(jax.jit(jax.vmap(one))(dict(values)))
+        return np.asarray(jax.jit(jax.vmap(one, (None, 0)))(self.families, dict(values)))
 
     def _volume(self, values: Mapping[str, Any]) -> Any:
         """Log-Gaussian sites: from the density of the logarithm to that of the site."""

@@ -148,7 +148,7 @@ def _passed(rows: Rows, W: NDArray[np.float32], kind: int) -> tuple[Array, float
             np.dot(W, F, out=E)
             L += responsibilities(E, rows.weight[a : a + n] if rows.weight.size else ones, top, total)
             S += np.dot(E, F.T, out=part)
-        return S, L
+        return S, float(L)
 
     reach = max(RANGE // (CHUNK * len(rows.z)), 1) * CHUNK
     starts = range(0, rows.z.shape[1], reach)
@@ -156,7 +156,7 @@ def _passed(rows: Rows, W: NDArray[np.float32], kind: int) -> tuple[Array, float
         return one(0)
     with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1)) as pool:
         parts = list(pool.map(one, starts))
-    return sum(S for S, _ in parts), sum(L for _, L in parts)
+    return np.sum([S for S, _ in parts], axis=0), float(sum(L for _, L in parts))
 
 
 def _moments(shape: Shape, rows: Rows, S: Array, entropy: float) -> Moments:

