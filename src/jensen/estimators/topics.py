@@ -1,7 +1,7 @@
 """`LatentDirichletAllocation`: scikit-learn's estimator, with topics that do not depend on a lucky start.
 
-The constructor, the fitted attributes and their meaning are scikit-learn's. Fitting is not: topics are found by collapsed passes and by
-moves that split and merge (`topics_passes.py`), which need no restarts. `score` and `perplexity` are the variational lower bound, as there.
+The constructor, the fitted attributes and their meaning are scikit-learn's. Fitting is not: topics are found by collapsed
+passes and by moves that split and merge (`topics_passes.py`). `score` and `perplexity` are the variational lower bound, as there.
 """
 
 import logging
@@ -39,18 +39,20 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     learning_decay, learning_offset
         Minibatch t has weight (learning_offset + t) ** -learning_decay; in [0, 1] and at least 1.
     max_iter
-        Most passes over all documents after the start, which has passes of its own over a sample of them. They end earlier when one
-        changes little.
+        Most passes over all documents after the start, which has passes of its own over a sample of
+        them. They end earlier when one changes little.
     batch_size
         Documents a minibatch.
     evaluate_every
-        Every so many passes, find the perplexity of the documents and stop when it changes by less than `perp_tol`; 0 or less: never.
+        Every so many passes, find the perplexity of the documents and stop when it changes by less than `perp_tol`;
+        0 or less: never.
     total_samples
         Documents there are, for `partial_fit` and for `perplexity(sub_sampling=True)`.
     perp_tol
         See `evaluate_every`.
     mean_change_tol, max_doc_update_iter
-        A document's topics are found when an update changes them by less on average, or after so many updates. In minibatches, 20 at most.
+        A document's topics are found when an update changes them by less on average, or after so many updates.
+        In minibatches, 20 at most.
     bound_iter
         Passes of variational Bayes at the end. Each raises the lower bound (`lower_bounds_`), and usually makes the
         prediction of held-out words a little worse.
@@ -85,8 +87,8 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
 
     Notes
     -----
-    Counts need not be integers. A document without words is given the prior; a word that no document has keeps the prior in every
-    topic. Negative counts and NaN are refused. The first fit on a machine compiles its passes; see the documentation for the time.
+    Counts need not be integers. A document without words is given the prior; a word that no document has keeps the prior in
+    every topic. Negative counts and NaN are refused. The first fit on a machine compiles its passes, which takes seconds.
     """
 
     def __init__(
@@ -137,21 +139,21 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
             trail = passes.batch(corpus, self._priors, self.random_state_)
         else:
             trail = self._minibatches(corpus)
-        by_word, last = next(trail).by_word, None
+        by_word, last = next(trail).by_word, np.inf
         for n in range(1, self.max_iter + 1):
             by_word, change = next(trail)
             self.n_iter_ = n
             if self.learning_method == "batch":
                 self.n_batch_iter_ += 1
-            perplexity = None
+            perplexity = np.nan
             if self.evaluate_every > 0 and n % self.evaluate_every == 0:
-                perplexity = self._perplexity(corpus, np.float64(by_word))
+                perplexity = self._perplexity(corpus, by_word.astype(np.float64))
             if self.verbose:
-                _log.info("pass %d of %d: change %.2g, perplexity %s", n, self.max_iter, change, perplexity)
-            if change < STEADY or (None not in (last, perplexity) and abs(last - perplexity) < self.perp_tol):
+                _log.info("pass %d of %d: change %.2g, perplexity %.4f", n, self.max_iter, change, perplexity)
+            if change < STEADY or abs(last - perplexity) < self.perp_tol:
                 break
-            last = perplexity if perplexity is not None else last
-        by_word = np.float64(by_word)
+            last = last if np.isnan(perplexity) else perplexity
+        by_word = by_word.astype(np.float64)
         vb = passes.bayes(corpus, self._priors, by_word, self.max_doc_update_iter, self.mean_change_tol)
         bounds = []
         for _ in range(self.bound_iter):
@@ -195,7 +197,7 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return self.fit(X, y).transform(X, normalize=normalize)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Variational lower bound of log p(X), with the topics' own part: larger is better. Valid whichever way they were fitted."""
+        """Variational lower bound of log p(X), with the topics' own part: a bound however they were fitted."""
         check_is_fitted(self)
         return self._bound(read_corpus(self._counts(X, "score", reset=False)), self._by_word())
 

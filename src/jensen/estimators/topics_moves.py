@@ -1,7 +1,7 @@
 """Merges and splits of topics: which of them raise the collapsed joint density, and making them.
 
-Each move merges two topics and splits a third one, so that their number stays. Changes of the joint density (`kernels/topics_moves.py`)
-are of the counts as they are, before other topics have adapted.
+Each move merges two topics and splits a third one, so that their number stays. Changes of the joint density
+(`kernels/topics_moves.py`) are of the counts as they are, before other topics have adapted.
 """
 
 import numpy as np

@@ -1,8 +1,9 @@
 """The passes that fit topics: a start on a sample, then CVB0, minibatches of SCVB0, or variational Bayes with its lower bound.
 
-The start takes a random sample of documents, some thousand words a topic. Each document begins with random proportions of topics, and
-CVB0 forms topics in ten to thirty passes over the sample. What it leaves wrong is nearly always two topics in one beside one topic
-twice, and moves mend that (`topics_moves.py`). All documents then meet topics that are in place, and ten passes do.
+The start takes a random sample of documents, some thousand words a topic. Each document begins with random proportions of
+topics, and CVB0 forms topics in ten to thirty passes over the sample. What it leaves wrong is nearly always two topics in one
+beside one topic twice, and moves mend that (`topics_moves.py`). All documents then meet topics that are in
+place, and ten passes do.
 
 Papers, and the updates in symbols: `kernels/topics.py`. Counts by word are (V, lanes), by document (documents, lanes), see
 `kernels/topics_compile.py` for lanes.

@@ -3,9 +3,9 @@
 Papers: Asuncion, Welling, Smyth, Teh 2009 (CVB0); Foulds, Boyles, DuBois, Smyth, Welling 2013 (SCVB0); Blei, Ng, Jordan 2003 and
 Hoffman, Blei, Bach 2010 (variational Bayes).
 
-Document d has words i = indptr[d] ... indptr[d+1] - 1, word w_i counted n_i times. Expected counts of topics in words N_wk (`by_word`,
-a row a word, so that a word touches one row) and in documents N_dk (`by_doc`); N_k is the sum of N_wk over words. Dirichlet
-priors alpha_k (zero in padded lanes, see `topics_compile.py`) and eta; V words.
+Document d has words i = indptr[d] ... indptr[d+1] - 1, word w_i counted n_i times. Expected counts of topics are N_wk in words
+(`by_word`, a row a word, so that a word touches one row) and N_dk in documents (`by_doc`); N_k is the sum of N_wk over words.
+Dirichlet priors are alpha_k (zero in padded lanes, see `topics_compile.py`) and eta; there are V words.
 
     collapsed    phi_ik ~ (N_wk - n_i phi_ik + eta) (N_dk - n_i phi_ik + alpha_k) / (N_k + V eta), counts follow at once;
                  N_k is taken afresh once a document; holds phi, a row a word of a document
@@ -142,15 +142,13 @@ def stochastic(indptr, indices, counts, docs, rounds, by_word, scale, by_doc, al
 
 
 @compiled
-def _psi(x, out, size):
-    """Digamma of positive numbers: recurrence to x + 6, then Stirling's series; errors below 1e-12."""
-    for k in range(size):
-        y = x[k]
-        shift = 1 / y + 1 / (y + 1) + 1 / (y + 2) + 1 / (y + 3) + 1 / (y + 4) + 1 / (y + 5)
-        y += 6
-        u = 1 / (y * y)
-        series = u * (1 / 12 - u * (1 / 120 - u * (1 / 252 - u * (1 / 240 - u * (1 / 132 - u * 691 / 32760)))))
-        out[k] = log(y) - 0.5 / y - series - shift
+def _psi(x):
+    """Digamma of a positive number: recurrence to x + 6, then Stirling's series; errors below 1e-11."""
+    shift = 1 / x + 1 / (x + 1) + 1 / (x + 2) + 1 / (x + 3) + 1 / (x + 4) + 1 / (x + 5)
+    y = x + 6
+    u = 1 / (y * y)
+    series = u * (1 / 12 - u * (1 / 120 - u * (1 / 252 - u * (1 / 240 - u * (1 / 132 - u * 691 / 32760)))))
+    return log(y) - 0.5 / y - series - shift
 
 
 @compiled
@@ -179,13 +177,12 @@ def bayes(indptr, indices, counts, topic, gamma, alpha, rounds, tolerance, found
             topics += 1
             prior += lgamma(alpha[k])
             prior_mass += alpha[k]
-    log_theta, theta, new = np.zeros(lanes), np.zeros(lanes), np.zeros(lanes)
+    theta, new = np.zeros(lanes), np.zeros(lanes)
     for d in range(indptr.shape[0] - 1):
         doc = gamma[d]
         for _ in range(rounds):
-            _psi(doc, log_theta, topics)
             for k in range(topics):
-                theta[k] = exp(log_theta[k])
+                theta[k] = exp(_psi(doc[k]))
                 new[k] = 0
             for i in range(indptr[d], indptr[d + 1]):
                 s, word = TINY, topic[indices[i]]
@@ -203,12 +200,12 @@ def bayes(indptr, indices, counts, topic, gamma, alpha, rounds, tolerance, found
                 break
         if parts.shape[0] == 0:
             continue
-        _psi(doc, log_theta, topics)
         gamma_mass, part, words = 0.0, 0.0, 0.0
         for k in range(topics):
-            theta[k] = exp(log_theta[k])
+            log_theta = _psi(doc[k])
+            theta[k] = exp(log_theta)
             gamma_mass += doc[k]
-            part += lgamma(doc[k]) + (alpha[k] - doc[k]) * log_theta[k]
+            part += lgamma(doc[k]) + (alpha[k] - doc[k]) * log_theta
         for i in range(indptr[d], indptr[d + 1]):
             s, word = TINY, topic[indices[i]]
             for k in range(lanes):
@@ -220,7 +217,5 @@ def bayes(indptr, indices, counts, topic, gamma, alpha, rounds, tolerance, found
                 for k in range(lanes):
                     total[k] += s * theta[k] * word[k]
         # sum_k (alpha_k - gamma_dk) = A - G, and G = A + words only once gamma stands still
-        y = np.full(1, gamma_mass)
-        _psi(y, y, 1)
-        part -= (words + prior_mass - gamma_mass) * y[0]
+        part -= (words + prior_mass - gamma_mass) * _psi(gamma_mass)
         parts[d] = part - prior + lgamma(prior_mass) - lgamma(gamma_mass)

@@ -1,6 +1,6 @@
 """What merging two topics, or splitting one in two, changes in the collapsed joint density of a topic model.
 
-Papers: Griffiths, Steyvers 2004 (the joint density of words and topics); Jain, Neal 2004 (splits and merges); Asuncion et al. 2009.
+Papers: Griffiths, Steyvers 2004 (the joint density); Jain, Neal 2004 (splits and merges); Asuncion et al. 2009 (CVB0).
 
 At expected counts N_wk, N_dk (`topics.py`), with lg = log Gamma and V words, the joint density is a sum over topics, up to a
 constant, of
