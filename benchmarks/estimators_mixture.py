@@ -1,7 +1,7 @@
 """`BayesianGaussianMixture` beside scikit-learn's: cost of an iteration at the same bounds, a univariate mixture, starts, memory.
 
-CPU seconds of all threads, everything compiled; methods take turns, and medians are reported. scikit-learn runs on one BLAS thread,
-as jensen does.
+CPU seconds of all threads, everything compiled; methods take turns, and medians are reported. scikit-learn runs on one BLAS
+thread, as jensen does.
 
     python -m benchmarks.estimators_mixture [iteration] [univariate] [starts] [memory] [cold]
 """
@@ -53,7 +53,7 @@ def iteration(n: int = 1_000_000, iterations: int = 3) -> None:
     """Cost of an iteration, and bounds from the same start."""
     x = groups("apart", n)
     print(
-        "| covariances | CPU s an iteration | scikit-learn | ratio | largest relative difference of bounds |\n|---|---|---|---|---|"
+        "| covariances | CPU s an iteration | scikit-learn | ratio | largest relative difference of bounds |\n|---|---|---|---|---|"  # noqa: E501
     )
     for shape in ("full", "diag", "tied", "spherical"):
         settings = {"n_components": 20, "covariance_type": shape, "warm_start": True, "tol": 0.0}
@@ -118,7 +118,7 @@ def univariate(n: int = 999_999, seeds: int = 5) -> None:
 def starts(n: int = 200_000) -> None:
     """Passes over all rows until the bound is within 1e-4 of the best of this fit, default settings."""
     print(
-        "| groups | covariances | seed | passes to 1e-4 | passes in all | converged | CPU s | final bound |\n|---|---|---|---|---|---|---|---|"
+        "| groups | covariances | seed | passes to 1e-4 | passes in all | converged | CPU s | final bound |\n|---|---|---|---|---|---|---|---|"  # noqa: E501
     )
     for kind in ("apart", "close", "uneven"):
         x = groups(kind, n)
