@@ -136,7 +136,7 @@ def _passed(rows: Rows, W: NDArray[np.float32], kind: int) -> tuple[Array, float
         last = min(first + reach, rows.z.shape[1])
         S = np.zeros(W.shape)
         if len(rows.z) == 1:
-            return S, univariate(rows.z[0, first:last], rows.weight[first:last], W, S)
+            return S, float(univariate(rows.z[0, first:last], rows.weight[first:last], W, S))
         K, P = W.shape
         F, E, part = np.empty((P, CHUNK), np.float32), np.empty((K, CHUNK), np.float32), np.empty((K, P), np.float32)
         top, total, ones, L = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.ones(CHUNK, np.float32), 0.0
