@@ -35,6 +35,6 @@ def animation(made: Any, draw: Any, frames: int, interval: int) -> Any:
     draw(0)
     made.draw_without_rendering()
     made.set_layout_engine("none")
-    moving = FuncAnimation(made, draw, frames=frames, interval=interval)
-    setattr(moving, "_draw_was_started", True)  # noqa: B010  the first frame is there: nothing to warn of when it is not saved
+    moving: Any = FuncAnimation(made, draw, frames=frames, interval=interval)
+    moving._draw_was_started = True  # the first frame is there: nothing to warn of when it is not saved
     return moving
