@@ -49,35 +49,35 @@ def groups(kind: str, n: int, D: int = 10, K: int = 20, seed: int = 1) -> np.nda
     return x
 
 
-def iteration(n: int = 1_000_000, iterations: int = 3) -> None:
+def iteration(n: int = 1_000_000, iterations: int = 2, rounds: int = 2) -> None:
     """Cost of an iteration, and bounds from the same start."""
     x = groups("apart", n)
-    print(
-        "| covariances | CPU s an iteration | scikit-learn | ratio | largest relative difference of bounds |\n|---|---|---|---|---|"  # noqa: E501
-    )
+    print("| covariances | CPU s an iteration | scikit-learn | ratio | largest relative difference of bounds |")
+    print("|---|---|---|---|---|")
     for shape in ("full", "diag", "tied", "spherical"):
         settings = {"n_components": 20, "covariance_type": shape, "warm_start": True, "tol": 0.0}
         start = BayesianGaussianMixture(**settings, init_params="random_from_data", max_iter=0, random_state=0).fit(x)
 
-        def run(make: Any, steps: int, bounds: list[float], start: Any = start, settings: Any = settings) -> float:
+        def run(make: Any, steps: int, start: Any = start, settings: Any = settings) -> tuple[float, np.ndarray]:
             mixture = make(**settings, max_iter=steps)
             for name, value in vars(start).items():
                 if name.endswith("_"):
                     setattr(mixture, name, value)
-            mixture.lower_bound_ = -np.inf
             with one_blas_thread():
                 taken = cpu(lambda: mixture.fit(x))
-            bounds[:] = np.ravel(mixture.lower_bounds_)
-            return taken
+            return taken, np.ravel(mixture.lower_bounds_)
 
-        costs: dict[str, list[float]] = {"ours": [], "theirs": []}
-        bounds: dict[str, list[float]] = {"ours": [], "theirs": []}
-        for _ in range(2):
-            for name, make in (("ours", BayesianGaussianMixture), ("theirs", Reference)):
-                short = run(make, 1, bounds[name])
-                costs[name].append((run(make, 1 + iterations, bounds[name]) - short) / iterations)
-        ours, theirs = np.median(costs["ours"]), np.median(costs["theirs"])
-        apart = np.abs(np.array(bounds["ours"]) / np.array(bounds["theirs"]) - 1.0).max()
+        costs: dict[Any, list[float]] = {BayesianGaussianMixture: [], Reference: []}
+        bounds = {}
+        for _ in range(rounds):
+            for make, cost in costs.items():
+                short, _ = run(make, 1)
+                long, bounds[make] = run(make, 1 + iterations)
+                cost.append((long - short) / iterations)
+        ours, theirs = (float(np.median(cost)) for cost in costs.values())
+        both = min(map(len, bounds.values()))  # single precision may end early, at a step of nothing but rounding
+        one, other = (found[:both] for found in bounds.values())
+        apart = np.abs(one / other - 1.0).max()
         print(f"| {shape} | {ours:.3f} | {theirs:.2f} | {theirs / ours:.1f} | {apart:.1e} |", flush=True)
 
 
@@ -117,9 +117,8 @@ def univariate(n: int = 999_999, seeds: int = 5) -> None:
 
 def starts(n: int = 200_000) -> None:
     """Passes over all rows until the bound is within 1e-4 of the best of this fit, default settings."""
-    print(
-        "| groups | covariances | seed | passes to 1e-4 | passes in all | converged | CPU s | final bound |\n|---|---|---|---|---|---|---|---|"  # noqa: E501
-    )
+    print("| groups | covariances | seed | passes to 1e-4 | passes in all | converged | CPU s | final bound |")
+    print("|---|---|---|---|---|---|---|---|")
     for kind in ("apart", "close", "uneven"):
         x = groups(kind, n)
         for shape in ("full", "diag"):

@@ -47,7 +47,7 @@ class Rows(NamedTuple):
     center, scale
         (D,).
     scatter
-        (D, D): weighted mean of z z'.
+        (D, D): weighted mean of z z', if `tied`; else empty.
     """
 
     z: NDArray[np.float32]
@@ -69,7 +69,7 @@ def prepare(shape: Shape, x: NDArray[np.floating], weight: Array | None) -> Rows
         spread = np.full(len(spread), np.sqrt(np.mean(spread**2)))
     scale = np.where(spread > 0, spread, 1.0)
     z /= scale.astype(np.float32)[:, None]
-    return Rows(z, light, center, scale, scatter / np.outer(scale, scale))
+    return Rows(z, light, center, scale, scatter / np.outer(scale, scale) if shape == "tied" else np.empty((0, 0)))
 
 
 def _scatter(z: NDArray[np.float32], weight: NDArray[np.float32]) -> Array:
@@ -85,7 +85,7 @@ def _scatter(z: NDArray[np.float32], weight: NDArray[np.float32]) -> Array:
 def taken(rows: Rows, index: NDArray[np.integer]) -> Rows:
     """Some of the rows, as a contiguous set of their own."""
     z, weight = np.take(rows.z, index, axis=1), rows.weight[index] if rows.weight.size else rows.weight
-    return rows._replace(z=z, weight=weight, scatter=_scatter(z, weight))
+    return rows._replace(z=z, weight=weight, scatter=_scatter(z, weight) if rows.scatter.size else rows.scatter)
 
 
 def moments(shape: Shape, rows: Rows, components: Components) -> tuple[Moments, float] | None:
