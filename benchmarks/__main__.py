@@ -25,8 +25,7 @@ NAMES = (
     "loop",
     "crash",
     "distributed",
-    "estimators_mixture",
-    "estimators_mixture_tests",
+    "estimators_regress",
 )
 
 if __name__ == "__main__":

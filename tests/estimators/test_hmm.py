@@ -85,7 +85,7 @@ def test_elbo_never_falls_and_states_are_found(kind):
     assert (np.diff(fit.elbo_) >= -1e-9).all()
     path = fit.predict(x, LENGTHS)
     # Each found state is one true state.
-    assert sum(np.bincount(z[path == k]).max() for k in np.unique(path)) > 0.97 * len(z)
+    assert sum(np.bincount(z[path == k]).max() for k in np.unique(path)) > 0.95 * len(z)
 
 
 @ALL

@@ -1,7 +1,5 @@
 """Linear regressions against closed forms, scikit-learn, Monte Carlo of the ELBO, and a fixed point written anew."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -89,11 +87,13 @@ def test_elbo_is_what_sampling_says(kind, intercept):
 
 
 @BOTH
+@pytest.mark.filterwarnings(
+    "ignore::jensen.core.errors.FitWarning"
+)  # wide rows interpolate; that they say so is tested below
 @pytest.mark.parametrize("shape", [(200, 5), (30, 60), (50, 50)])
 def test_elbo_never_falls(kind, shape):
     x, y = problem(*shape)
-    with pytest.warns(FitWarning, match="interpolates") if shape[0] <= shape[1] else nullcontext():
-        fit = kind(tol=1e-3).fit(x, y)
+    fit = kind(tol=1e-3).fit(x, y)
     assert (np.diff(fit.elbo_) >= 0).all()
     assert len(fit.elbo_) > 2
 
@@ -123,7 +123,7 @@ def test_batches_weights_and_repeats_are_one(kind):
 @BOTH
 def test_wide_rows_agree_with_the_gram_matrix(kind):
     x, y = problem(30, 45)
-    with pytest.warns(FitWarning):
+    with pytest.warns(FitWarning, match="interpolates"):
         wide, gram = kind().fit(x, y), kind().partial_fit(x[:10], y[:10]).partial_fit(x[10:], y[10:])
     assert wide.elbo_[-1] == pytest.approx(gram.elbo_[-1], abs=0.2)
     np.testing.assert_allclose(wide.predict(x), gram.predict(x), atol=1e-3)
