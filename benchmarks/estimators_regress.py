@@ -1,13 +1,15 @@
 """Regressions, principal components and hidden Markov models behind scikit-learn's contract, beside their peers in one run.
 
-    OMP_NUM_THREADS=1 python -m benchmarks estimators_regress
+    OMP_NUM_THREADS=1 python -m benchmarks estimators_regress [regressions logistic engine components chains]
 
 CPU seconds (`time.process_time`), one BLAS thread, the smallest of three alternating runs after one to warm up.
 """
 
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,11 +53,11 @@ def regressions() -> None:
             error = np.sqrt(np.mean((fit.coef_ - w) ** 2))
             return f"{fit.n_iter_} sweeps, rms error of the weights {error:.5f}"
 
-        ard = alternate(jensen=lambda: ARDRegression().fit(x, y), scikit_learn=lambda: TheirARD().fit(x, y))  # noqa: B023
+        ard = alternate(jensen=partial(ARDRegression().fit, x, y), scikit_learn=partial(TheirARD().fit, x, y))
         say(f"ARD regression, {n:,} x {p}", ard, note)
         ridge = alternate(
-            jensen=lambda: BayesianLinearRegression().fit(x, y), scikit_learn=lambda: BayesianRidge().fit(x, y)
-        )  # noqa: B023
+            jensen=partial(BayesianLinearRegression().fit, x, y), scikit_learn=partial(BayesianRidge().fit, x, y)
+        )
         say(f"Bayesian ridge, {n:,} x {p}", ridge, note)
 
 
@@ -73,8 +75,8 @@ def logistic() -> None:
     iris = StandardScaler().fit_transform(iris)
     for title, rows, labels in (("Logistic regression, 100,000 x 50", x, y), ("Softmax, iris", iris, species)):
         fits = alternate(
-            jensen=lambda: BayesianLogisticRegression().fit(rows, labels),  # noqa: B023
-            scikit_learn_mode=lambda: LogisticRegression().fit(rows, labels),  # noqa: B023
+            jensen=partial(BayesianLogisticRegression().fit, rows, labels),
+            scikit_learn_mode=partial(LogisticRegression().fit, rows, labels),
         )
         say(title, fits, lambda fit: f"{np.max(fit.n_iter_)} sweeps")
 
@@ -144,11 +146,12 @@ def chains() -> None:
     say("Gaussian HMM, 20,000 x 3, 4 states, full", fits, note)
 
 
+PARTS = (regressions, logistic, engine, components, chains)
+
 if __name__ == "__main__":
+    wanted = sys.argv[1:] or [part.__name__ for part in PARTS]
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        regressions()
-        logistic()
-        engine()
-        components()
-        chains()
+        for part in PARTS:
+            if part.__name__ in wanted:
+                part()
