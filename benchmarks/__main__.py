@@ -25,7 +25,7 @@ NAMES = (
     "loop",
     "crash",
     "distributed",
-    "estimators_regress",
+    "estimators_topics",
 )
 
 if __name__ == "__main__":

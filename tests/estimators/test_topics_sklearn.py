@@ -30,7 +30,7 @@ def test_installed_tests():
     ]
     arguments += ["-rA", "--tb=no", "-W", "ignore", "--pyargs", "sklearn.decomposition.tests.test_online_lda"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=root
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=root, env=environment
     )
     failed = set(re.findall(r"^FAILED \S*::(\S+)", done.stdout, re.M))
     passed = set(re.findall(r"^PASSED \S*::(\S+)", done.stdout, re.M))
