@@ -44,7 +44,7 @@ def again(facts: Facts) -> list[Html]:
         ("approximation", type(posterior.q).__name__),
     ]
     if posterior.engine is not None:
-        rows.append(("engine", element("code", _cut(repr(posterior.engine)))))
+        rows.append(("engine", element("code", _engine(posterior.engine))))
     rows.append(("versions" + " of this page" * loaded, ", ".join(_versions(model.language))))
     note = "This fit was read from a file, which does not say with which versions it was made." if loaded else None
     parts = [table(("", ""), rows, words=(1,), class_="facts")]
@@ -75,6 +75,14 @@ def _versions(language: str) -> list[str]:
         except PackageNotFoundError:
             continue
     return [*found, f"{platform.system()} {platform.machine()}"]
+
+
+def _engine(engine: Any) -> str:
+    """An engine with the settings that can be read; a start is hundreds of numbers."""
+    known = [f"{name}={value!r}" for name, value in vars(engine).items()] if hasattr(engine, "__dict__") else []
+    return (
+        f"{type(engine).__name__}({', '.join(words for words in known if len(words) <= 60 and '=None' not in words)})"
+    )
 
 
 def _cut(words: str) -> str:

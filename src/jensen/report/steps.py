@@ -70,7 +70,9 @@ def _curve(posterior: Any, climbed: bool) -> Html:
         if below
         else None
     )
-    return joined([key(entries), element("div", panel.html(), class_="one"), note])
+    jumps = "The fit looks at a subsample of the rows that is corrected between rounds; the curve may jump there."
+    about = element("p", jumps, class_="soft") if posterior.near is not None else None
+    return joined([key(entries), element("div", panel.html(), class_="one"), note, about])
 
 
 def _limits(elbo: np.ndarray, final: float) -> tuple[float, float]:
