@@ -1,5 +1,6 @@
 """scikit-learn's own tests of latent Dirichlet allocation against ours; docs/estimators_topics.md explains what fails."""
 
+import os
 import re
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def test_installed_tests():
         "tests.estimators.topics_substituted",
     ]
     arguments += ["-rA", "--tb=no", "-W", "ignore", "--pyargs", "sklearn.decomposition.tests.test_online_lda"]
+    environment = os.environ | {"SKLEARN_RUN_FLOAT32_TESTS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=root, env=environment
     )
