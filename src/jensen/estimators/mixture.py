@@ -7,7 +7,7 @@ are speed, sample weights, `partial_fit` and the posterior itself. Algorithms ar
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,9 @@ from jensen.estimators.mixture_fit import Ascent, ascended, prepared, started, s
 from jensen.estimators.mixture_posterior import MixturePosterior
 from jensen.estimators.mixture_prior import prior_of
 from jensen.estimators.mixture_updates import Parameters, Prior, components, lower_bound
-from jensen.kernels.mixture import Array, Moments, chunks, log_joint, normalize
+from jensen.kernels.mixture import Array, Moments, Shape, chunks, log_joint, normalize
+
+_validate: Any = validate_data  # scikit-learn has no types, and defaults are taken for some
 
 FORGETTING = 0.7
 """Power of the share of rows that are new, at which `partial_fit` replaces what it knows (Hoffman et al. 2013)."""
@@ -126,7 +128,7 @@ class BayesianGaussianMixture(_Interface):
     def _fit(self, x: Array, weight: Array | None) -> None:
         """Fit to checked rows with positive weights."""
         prior = self._set_prior(x, weight)
-        data = prepared(self.covariance_type, x, weight)
+        data = prepared(self._shape, x, weight)
         fresh = not (self.warm_start and hasattr(self, "converged_"))
         random = check_random_state(self.random_state)
         best: Ascent | None = None
@@ -185,7 +187,7 @@ class BayesianGaussianMixture(_Interface):
         if getattr(self, "_kept", None) is None:
             return self.fit(X, sample_weight=sample_weight)
         x, weight = self._checked(X, sample_weight, first=False)
-        shape, q = self.covariance_type, self._going_on(x.shape[1])
+        shape, q = self._shape, self._going_on(x.shape[1])
         data = prepared(shape, x, weight)
         seen = self._seen + data.total
         share = (data.total / seen) ** FORGETTING
@@ -198,7 +200,7 @@ class BayesianGaussianMixture(_Interface):
 
     def _checked(self, X: ArrayLike, sample_weight: ArrayLike | None, first: bool) -> tuple[Array, Array | None]:
         """Rows in floating point and their weights (None: ones), without rows of weight zero."""
-        x = validate_data(self, X, reset=first, dtype=[np.float64, np.float32], ensure_min_samples=2 if first else 1)
+        x = _validate(self, X, reset=first, dtype=[np.float64, np.float32], ensure_min_samples=2 if first else 1)
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
@@ -234,6 +236,11 @@ class BayesianGaussianMixture(_Interface):
             self.weights_ /= self.weights_.sum()
         self._kept, self._seen = moments, seen
 
+    @property
+    def _shape(self) -> Shape:
+        """Of the covariances; checked by scikit-learn."""
+        return cast(Shape, self.covariance_type)
+
     def _parameters(self) -> Parameters:
         """Those of q, from the attributes."""
         return Parameters(*(getattr(self, f"{name}_") for name in Parameters._fields))
@@ -241,7 +248,7 @@ class BayesianGaussianMixture(_Interface):
     def _going_on(self, D: int) -> Parameters:
         """Parameters to go on from, which have to be those of a mixture such as this one."""
         q, K = self._parameters(), self.n_components
-        form = {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[self.covariance_type]
+        form = {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[self._shape]
         if q.means.shape != (K, D) or q.covariances.shape != form:
             raise ValueError(
                 f"the mixture was fitted with means {q.means.shape} and covariances {q.covariances.shape} and cannot go on with "
@@ -253,16 +260,14 @@ class BayesianGaussianMixture(_Interface):
     def posterior_(self) -> MixturePosterior:
         """The posterior over ``weights``, ``means`` and ``precisions``: `mean`, `sd` and `draws` by name."""
         check_is_fitted(self)
-        return MixturePosterior(self.covariance_type, self._parameters())
+        return MixturePosterior(self._shape, self._parameters())
 
     def _log_joint(self, X: ArrayLike) -> Iterator[Array]:
         """Expected log joint densities of rows and components, (n_components, n) a chunk."""
         check_is_fitted(self)
-        x = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        here = components(self.covariance_type, self._parameters())
-        return (
-            log_joint(self.covariance_type, np.ascontiguousarray(x[part].T, float), here) for part in chunks(len(x))
-        )
+        x = _validate(self, X, reset=False, dtype=[np.float64, np.float32])
+        here = components(self._shape, self._parameters())
+        return (log_joint(self._shape, np.ascontiguousarray(x[part].T, float), here) for part in chunks(len(x)))
 
     def score_samples(self, X: ArrayLike) -> Array:
         """Log density of each row (n_samples,), with expected log densities in the place of parameters, as in scikit-learn."""

@@ -9,11 +9,10 @@ of bounds of millions of rows are noise by then. A stochastic step (Hoffman et a
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.random import RandomState
-from numpy.typing import NDArray
 
 from jensen.estimators.mixture_updates import Parameters, Prior, components, lower_bound, step, update
 from jensen.kernels import mixture, mixture_fused
@@ -37,14 +36,14 @@ SETTLED = 0.1
 
 
 class Data(NamedTuple):
-    """Rows x (N, D), weights (N,) or None, their sum, and the same prepared for fast passes, or None; `index` picks from x."""
+    """Rows x (N, D), weights (N,) or None, their sum, and the same prepared for fast passes, or None; `index` says which of x."""
 
     shape: Shape
     x: Array
     weight: Array | None
     total: float
     rows: Rows | None
-    index: NDArray[np.integer] | slice = slice(None)
+    index: Any = slice(None)
 
 
 def prepared(shape: Shape, x: Array, weight: Array | None) -> Data:
@@ -71,7 +70,7 @@ def started(data: Data, prior: Prior, K: int, start: Start, random: RandomState)
     for number in range(1, STEPS * K + 1):
         batch = _subsample(data, data.rows, BATCH, random)
         q, kept = stepped(batch, prior, q, kept, number**-0.5, data.total)
-    if rows // PART < part.rows.z.shape[1]:
+    if rows // PART < len(part.index):
         return q
     part = _subsample(data, data.rows, rows // PART, random)
     for _ in range(PART_STEPS):
@@ -97,7 +96,7 @@ def _first(data: Data, K: int, start: Start, random: RandomState) -> Moments:
     n = len(x)
     responsibilities = np.zeros((n, K))
     if start == "kmeans":
-        tries = 1 if data.rows is None else min(K, TRIES)
+        tries: Any = 1 if data.rows is None else min(K, TRIES)
         means = KMeans(K, n_init=tries, random_state=random).fit(x, sample_weight=data.weight)
         responsibilities[np.arange(n), means.labels_] = 1.0
     elif start == "random":

@@ -69,7 +69,7 @@ def _array(name: str, value: ArrayLike, form: tuple[int, ...], shape: str) -> Ar
     array = (
         np.asarray(value, float)
         if np.ndim(value) == 0
-        else check_array(value, dtype=float, ensure_2d=False, input_name=name)
+        else check_array(value, dtype="float64", ensure_2d=False, input_name=name)
     )
     if array.shape != form:
         raise ValueError(

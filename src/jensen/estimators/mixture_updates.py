@@ -15,7 +15,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg.lapack import dtrtri
+from scipy.linalg.lapack import dtrtri  # type: ignore[attr-defined]
 from scipy.special import betaln, digamma, gammaln
 
 from jensen.kernels.mixture import Array, Components, Moments, Shape, beside, outer
@@ -152,8 +152,6 @@ def step(shape: Shape, old: Parameters, new: Parameters) -> float:
     squares = {"full": (-2, -1), "tied": (-2, -1), "diag": -1, "spherical": ()}[shape]
     spread = 0.5 * new.degrees_of_freedom * np.sum(relative**2, axis=squares)
     spread *= {"full": 1, "tied": len(moved), "diag": 1, "spherical": D}[shape]
-    a, b = new.weight_concentration, old.weight_concentration
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        a, b = a[0], b[0]
+    a, b = (c[0] if isinstance(c, tuple) else c for c in (new.weight_concentration, old.weight_concentration))
     shares = np.sum((a - b) ** 2 / a)
     return 0.5 * float(np.sum(new.mean_precision * np.sum(moved**2, axis=1)) + np.sum(spread) + shares)

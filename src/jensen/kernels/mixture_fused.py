@@ -136,7 +136,8 @@ def _passed(rows: Rows, W: NDArray[np.float32], kind: int) -> tuple[Array, float
         last = min(first + reach, rows.z.shape[1])
         S = np.zeros(W.shape)
         if len(rows.z) == 1:
-            return S, float(univariate(rows.z[0, first:last], rows.weight[first:last], W, S))
+            L = float(univariate(rows.z[0, first:last], rows.weight[first:last], W, S))
+            return S, L
         K, P = W.shape
         F, E, part = np.empty((P, CHUNK), np.float32), np.empty((K, CHUNK), np.float32), np.empty((K, P), np.float32)
         top, total, ones, L = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.ones(CHUNK, np.float32), 0.0
@@ -156,7 +157,7 @@ def _passed(rows: Rows, W: NDArray[np.float32], kind: int) -> tuple[Array, float
         return one(0)
     with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1)) as pool:
         parts = list(pool.map(one, starts))
-    return np.sum([S for S, _ in parts], axis=0), float(sum(L for _, L in parts))
+    return np.sum([S for S, _ in parts], axis=0), sum((L for _, L in parts), 0.0)
 
 
 def _moments(shape: Shape, rows: Rows, S: Array, entropy: float) -> Moments:
