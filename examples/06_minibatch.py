@@ -100,10 +100,10 @@ ax.set(xlabel="step", ylabel="negative ELBO of 500 rows", yscale="log")
 # most a thousandth long. Adam with longer steps gets there, up to the noise of its batches.
 
 # %%
-with batched:
-    longer = vi.fit(
-        3000 if QUICK else 10000, obj_optimizer=vi.adam(learning_rate=0.05 if QUICK else 0.02), random_seed=1
-    )
+fits = {"default": advifit}
+if not QUICK:
+    with batched:
+        fits["Adam"] = vi.fit(obj_optimizer=vi.adam(learning_rate=0.02), random_seed=1)
 
 
 def off(mean):
@@ -111,7 +111,7 @@ def off(mean):
     return np.abs(mean - data.mean(0)) / (data.std(0) / np.sqrt(rows))
 
 
-for name, fit in (("adagrad_window", advifit), ("adam", longer)):
+for name, fit in fits.items():
     sds = off(fit.mean[:columns])
     print(f"{name}: means off by {np.median(sds):.1f} posterior sds, at most {sds.max():.1f}")
 
@@ -128,12 +128,9 @@ print(f"means off by at most {off(posterior.mean['mu']).max():.3f} posterior sds
 
 # %%
 errors, ax = plt.subplots(figsize=(6, 3))
-for name, mean in (
-    ("minibatch ADVI", advifit.mean[:columns]),
-    ("with Adam", longer.mean[:columns]),
-    ("jensen", posterior.mean["mu"]),
-):
-    ax.semilogy(np.sort(off(mean)) + 1e-6, label=name)
+for name, fit in fits.items():
+    ax.semilogy(np.sort(off(fit.mean[:columns])) + 1e-6, label=f"minibatch ADVI, {name}")
+ax.semilogy(np.sort(off(posterior.mean["mu"])) + 1e-6, label="jensen")
 ax.set(xlabel="column, sorted", ylabel="error of the mean, sds")
 ax.legend()
 
@@ -144,10 +141,11 @@ ax.legend()
 assert len(slow.hist) == 10
 assert 10 < len(stopped.hist) < 10**5
 assert advifit.hist[-100:].mean() < advifit.hist[:100].mean()
-# Losses are per batch: the cross entropy of a row under the normals, 500 times.
-entropy = 500 * (np.log(data.std(0)) + 0.5 * np.log(2 * np.pi * np.e)).sum()
-np.testing.assert_allclose(longer.hist[-200:].mean(), entropy, rtol=0.15 if QUICK else 0.05)
-assert np.median(off(longer.mean[:columns])) < np.median(off(advifit.mean[:columns]))
+if not QUICK:
+    # Losses are per batch: the cross entropy of a row under the normals, 500 times.
+    entropy = 500 * (np.log(data.std(0)) + 0.5 * np.log(2 * np.pi * np.e)).sum()
+    np.testing.assert_allclose(fits["Adam"].hist[-200:].mean(), entropy, rtol=0.05)
+    assert np.median(off(fits["Adam"].mean[:columns])) < np.median(off(advifit.mean[:columns]))
 # The exact posterior of a mean is Student's t around that of the column, nearly.
 assert off(posterior.mean["mu"]).max() < 0.05
 np.testing.assert_allclose(posterior.mean["sd"], data.std(0), rtol=0.01)

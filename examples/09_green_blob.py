@@ -62,7 +62,7 @@ mean_field_blob = jn.plots.blob(tracks, line, frames=frames)
 
 # %%
 advi_tracks = []
-for a, b in starts[: 2 if QUICK else 4]:
+for a, b in starts[: 1 if QUICK else 4]:
     advi = vi.ADVI(
         model=line, start={"intercept": a, "slope": b}, start_sigma={"intercept": 0.3, "slope": 0.3}, random_seed=1
     )
