@@ -5,9 +5,8 @@
 w10a: 4,500 documents, 5,000 words, 20 topics. k50: 5,400 documents, 50 topics. w10b: 270 Australian news texts that come with
 gensim, 10 topics. One document in ten is held out. Every method hands over topics; one evaluator infers proportions from half of
 each held-out document's words, and scores the other half. Priors are alpha 0.1 and eta 0.05 for all. CPU seconds are of all
-threads, after one small fit that compiles; ours are of the whole of `fit`, with the perplexity of the training documents in
-`bound_`. The rows by time are of the passes inside `fit`. cold: a first fit, in processes of their own with an empty
-and a filled cache.
+threads, after one small fit that compiles. Rows "fit" are of the whole of `fit`, with the perplexity of the training documents in
+`bound_`; rows "passes" are of the passes inside. cold: a first fit, in processes with an empty and a filled cache.
 """
 
 import os
