@@ -237,6 +237,6 @@ def _possible(plan: Plan, families: Any, points: list[Any], seed: int) -> list[d
     for number, point in enumerate(points):
         for turn, name in enumerate(discrete * 2):
             key = keys.key(seed, f"possible levels {number}", turn)
-            point = point | {name: np.asarray(compiled(plan.energy, point, key)[name])}
+            point = point | {name: np.asarray(compiled(plan.energy, point, key)[name], points[0][name].dtype)}
         found.append(point)
     return found
