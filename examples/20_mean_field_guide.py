@@ -5,12 +5,11 @@
 # model, 2 d parameters for d variables, fitted by maximizing the ELBO, on minibatches if the data are many. Here is
 # each of its sentences with `jensen`, whose mean-field fit is the same family, and what it says about the result.
 #
-# `JENSEN_QUICK=1` takes fewer rows; `JENSEN_FIGURES=1` saves the figures in `examples/figures`.
+# `JENSEN_QUICK=1` takes fewer rows; `examples/run.py --figures` saves the figures.
 
 # %%
 import os
 import warnings
-from pathlib import Path
 
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -24,14 +23,6 @@ from numpyro.infer.autoguide import AutoNormal
 import jensen as jn
 
 QUICK = bool(os.environ.get("JENSEN_QUICK"))
-
-
-def keep(figure, name):
-    if os.environ.get("JENSEN_FIGURES"):
-        folder = Path(__file__).parent / "figures"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=110)
-    return figure
 
 
 # %% [markdown]
@@ -122,11 +113,10 @@ print(one_mode)
 grid = np.linspace(-8, 8, 400)
 target = 0.5 * (np.exp(-0.5 * (grid + 4) ** 2) + np.exp(-0.5 * (grid - 4) ** 2)) / np.sqrt(2 * np.pi)
 center, width = float(one_mode.q.mean[0]), float(one_mode.q.sd[0])
-figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+modes_figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
 axes.fill_between(grid, target, color="0.85", label="target")
 axes.plot(grid, np.exp(-0.5 * ((grid - center) / width) ** 2) / np.sqrt(2 * np.pi) / width, label="mean-field")
 axes.legend(frameon=False)
-keep(figure, "20_modes")
 
 # %% [markdown]
 # ## Subsampling

@@ -8,11 +8,10 @@
 # and writes it down as a class. Here is the class, with the lines that were lost restored from its equations, and
 # beside it the same model in NumPyro, from which `jensen` finds the same updates by itself.
 #
-# `JENSEN_QUICK=1` leaves out the million points; `JENSEN_FIGURES=1` saves the figures in `examples/figures`.
+# `JENSEN_QUICK=1` leaves out the million points; `examples/run.py --figures` saves the figures.
 
 # %%
 import os
-from pathlib import Path
 
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -23,14 +22,6 @@ import numpyro.distributions as dist
 import jensen as jn
 
 QUICK = bool(os.environ.get("JENSEN_QUICK"))
-
-
-def keep(figure, name):
-    if os.environ.get("JENSEN_FIGURES"):
-        folder = Path(__file__).parent / "figures"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=110)
-    return figure
 
 
 # %% [markdown]
@@ -125,11 +116,10 @@ def draw(n):
 
 X = draw(SAMPLE)
 clusters = X.reshape(3, SAMPLE)
-figure, axes = plt.subplots(figsize=(9, 3), layout="constrained")
+data_figure, axes = plt.subplots(figsize=(9, 3), layout="constrained")
 for cluster in clusters:
     axes.hist(cluster, bins=40, density=True, alpha=0.5)
     axes.plot(cluster, np.full(SAMPLE, -0.01), "|", color="0.4", markersize=4, alpha=0.2)
-keep(figure, "21_data")
 
 # %%
 ugmm = UGMM(X, 3, seed=1).fit()
@@ -180,7 +170,7 @@ tracker = jn.Tracker(m=lambda s: s.q.means["mu"], s2=lambda s: s.q.sds["mu"] ** 
 engine = jn.CoordinateAscent(chunk=1)
 one = jn.fit(mixture, engine=engine, data=data, callbacks=[tracker], correct=False)
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+histories_figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 left.plot(ugmm.elbo_values, label="class, random start")
 left.plot(one.history["elbo"], label="jensen, start from clusters")
 left.set(xlabel="sweep", ylabel="ELBO", ylim=(ugmm.elbo_values[-1] - 2000, ugmm.elbo_values[-1] + 100))
@@ -188,7 +178,6 @@ left.legend(frameon=False)
 right.plot(ugmm.m_history, color="tab:blue", linestyle=":")
 right.plot(tracker.steps, tracker["m"], color="tab:orange")
 right.set(xlabel="sweep", ylabel="m", xlim=(0, 30))
-keep(figure, "21_histories")
 
 # %% [markdown]
 # ## What was found
@@ -197,11 +186,10 @@ keep(figure, "21_histories")
 
 # %%
 grid = np.linspace(X.min(), X.max(), 400)
-figure, axes = plt.subplots(figsize=(9, 3), layout="constrained")
+clusters_figure, axes = plt.subplots(figsize=(9, 3), layout="constrained")
 for cluster, mean in zip(clusters, posterior.q.means["mu"][mine], strict=True):
     axes.hist(cluster, bins=40, density=True, alpha=0.5)
     axes.plot(grid, np.exp(-0.5 * (grid - mean) ** 2) / np.sqrt(2 * np.pi), color="k")
-keep(figure, "21_clusters")
 
 # %% [markdown]
 # ## A million points

@@ -9,11 +9,9 @@
 # twin, the Gibbs sampler, on a posterior that is known exactly: two slopes whose columns are correlated, with known
 # noise.
 #
-# `JENSEN_FIGURES=1` saves the figures in `examples/figures`.
+# `examples/run.py --figures` saves the figures.
 
 # %%
-import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,15 +19,6 @@ import numpyro
 import numpyro.distributions as dist
 
 import jensen as jn
-
-
-def keep(figure, name):
-    if os.environ.get("JENSEN_FIGURES"):
-        folder = Path(__file__).parent / "figures"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=110)
-    return figure
-
 
 # %%
 rng = np.random.default_rng(3)
@@ -84,8 +73,7 @@ for _ in range(len(way) - 1):
 print("largest difference from the updates by hand", np.abs(np.array(by_hand) - way).max())
 
 # %%
-figure = jn.plots.path(log_density, way, cov=1 / np.diag(P), names=("a", "b"))
-keep(figure, "22_path")
+path_figure = jn.plots.path(log_density, way, cov=1 / np.diag(P), names=("a", "b"))
 
 # %% [markdown]
 # Each sweep brings the means closer by the same factor, the squared correlation: the more a posterior is correlated,
@@ -109,13 +97,12 @@ print("log evidence       ", log_evidence)
 print("ELBO of one block  ", joint.elbo.value)
 print("ELBO of the product", product.elbo.value, "+ KL", gap, "=", product.elbo.value + gap)
 
-figure, axes = plt.subplots(figsize=(5.5, 3.5), layout="constrained")
+bound_figure, axes = plt.subplots(figsize=(5.5, 3.5), layout="constrained")
 axes.plot(np.arange(1, len(product.history["elbo"]) + 1), product.history["elbo"], label="ELBO")
 axes.axhline(log_evidence, color="k", linewidth=0.8, label="log p(y)")
 axes.axhline(log_evidence - gap, color="k", linewidth=0.8, linestyle=":", label="log p(y) - KL of the best product")
 axes.set(xlabel="sweep", ylabel="nats", ylim=(log_evidence - 6, log_evidence + 0.5))
 axes.legend(frameon=False, loc="lower right")
-keep(figure, "22_bound")
 
 # %% [markdown]
 # ## Variances that are too small
@@ -153,14 +140,13 @@ a, b = np.meshgrid(mean[0] + np.linspace(-0.7, 0.7, 100), mean[1] + np.linspace(
 height = log_density(np.stack([a, b], -1).reshape(-1, 2)).reshape(a.shape)
 drawn = gibbs.draws(1000)
 product_draws = some.normal(mean, sds["product"], (1000, 2))
-figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", sharex=True, sharey=True)
+gibbs_figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", sharex=True, sharey=True)
 for axes, (title, first, second) in zip(
     panels, (("mean-field", *product_draws.T), ("Gibbs", drawn["a"], drawn["b"])), strict=True
 ):
     axes.contour(a, b, height, levels=np.log([0.01, 0.1, 0.5]), colors="0.4", linewidths=0.9)
     axes.plot(first, second, ".", markersize=2.5, alpha=0.5)
     axes.set(title=title, xlabel="a", ylabel="b")
-keep(figure, "22_gibbs")
 
 # %% [markdown]
 # ## Checks

@@ -8,11 +8,9 @@
 #
 # The ELBO has many optima, so one start is a lottery ticket, and the ELBO tells which ticket has won.
 #
-# `JENSEN_FIGURES=1` saves the figures in `examples/figures`.
+# `examples/run.py --figures` saves the figures.
 
 # %%
-import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,15 +19,6 @@ import numpyro.distributions as dist
 from scipy.special import softmax
 
 import jensen as jn
-
-
-def keep(figure, name):
-    if os.environ.get("JENSEN_FIGURES"):
-        folder = Path(__file__).parent / "figures"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=110)
-    return figure
-
 
 # %%
 K, N = 9, 450
@@ -91,7 +80,7 @@ curves = [by_hand(x[np.random.default_rng(s).choice(N, K, replace=False)])[0] fo
 posterior = jn.fit(mixture, "cavi", data=data, correct=False)
 print(*posterior.story, sep="\n")
 
-figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+curves_figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
 for curve in curves:
     axes.plot(np.arange(1, len(curve) + 1), curve, color="0.6", linewidth=0.9)
 axes.plot([], [], color="0.6", label="random starts, by hand")
@@ -100,7 +89,6 @@ axes.plot(np.arange(1, len(history) + 1), history, color="tab:blue", label="jens
 best = posterior.elbo.value
 axes.set(xlabel="sweep", ylabel="ELBO", ylim=(best - 350, best + 20))
 axes.legend(frameon=False, loc="lower right")
-keep(figure, "23_curves")
 
 # %% [markdown]
 # ## The posterior of the mixture
@@ -118,13 +106,12 @@ grid = np.stack([a, b], -1)
 spread = 1 + sd**2
 height = ((grid[:, :, None] - mean) ** 2 / spread).sum(-1) + np.log(spread).sum(-1)
 density = np.exp(-0.5 * height) @ PI / (2 * np.pi)
-figure, axes = plt.subplots(figsize=(5, 4.6), layout="constrained")
+posterior_figure, axes = plt.subplots(figsize=(5, 4.6), layout="constrained")
 axes.contour(a, b, density, levels=8, colors="0.7", linewidths=0.8)
 axes.scatter(*x.T, c=found, cmap="tab10", s=9)
 axes.scatter(*x[unsure].T, facecolors="none", edgecolors="k", s=30, linewidths=0.6, label="unsure")
 axes.plot(*mean.T, "k+", markersize=9)
 axes.legend(frameon=False)
-keep(figure, "23_posterior")
 
 # %% [markdown]
 # ## Checks

@@ -10,11 +10,10 @@
 # Its picture is an article about the number of genes that a life needs, its words colored by four topics. Here are
 # documents made of four such topics, and what coordinate ascent makes of them.
 #
-# `JENSEN_QUICK=1` takes fewer documents; `JENSEN_FIGURES=1` saves the figures in `examples/figures`.
+# `JENSEN_QUICK=1` takes fewer documents; `examples/run.py --figures` saves the figures.
 
 # %%
 import os
-from pathlib import Path
 
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -26,14 +25,6 @@ from scipy.special import digamma, gammaln
 import jensen as jn
 
 QUICK = bool(os.environ.get("JENSEN_QUICK"))
-
-
-def keep(figure, name):
-    if os.environ.get("JENSEN_FIGURES"):
-        folder = Path(__file__).parent / "figures"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=110)
-    return figure
 
 
 # %% [markdown]
@@ -134,14 +125,13 @@ def by_hand(seed, sweeps=40):
 
 curves = [by_hand(seed) for seed in range(4 if QUICK else 8)]
 history, best = posterior.history["elbo"], posterior.elbo.value
-figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+curves_figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
 for curve in curves:
     axes.plot(np.arange(1, len(curve) + 1), curve, color="0.6", linewidth=0.9)
 axes.plot([], [], color="0.6", label="random starts, by hand")
 axes.plot(np.arange(1, len(history) + 1), history, color="tab:blue", label="jensen, start from clusters of documents")
 axes.set(xlabel="sweep", ylabel="ELBO", ylim=(best - 0.08 * abs(best), best + 0.005 * abs(best)), xlim=(0, 60))
 axes.legend(frameon=False, loc="lower right")
-keep(figure, "24_curves")
 
 # %% [markdown]
 # ## Reading the topics
@@ -151,12 +141,11 @@ beta, theta = posterior.q.means["beta"], posterior.q.means["theta"]
 for k in range(K):
     print(k, *vocabulary[np.argsort(-beta[k])[:8]])
 
-figure, panels = plt.subplots(1, K, figsize=(11, 3.2), layout="constrained", sharex=True)
+topics_figure, panels = plt.subplots(1, K, figsize=(11, 3.2), layout="constrained", sharex=True)
 for k, axes in enumerate(panels):
     top = np.argsort(beta[k])[-10:]
     axes.barh(vocabulary[top], beta[k, top], xerr=posterior.q.sds["beta"][k, top], color=f"C{k}", alpha=0.7)
     axes.set_title(f"topic {k}")
-keep(figure, "24_topics")
 
 # %% [markdown]
 # One document: its proportions, and the most probable topic of each of its words.

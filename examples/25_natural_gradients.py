@@ -14,11 +14,10 @@
 #
 # which is a step along the natural gradient of the ELBO, lambda_hat - lambda, in steps that Robbins and Monro allow.
 #
-# `JENSEN_QUICK=1` takes fewer rows; `JENSEN_FIGURES=1` saves the figures in `examples/figures`.
+# `JENSEN_QUICK=1` takes fewer rows; `examples/run.py --figures` saves the figures.
 
 # %%
 import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,14 +28,6 @@ from scipy.special import logsumexp, softmax
 import jensen as jn
 
 QUICK = bool(os.environ.get("JENSEN_QUICK"))
-
-
-def keep(figure, name):
-    if os.environ.get("JENSEN_FIGURES"):
-        folder = Path(__file__).parent / "figures"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=110)
-    return figure
 
 
 # %%
@@ -109,13 +100,12 @@ h_svi, P_svi, noisy = stochastic(batch=500, passes=2)
 print("coordinate ascent, 25 passes", h / P, "minibatches, 2 passes", h_svi / P_svi)
 
 # %%
-figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+curves_figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
 axes.plot(*noisy.T, color="tab:orange", linewidth=0.6, alpha=0.7, label="natural gradients, noisy ELBO of 500 rows")
 axes.plot(*curve.T, "o-", color="tab:blue", markersize=3, label="coordinate ascent, all rows")
 end = curve[-1, 1]
 axes.set(xlabel="passes over the rows", ylabel="ELBO", xlim=(0, 8), ylim=(end - 0.15 * abs(end), end + 0.05 * abs(end)))
 axes.legend(frameon=False, loc="lower right")
-keep(figure, "25_curves")
 
 # %% [markdown]
 # ## By `jensen`

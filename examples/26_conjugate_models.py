@@ -5,11 +5,10 @@
 # hidden Markov models, factorial models, mixtures and topics (`23_mixture_restarts.py`, `24_topics.py`). Each is a few
 # lines of NumPyro here, recognized, fitted by the same call, and checked against its update written with NumPy.
 #
-# `JENSEN_QUICK=1` leaves out the factorial model; `JENSEN_FIGURES=1` saves the figures in `examples/figures`.
+# `JENSEN_QUICK=1` leaves out the factorial model; `examples/run.py --figures` saves the figures.
 
 # %%
 import os
-from pathlib import Path
 
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -23,14 +22,6 @@ import jensen as jn
 
 QUICK = bool(os.environ.get("JENSEN_QUICK"))
 rng = np.random.default_rng(7)
-
-
-def keep(figure, name):
-    if os.environ.get("JENSEN_FIGURES"):
-        folder = Path(__file__).parent / "figures"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=110)
-    return figure
 
 
 # %% [markdown]
@@ -79,7 +70,7 @@ P[-2:, -2:] += 0.01 * np.eye(2)
 by_hand = np.linalg.solve(P, means["tau"] * D.T @ y)
 sd_by_hand = np.sqrt(np.diag(np.linalg.inv(P)))
 
-figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+groups_figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
 raw = np.array([(y - X @ [1.0, -1.0])[group == g].mean() for g in range(GROUPS)])
 axes.errorbar(np.arange(GROUPS), means["a"], 2 * levels.q.sds["a"], fmt="o", label="q, two sds")
 axes.plot(raw, "x", color="0.5", label="means of groups")
@@ -87,7 +78,6 @@ axes.plot(intercepts, "_", color="k", markersize=12, label="truth")
 axes.axhline(means["mu"], color="0.7", linewidth=0.8)
 axes.set(xlabel="group", ylabel="a")
 axes.legend(frameon=False)
-keep(figure, "26_groups")
 
 # %% [markdown]
 # ## A hidden Markov model
@@ -148,13 +138,12 @@ for t in range(T - 2, -1, -1):
 smoothed = forward * backward
 smoothed /= smoothed.sum(1, keepdims=True)
 
-figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 3.6), layout="constrained", sharex=True)
+chain_figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 3.6), layout="constrained", sharex=True)
 top.plot(signal, ".", markersize=3, color="0.5")
 top.step(np.arange(T), found["mu"][probs.argmax(1)], where="mid", color="tab:blue")
 top.set(ylabel="y")
 bottom.stackplot(np.arange(T), probs.T, alpha=0.7)
 bottom.set(xlabel="t", ylabel="probabilities", ylim=(0, 1), xlim=(0, T - 1))
-keep(figure, "26_chain")
 
 # %% [markdown]
 # ## A factorial model

@@ -15,6 +15,7 @@ import pytest
 import jensen as jn
 from jensen.core.layout import Site
 from jensen.diagnostics.quantities import Draws
+from jensen.diagnostics.ladder import Rung
 from jensen.diagnostics.verdict import Verdict
 from jensen.families.meanfield import DiagonalGaussian
 from jensen.families.particles import Particles
@@ -205,11 +206,18 @@ def test_particles_have_no_elbo(fitted):
 
 
 def test_a_climb_shows_its_rungs(fitted):
-    story = ("2 steps", "Gaussian: ELBO 8.43 +- 0.02, var(log w) 1; 10 do not use (344,672 gradients)")
-    story += ("flow: ELBO 10.26 +- 0.01, var(log w) 0.027; not kept (260,224 gradients)",)
-    found = read(fitted.replace(story=story))
-    assert [row[1:3] for row in found.table("")] == [["Gaussian", "8.43 ± 0.02"], ["flow", "10.26 ± 0.01"]]
+    rungs = (
+        Rung("Gaussian", Elbo(8.43, 0.02), 1.0, True, "10 do not use", 344_672),
+        Rung("flow", Elbo(10.26, 0.01), 0.027, False, "", 260_224),
+        Rung("lost", Elbo(-np.inf, 0.0), np.inf, False, "", 1),
+    )
+    run = replace(fitted.run, rungs=rungs)
+    found = read(fitted.replace(run=run, story=("2 steps", *map(str, rungs))))
+    shown = [row[1:3] for row in found.table("")]
+    assert shown == [["Gaussian", "8.43 ± 0.02"], ["flow", "10.26 ± 0.01"], ["lost", "-inf ± 0.00"]]
+    assert "10 do not use" in found.text["steps"]
     assert "2 steps" in found.text["steps"]
+    assert found.text["steps"].count("flow") == 1  # in the table, and not told again
 
 
 def big(sizes: dict[str, int], n: int = 200) -> Posterior:

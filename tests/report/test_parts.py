@@ -10,11 +10,8 @@ import pytest
 from scipy import stats
 
 from jensen.core.html import badge, element, table
-from jensen.diagnostics.dimension import Candidate
-from jensen.diagnostics.ladder import Rung
 from jensen.models.read import read
-from jensen.objectives.elbo import Elbo
-from jensen.report import marginals, pairs, steps
+from jensen.report import marginals, pairs
 from jensen.report.boxes import Box, arranged, boxes
 from jensen.report.diagram import diagram
 from jensen.report.svg import Panel, round_ticks
@@ -95,17 +92,6 @@ def test_of_very_many_scalars_some_are_looked_at():
     found, looked, total = pairs.largest(facts(x))
     assert looked < total == 4000
     assert found[0][:2] == (0, 3999)
-
-
-def test_the_story_is_read_as_it_is_written():
-    rung = Rung("scale layer", Elbo(-1.25, 0.03), 0.2, True, "3 trusted", 1234)
-    candidate = Candidate("full rank", None, None, None, Elbo(5.0, 0.5), 0.1)
-    first, second = steps.rungs(("3 steps: converged", str(rung), str(candidate)))
-    assert first[:3] == ("scale layer", -1.25, 0.03)
-    assert "3 trusted" in first.rest
-    assert second[:3] == ("full rank", 5.0, 0.5)
-    lost = Rung("flow", Elbo(-np.inf, 0.0), np.inf, False, "", 1)
-    assert steps.rungs((str(lost),))[0].value == -np.inf
 
 
 def mixture(x, K):

@@ -22,9 +22,10 @@ from jensen.conjugate import blocks
 from jensen.conjugate.energy import IMPOSSIBLE
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
-from jensen.conjugate.probe import FAST_COMPILE, coordinate
+from jensen.conjugate.probe import coordinate
 from jensen.conjugate.special import Predictor
 from jensen.core import keys
+from jensen.core.compilation import FAST_COMPILE
 from jensen.families.gaussian import Gaussian
 from jensen.models.graph import Node
 

@@ -23,8 +23,8 @@ from jensen.conjugate import blocks
 from jensen.conjugate.energy import Tables
 from jensen.conjugate.pieces import Rows
 from jensen.conjugate.plan import GAUSSIAN, Plan
-from jensen.conjugate.probe import FAST_COMPILE
 from jensen.conjugate.special import Products
+from jensen.core.compilation import FAST_COMPILE
 from jensen.core.errors import OptionError
 from jensen.families.discrete import Categorical
 from jensen.families.gaussian import Gaussian

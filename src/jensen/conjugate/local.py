@@ -30,7 +30,7 @@ from jax import lax
 from jensen.conjugate.energy import Constant, Energy
 from jensen.conjugate.pieces import Sum, static
 from jensen.conjugate.plan import Plan
-from jensen.conjugate.probe import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE
 
 FOLD = 16
 """Rows of a chunk come in multiples of this."""

@@ -18,8 +18,8 @@ from jensen.conjugate import blocks
 from jensen.conjugate.local import responsibilities
 from jensen.conjugate.pieces import signature
 from jensen.conjugate.plan import GAUSSIAN, Plan
-from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core import layout
+from jensen.core.compilation import FAST_COMPILE
 from jensen.core.precision import scope
 from jensen.families.discrete import Categorical
 from jensen.families.exponential import Beta, Dirichlet, Gamma, InverseGamma

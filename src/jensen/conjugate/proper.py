@@ -13,8 +13,8 @@ import numpy as np
 from jensen.conjugate import blocks
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
-from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core import keys
+from jensen.core.compilation import FAST_COMPILE
 from jensen.core.errors import ImproperError
 from jensen.families.gaussian import Gaussian
 

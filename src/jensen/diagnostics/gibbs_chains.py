@@ -16,9 +16,9 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.pieces import known, signature
-from jensen.conjugate.probe import FAST_COMPILE
 from jensen.conjugate.product import Product
 from jensen.core import keys
+from jensen.core.compilation import FAST_COMPILE
 from jensen.diagnostics import quantities
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.quantities import Draws

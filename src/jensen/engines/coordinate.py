@@ -25,8 +25,8 @@ import numpy as np
 from jensen.conjugate import starts
 from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import Plan
-from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core import keys
+from jensen.core.compilation import FAST_COMPILE
 from jensen.core.errors import OptionError
 from jensen.engines.engine import Ticks
 from jensen.families import markov

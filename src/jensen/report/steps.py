@@ -1,7 +1,6 @@
 """Section: how the fit went. The ELBO over the steps, the rungs of the climb, and the story in sentences."""
 
-import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,31 +12,14 @@ from jensen.report.svg import Panel, key
 
 _HIDDEN = 0.1
 """Share of the steps, the first ones, that may lie below the panel: a start is often thousands of nats away."""
-_RUNG = re.compile(r"(?P<name>[^:]+): ELBO (?P<value>-?[\d.]+|-?inf) \+- (?P<error>[\d.]+|inf)(?P<rest>.*)")
-
-
-class Rung(NamedTuple):
-    """A line of the story that tells an approximation's ELBO on fresh draws."""
-
-    name: str
-    value: float
-    error: float
-    rest: str
-
-
-def rungs(story: tuple[str, ...]) -> list[Rung]:
-    """The rungs that a story tells of."""
-    found = (_RUNG.fullmatch(line) for line in story)
-    return [Rung(m["name"], float(m["value"]), float(m["error"]), m["rest"].lstrip(",; ")) for m in found if m]
 
 
 def section(facts: Facts) -> list[Html]:
     """The curve, the rungs, the story."""
     posterior = facts.posterior
-    climbed = rungs(posterior.story)
-    climbed = climbed if len(climbed) > 1 else []
+    climbed = posterior.run.rungs
     parts = [_curve(posterior, bool(climbed)), _climb(climbed)]
-    told = [line for line in posterior.story if not (climbed and _RUNG.fullmatch(line))]
+    told = [line for line in posterior.story if line not in map(str, climbed)]
     parts.append(items(told))
     return [part for part in parts if part]
 
@@ -84,13 +66,15 @@ def _limits(elbo: np.ndarray, final: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _climb(climbed: list[Rung]) -> Html | None:
+def _climb(climbed: tuple[Any, ...]) -> Html | None:
     if not climbed:
         return None
-    finite = [rung for rung in climbed if np.isfinite(rung.value) and np.isfinite(rung.error)]
-    panel = ""
+    finite = [rung for rung in climbed if np.isfinite(rung.elbo.value) and np.isfinite(rung.elbo.error)]
+    value = np.array([rung.elbo.value for rung in finite])
+    error = np.array([rung.elbo.error for rung in finite])
+    panel = None
     if len(finite) > 1:
-        low, high = (f(rung.value + sign * 2 * rung.error for rung in finite) for f, sign in ((min, -1), (max, 1)))
+        low, high = (value - 2 * error).min(), (value + 2 * error).max()
         room = 0.08 * (high - low) or 1.0
         drawn = Panel(
             (0.5, len(finite) + 0.5),
@@ -100,19 +84,22 @@ def _climb(climbed: list[Rung]) -> Html | None:
             labels=("approximation, as numbered below", "ELBO on fresh draws, ± 2 errors"),
         )
         at = np.arange(1, len(finite) + 1)
-        value, error = np.array([r.value for r in finite]), np.array([r.error for r in finite])
         drawn.line(at, value, "ours thin")
         drawn.intervals(at, value - 2 * error, value + 2 * error, "ours")
         drawn.points(at, value, "ours", 3.2)
         panel = element("div", drawn.html(), class_="one")
     numbers = {id(rung): str(i) for i, rung in enumerate(finite, 1)}
-    rows = [
-        (numbers.get(id(rung), "–"), rung.name, f"{rung.value:.2f} ± {rung.error:.2f}", rung.rest) for rung in climbed
-    ]
+    rows = [(numbers.get(id(rung), "–"), rung.name, str(rung.elbo).replace("+-", "±"), _came(rung)) for rung in climbed]
     return joined(
         [
             element("h3", "The approximations that were tried"),
-            panel or None,
+            panel,
             table(("", "approximation", "ELBO", "what came of it"), rows, words=(1, 3)),
         ]
     )
+
+
+def _came(rung: Any) -> str:
+    """What is told of a rung beside its ELBO."""
+    kept = rung.words or ("kept" if rung.kept else "not kept")
+    return f"var(log w) {rung.spread:.2g}; {kept} ({rung.gradients:,} gradients)"
