@@ -14,8 +14,8 @@ import pytest
 
 import jensen as jn
 from jensen.core.layout import Site
-from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.ladder import Rung
+from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
 from jensen.families.meanfield import DiagonalGaussian
 from jensen.families.particles import Particles
