@@ -73,7 +73,7 @@ def iteration(n: int = 1_000_000, iterations: int = 2, rounds: int = 2) -> None:
             for make, cost in costs.items():
                 short, _ = run(make, 1)
                 long, bounds[make] = run(make, 1 + iterations)
-                cost.append((long - short) / iterations)
+                cost.append((long - short) / (len(bounds[make]) - 1))
         ours, theirs = (float(np.median(cost)) for cost in costs.values())
         both = min(map(len, bounds.values()))  # single precision may end early, at a step of nothing but rounding
         one, other = (found[:both] for found in bounds.values())
