@@ -1,6 +1,7 @@
 # Every target sets up what it needs from a bare clone: Python 3.11 or later with pip is enough.
 #   make demo    install the package alone and run its demonstration
-#   make test    the tests; MARKS='not slow' for the quick ones, ARGS=tests/core for some
+#   make test    the tests; ARGS=tests/core for some
+#   make test-all    those marked slow as well: the same on more models
 #   make check   formatting, lint, types, import layers
 #   make bench   side-by-side benchmarks; BENCH=... goes to the benchmark runner
 #   make docs    the documentation site, into site/
@@ -8,7 +9,7 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-MARKS ?=
+MARKS ?= not slow
 ARGS ?=
 BENCH ?=
 
@@ -18,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs clean
+.PHONY: help demo test test-all check format bench docs clean
 
 help:
 	@sed -n '2,7s/^#  *//p' Makefile
@@ -48,6 +49,9 @@ test: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(if $(MARKS),-m "$(MARKS)") $(ARGS)
+
+test-all:
+	@$(MAKE) --no-print-directory test MARKS=
 
 # All four run, so that one report shows everything.
 check: $(VENV)/.test

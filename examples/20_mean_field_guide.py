@@ -59,14 +59,16 @@ print({name: value.shape for name, value in params.items()})
 # order of `posterior.summary()`.
 
 # %%
-guide = AutoNormal(grouped)
-sites = {
-    name: np.shape(site["value"])
-    for name, site in trace(seed(guide, random.key(0))).get_trace(**data).items()
-    if site["type"] == "param"
-}
-print(sites)
-ours, theirs = sum(np.size(p) for p in params.values()), sum(int(np.prod(shape)) for shape in sites.values())
+ours = theirs = sum(np.size(p) for p in params.values())
+if not QUICK:  # NumPyro compiles its search for a start first, which takes seconds
+    guide = AutoNormal(grouped)
+    sites = {
+        name: np.shape(site["value"])
+        for name, site in trace(seed(guide, random.key(0))).get_trace(**data).items()
+        if site["type"] == "param"
+    }
+    print(sites)
+    theirs = sum(int(np.prod(shape)) for shape in sites.values())
 dim = 1 + 1 + GROUPS + COLUMNS + 1
 print(
     f"{dim} latent variables: {ours} parameters, NumPyro's guide {theirs}; full rank would have {dim * (dim + 3) // 2}"

@@ -691,17 +691,14 @@ def test_labels_that_can_swap_are_not_trusted_in_one_mode():
 
 @quietly
 @pytest.mark.parametrize("method", ["auto", "fullrank", "meanfield"])
-def test_neals_funnel_is_never_trusted_wrongly(method, monkeypatch):
+def test_neals_funnel_is_never_trusted_wrongly(method, without_flow):
     def funnel():
         v = numpyro.sample("v", dist.Normal(0, 3))
         numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([9]).to_event(1))
 
-    for seed in range(3):
+    for seed in range(2):
         posterior = jn.fit(funnel, method, seed=seed)
         honest(posterior, "v", 0.0, 3.0)
-        monkeypatch.setattr(
-            "jensen.diagnostics.ladder._LARGEST_FLOW", 0
-        )  # one seed climbs to the end, the others do not
         if method != "auto":
             assert word(posterior, "v") != "trusted"
 

@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from scipy import stats
+from tests.tiers import quick
 
 import jensen as jn
 
@@ -153,7 +154,9 @@ def test_pymc_minibatches():
     assert posterior.sample(10).posterior["b"].dims == ("chain", "draw", "column")
 
 
-@pytest.mark.parametrize("total_size", [[N], (N,), DATA["y"].shape], ids=["list", "tuple", "shape"])
+@pytest.mark.parametrize(
+    "total_size", quick([[N], (N,), DATA["y"].shape], DATA["y"].shape), ids=["list", "tuple", "shape"]
+)
 def test_pymc_total_size_in_other_words(total_size, quiet):
     assert jn.fit(pymc_model(total_size), "advi", steps=1, correct=False, progress=False).engine.batch_size == BATCH
 
@@ -175,7 +178,7 @@ def test_a_table_is_the_same_as_its_arrays(fitted):
 # -- optimizers, histories and callbacks -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("draws", [1, 4])
+@pytest.mark.parametrize("draws", quick([1, 4], 4))
 def test_an_optimizer_with_a_schedule_and_a_tracker(draws, quiet):
     tracker = jn.Tracker(mean=lambda s: s.q.mean, sd=lambda s: s.q.sd, loss=lambda s: s.loss[-1])
     engine = jn.Gradient(optimizer=ITERATES, draws=draws, batch_size=BATCH)

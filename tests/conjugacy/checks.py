@@ -17,13 +17,16 @@ from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core.precision import scope
 from jensen.engines.coordinate import one_sweep, order
 from jensen.families.gaussian import Gaussian
+from jensen.models.cache import remember
 from jensen.models.numpyro_graph import graph
 
 
 def make(model: Callable[..., Any], data: Mapping[str, Any], groups: Any = None, /, **static: Any) -> Plan:
-    """The plan of a NumPyro model, in float64."""
+    """The plan of a NumPyro model, in float64; as in a fit, data of the same shapes meet the same graph and its programs."""
+    shapes = tuple((name, np.shape(value), np.asarray(value).dtype) for name, value in data.items())
     with scope("float64"):
-        return make_plan(graph(model, data, static), data, groups)
+        found = remember(model, (shapes, tuple(static.items())), lambda: graph(model, data, static))
+        return make_plan(found, data, groups)
 
 
 @cache

@@ -165,7 +165,14 @@ CONJUGATE = (
 )
 
 
-@pytest.mark.parametrize(("model", "y"), CONJUGATE, ids=lambda value: getattr(value, "__name__", ""))
+SLOW = (two_sites_of_levels, spike_and_slab, levels_of_cells, picked_probabilities, product_of_sites, levels_of_columns)
+
+
+@pytest.mark.parametrize(
+    ("model", "y"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[0] in SLOW else ()) for case in CONJUGATE],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_exact(model, y):
     found = make(model, {"y": y})
     assert {finding.update for finding in found.findings} == {"exact"}

@@ -9,6 +9,7 @@ import pytest
 from numpyro import sample
 from tests.conjugacy.checks import make, passes, plan, zoo_certificate
 from tests.conjugacy.zoo import CONTROLS, MODELS, example
+from tests.tiers import quick
 
 from jensen.conjugate import plan as planning
 from jensen.conjugate.certificate import LIMIT, certify
@@ -19,7 +20,12 @@ RIGHT = 1e-10
 AUGMENTED = {entry.name for entry in MODELS if entry.augmentation}
 
 
-@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
+SLOW = {"hmm_split", "factorial_hmm", "factor_analysis", "varying_slopes", "mixture_of_regressions", "gmm_diagonal"}
+
+
+@pytest.mark.parametrize(
+    "entry", quick(MODELS, *(entry for entry in MODELS if entry.name not in SLOW)), ids=lambda entry: entry.name
+)
 def test_models_pass(entry):
     found = zoo_certificate(entry.name)
     nodes = {node.name for node in plan(entry.name, joint=True).graph.nodes}

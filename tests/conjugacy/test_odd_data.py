@@ -8,6 +8,7 @@ from numpyro import plate, sample
 from numpyro.contrib.control_flow import scan
 from tests.conjugacy.checks import make, passes, start, sweeps
 from tests.conjugacy.sites import G, N, R, X, Y, gamma, levels, normal, seen
+from tests.tiers import quick
 
 from jensen.core.errors import DataError
 from jensen.core.precision import scope
@@ -61,7 +62,10 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
+SLOW = {"one cluster", "one column", "more columns than rows", "all equal", "outlier"}
+
+
+@pytest.mark.parametrize("name", quick(ODD, *(name for name in ODD if name not in SLOW)))
 def test_odd_data(name):
     model, data, static = ODD[name]
     found = make(model, data, **static)

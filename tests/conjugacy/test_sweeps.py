@@ -10,6 +10,7 @@ from tests.conjugacy.bridge import compare, families
 from tests.conjugacy.checks import plan, start, sweeps
 from tests.conjugacy.hand import HAND
 from tests.conjugacy.zoo import example
+from tests.tiers import quick
 
 from jensen.core.precision import scope
 from jensen.engines.coordinate import elbo
@@ -29,7 +30,12 @@ SAME = {"multilevel_correlated", "probit_ndtr", "dirichlet_multinomial_shared", 
 """As other models but for their data or how they are written; their bounds and single updates are in test_hand."""
 
 
-@pytest.mark.parametrize("name", [name for name in HAND if name not in SAME])
+SLOW = {"factorial_hmm", "varying_slopes", "mixture_of_regressions", "factor_analysis", "gmm_diagonal", "inverse_gamma"}
+
+
+@pytest.mark.parametrize(
+    "name", quick((name for name in HAND if name not in SAME), *(name for name in HAND if name not in SAME | SLOW))
+)
 def test_sweeps_are_those_derived_by_hand(name):
     hand, data, found = HAND[name], example(name).arguments, plan(name)
     state, q = _hand_start(name)
@@ -44,7 +50,7 @@ def test_sweeps_are_those_derived_by_hand(name):
     assert np.diff(elbos).min() >= -RISES * np.abs(elbos).max()
 
 
-@pytest.mark.parametrize("name", ["multilevel", "varying_slopes"])
+@pytest.mark.parametrize("name", quick(["multilevel", "varying_slopes"], "multilevel"))
 def test_joint_blocks_are_no_worse(name):
     """Mean field over sites is a special case of the joint Gaussian, whose bound is therefore higher."""
     joint, single = plan(name, joint=True), plan(name)
@@ -53,7 +59,7 @@ def test_joint_blocks_are_no_worse(name):
     assert elbos[-1] > sweeps(single, start(single), 300, example(name).order)[1][-1]
 
 
-@pytest.mark.parametrize("name", ["factorial_hmm", "random_walk_fixed"])
+@pytest.mark.parametrize("name", quick(["factorial_hmm", "random_walk_fixed"], "random_walk_fixed"))
 def test_elbo_rises(name):
     """The models of the zoo without a hand derivation of the default blocks."""
     found = plan(name, joint=True)

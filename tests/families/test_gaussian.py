@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import solveh_banded
 from scipy.stats import multivariate_normal
+from tests.tiers import quick
 
 from jensen.core.errors import OptionError, UnsupportedError
 from jensen.core.precision import scope
@@ -94,7 +95,9 @@ def everything(pattern, h, entries, x, key):
     }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", quick(MODELS, "rows of four", "local linear trend", "several walks", "varying slopes", "walk with a mean")
+)
 def test_against_dense_algebra(name):
     n, pairs = MODELS[name]
     pattern = find_pattern(n, pairs)
@@ -135,7 +138,7 @@ def test_against_dense_algebra(name):
     assert tuple(bool(ok) for ok in done["valid"]) == (True, False)
 
 
-@pytest.mark.parametrize("name", ["local linear trend", "varying slopes"])
+@pytest.mark.parametrize("name", quick(["local linear trend", "varying slopes"], "local linear trend"))
 def test_density_entropy_and_draws(name):
     pattern = find_pattern(*MODELS[name])
     dense, entries = matrix(pattern)
@@ -181,7 +184,7 @@ def test_coordinate_ascent_finds_the_gaussian(name):
     assert not point["cov"].any()
 
 
-@pytest.mark.parametrize("name", ["varying slopes", "several walks", "dense"])
+@pytest.mark.parametrize("name", quick(["varying slopes", "several walks", "dense"], "several walks"))
 def test_the_gradient_of_the_log_partition_is_the_moments(name):
     """Under grad and vmap: d/dh of A = h'mean/2 - logdet/2 is the mean, d/dP_ii is -E x_i^2 / 2."""
     pattern = find_pattern(*MODELS[name])

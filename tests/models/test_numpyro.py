@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints
 from numpyro.infer.util import potential_energy
+from tests.tiers import quick
 
 import jensen as jn
 from jensen.core.layout import flatten, unflatten
@@ -84,7 +85,7 @@ def test_the_density_is_numpyros(name):
         np.testing.assert_allclose(ours, [theirs(MODELS[name], {"y": Y}, model, row) for row in z], rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", quick(names(), "eight_schools_centered", "garch11", "hmm_example", "earn_height"))
 def test_the_density_of_real_models_is_numpyros(name):
     function, data, _ = load(name)
     with scope():

@@ -16,6 +16,7 @@ import scipy.sparse
 import scipy.special
 from pytensor.compile.ops import wrap_py
 from scipy import stats
+from tests.tiers import quick
 
 from jensen.core.errors import DataError, ModelError, UnsupportedError
 from jensen.core.precision import scope
@@ -569,7 +570,7 @@ def test_float32():
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("inside", ["", "with scope('float64'): "])
+@pytest.mark.parametrize("inside", quick(["", "with scope('float64'): "], "with scope('float64'): "))
 def test_settings_stay_the_callers(inside):
     """Precision, devices and environment are as before, also where the front end is loaded inside a scope."""
     code = (

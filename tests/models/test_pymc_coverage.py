@@ -16,6 +16,7 @@ import pytest
 from pymc.distributions.transforms import Chain, Interval, log, logodds, ordered
 from pytensor.compile.mode import FAST_COMPILE
 from pytensor.scalar.basic import NumpyAutocaster, autocast_float_as
+from tests.tiers import quick
 
 from jensen.core.layout import dim, unflatten
 from jensen.core.precision import scope
@@ -422,6 +423,11 @@ FEATURES = {
     "data containers": _containers,
 }
 CASES = PRIORS | OBSERVED | FEATURES
+SLOW = {
+    *("OrderedProbit", "Mixture", "LKJCorr", "SkewNormal", "WishartBartlett", "LogitNormal", "MvGaussianRandomWalk"),
+    *("Interpolated", "Censored StudentT", "MatrixNormal", "BetaBinomial", "PERT-like Beta by mean", "AR(2) latent"),
+    *("GARCH11", "Rice", "VonMises", "EulerMaruyama", "gp.Marginal", "TruncatedNormal", "chain of transforms"),
+}
 
 
 def _build(case):
@@ -450,7 +456,7 @@ def _reference(case, free):
     return dict(zip(names, values, strict=True))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick(CASES, *(case for case in CASES if case not in SLOW)))
 def test_factors_gradient_and_batch(case):
     rng = np.random.default_rng(3)
     record = read(_build(case))

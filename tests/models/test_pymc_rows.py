@@ -8,6 +8,7 @@ import pymc as pm
 import pytensor.tensor as pt
 import pytest
 from scipy import stats
+from tests.tiers import quick
 
 from jensen.core.errors import ModelError, UnsupportedError
 from jensen.core.precision import scope
@@ -251,7 +252,12 @@ def agree(record, rows):
     return small
 
 
-@pytest.mark.parametrize("write", MODELS, ids=lambda write: write.__name__)
+QUICK = [
+    write for write in MODELS if write not in (mixture, mixture_of_rows, local_simplex, truncated_by_rejection, student)
+]
+
+
+@pytest.mark.parametrize("write", quick(MODELS, *QUICK), ids=lambda write: write.__name__)
 def test_factors_of_some_rows_are_rows_of_the_factors(write):
     agree(read(made(write)), ROWS)
 

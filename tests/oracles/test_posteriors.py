@@ -1,12 +1,14 @@
 """Real posteriors with published references: one setting for all, seed 0.
 
-The two large ones and the pure fits are marked slow.
+The two large ones are marked slow.
 """
 
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
+from tests.tiers import quick
 
 import jensen as jn
 from posteriors.load import load, names
@@ -19,6 +21,7 @@ FALSE_MEANS, FALSE_SDS = 0.30, (0.80, 1.25)
 RIGHT_BASIN = 1.5
 
 
+@cache
 def fitted(name, method="auto"):
     model, data, reference = load(name)
     with warnings.catch_warnings():
@@ -54,12 +57,19 @@ def check(name):
     assert np.isfinite(posterior.elbo.value)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in names()])
+@pytest.mark.parametrize("name", quick(names(), *(name for name in names() if name not in LARGE)))
 def test_default_fit(name):
     check(name)
 
 
-@pytest.mark.parametrize("name", ["kidscore_momiq", "nes1972", "arK", "logearn_interaction_z", "wells_interaction_c"])
+@pytest.mark.parametrize(
+    "name",
+    quick(
+        ["kidscore_momiq", "nes1972", "arK", "logearn_interaction_z", "wells_interaction_c"],
+        "kidscore_momiq",
+        "wells_interaction_c",
+    ),
+)
 def test_linear_response_repairs_mean_field(name):
     """Sds of 0.1 to 0.9 of the truth become right to a few percent."""
     model, data, reference = load(name)
@@ -91,7 +101,7 @@ def test_linear_response_widens_what_mean_field_makes_too_narrow_in_eight_school
 def test_no_seed_is_trusted_and_wrong():
     """The limits of a false "trusted", on the posterior with the hardest funnel."""
     model, data, reference = load("eight_schools_centered")
-    for seed in range(1, 5):
+    for seed in range(1, 4):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", jn.FitWarning)
             posterior = jn.fit(model, data=data, seed=seed)
@@ -101,23 +111,33 @@ def test_no_seed_is_trusted_and_wrong():
         assert inside(scored.sd_ratio[trusted], FALSE_SDS).all()
 
 
-@pytest.mark.slow
 def test_pure_full_rank_fits():
-    """Nine of fifteen within the limits, all in the right basin, and nothing trusted that is wrong."""
-    good = 0
-    for name in names():
+    """Right where the posterior is nearly Gaussian, in the right basin elsewhere, and nothing trusted that is wrong.
+
+    Three of the nine that a Gaussian can do, three of the six that it cannot; `benchmarks posteriors` has all fifteen.
+    """
+    good = set()
+    for name in (
+        "kidscore_momiq",
+        "nes1972",
+        "wells_interaction_c",
+        "eight_schools_centered",
+        "seeds_centered",
+        "rats",
+    ):
         posterior, scored = fitted(name, "fullrank")
         assert posterior.answer == "q"
         light = ~scored.heavy
         assert np.abs(scored.mean_error[light]).max() < RIGHT_BASIN, name
-        good += bool((np.abs(scored.mean_error[light]) <= MEANS).all() and inside(scored.sd_ratio[light], SDS).all())
+        if (np.abs(scored.mean_error[light]) <= MEANS).all() and inside(scored.sd_ratio[light], SDS).all():
+            good.add(name)
         trusted = (words(posterior, scored) == "trusted") & light
         assert np.abs(scored.mean_error[trusted]).max(initial=0) <= FALSE_MEANS, name
         assert inside(scored.sd_ratio[trusted], FALSE_SDS).all(), name
-    assert good >= 9
+    assert good >= {"kidscore_momiq", "nes1972", "wells_interaction_c"}
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", quick(TWINS, "eight_schools_centered", "gp_regr", "kidscore_momiq", "rats"))
 def test_the_pymc_twin_gives_the_same_answer(name):
     pytest.importorskip("pymc")
     from posteriors import models_pymc
