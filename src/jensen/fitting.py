@@ -59,7 +59,7 @@ def fit(
     data: Mapping[str, Any] | None = None,
     family: FullRank | MeanField | Blocks | None = None,
     engine: Engine | None = None,
-    batch_size: int | None = None,
+    batch_size: int | Mapping[str, int] | None = None,
     steps: int | None = None,
     budget: float | None = None,
     start: Mapping[str, Any] | None = None,
@@ -99,7 +99,8 @@ def fit(
         `FixedDraws(...)`, `Gradient(...)`, `Stein(...)`, `Descent(...)` or `CoordinateAscent(...)`.
     batch_size
         Rows of a minibatch, for "advi", "fullrank_advi" and "svi". By default what the model says (``pm.Minibatch``,
-        ``subsample_size=``), 1,000 of 20,000 rows or more, and all rows of fewer.
+        ``subsample_size=``), 1,000 of 20,000 rows or more, and all rows of fewer. For batches along several axes, as of a matrix
+        of users and items, a dict: name of the plate, dimension or axis (``"rows"``, ``"columns"``) -> number along it.
     steps
         Largest number of steps of the engine.
     budget
@@ -341,6 +342,8 @@ def _check_batch_size(batch_size: Any, method: str, engine: Any) -> None:
             f"batch_size is for the methods {', '.join(_STOCHASTIC)}; got {batch_size!r} with {method!r}, which needs none: it "
             "takes few passes over many rows by itself."
         )
+    if isinstance(batch_size, Mapping) and method != "svi" and batch_size:
+        return  # names and numbers are looked at with the model
     if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
         raise OptionError(f"batch_size must be a number of rows, at least 1; got {batch_size!r}; for example 500.")
 

@@ -6,7 +6,7 @@
 It is a file of its own because small fits do not need what it imports.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -27,11 +27,12 @@ from jensen.engines.gradient import Gradient
 from jensen.families.fullrank import DenseGaussian, FullRank
 from jensen.families.meanfield import MeanField
 from jensen.models import plates
+from jensen.models.crossed import Crossed, named
 from jensen.models.large import LargeTarget, subsample_size
-from jensen.models.local_rows import by_number
 from jensen.models.model import Model
 from jensen.models.plates import Plate
 from jensen.models.read import read
+from jensen.models.sufficient import LARGEST, Sufficient
 from jensen.models.target import Target
 from jensen.models.weighted import curved
 from jensen.posterior import Posterior, conclude
@@ -45,8 +46,6 @@ _FIRST = 997
 _NATS, _NATS_FLAT = 0.015, 0.3
 """Largest sd of the difference between the subsample and all rows, over draws of q: this times sqrt(D), and where curvatures are
 not corrected."""
-_LOCAL_STEPS, _LOCAL_RATE = 10_000, 0.03
-"""Steps and first learning rate where rows have latent variables and nothing is said."""
 _FOR_MODES = 60
 """Largest D for which other modes are looked for before all rows are left alone."""
 
@@ -139,6 +138,13 @@ def fit_batches(
     UnsupportedError
         When the model has no rows, or rows that cannot be taken out of it.
     """
+    if isinstance(engine.batch_size, Mapping):
+        if rows is not None:
+            raise UnsupportedError(
+                f"batch_size={engine.batch_size!r} names axes of arrays, and the rows of {record.name} are read from a table; "
+                "give one number, or pass arrays."
+            )
+        return _fit_crossed(record, named(record, engine.batch_size), engine, settings, loop, left)
     plate = plate or next(iter(plates.find(record)), None)
     if plate is None:
         raise UnsupportedError(
@@ -146,7 +152,7 @@ def fit_batches(
             "pass the data in data= (a density needs log_likelihood=, too), or leave batch_size out."
         )
     if plate.sites and rows is None:
-        return _fit_local(record, plate, engine, settings, loop, left)
+        return _fit_crossed(record, (plate,), engine, settings, loop, left)
     target = _target(record, plate, rows, settings, pays=True)
     assert target is not None
     q, fitted = run(limited(engine, loop["steps"]), target, seed=settings.seed, **loop)
@@ -154,28 +160,19 @@ def fit_batches(
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
 
 
-def _fit_local(
+def _fit_crossed(
     record: Model,
-    plate: Plate,
+    chosen: tuple[Plate, ...],
     engine: Gradient,
     settings: Settings,
     loop: dict[str, Any],
     left: Callable[[], float | None],
 ) -> Posterior:
-    """Batches of rows with latent variables of their own: no subsample can stand for them, so all rows judge q."""
-    numbered, seen = by_number(record, plate)
-    source = table(**{name: numbered.data[name] for name, _ in seen.data})
-    target = LargeTarget(numbered, seen, source, seed=settings.seed, precision=settings.precision)
-    if engine.optimizer is None:
-        import optax
-
-        steps = loop["steps"] or engine.steps or _LOCAL_STEPS
-        rate = optax.cosine_decay_schedule(_LOCAL_RATE, steps)
-        engine = replace(engine, optimizer=optax.adam(rate), steps=steps, average=True)
+    """Batches along several axes, or of rows with latent variables of their own: no subsample can stand for all, so all judge q."""
+    size = engine.batch_size
+    sizes = tuple(size[plate.name] for plate in chosen) if isinstance(size, Mapping) else (size,)
+    target = Crossed(record, chosen, sizes, seed=settings.seed, precision=settings.precision)  # type: ignore[arg-type]
     q, fitted = run(limited(engine, loop["steps"]), target, seed=settings.seed, **loop)
-    fitted = replace(
-        fitted, notes=(*fitted.notes, f"rows of {plate.name} have latent variables of their own: Adam, no stop")
-    )
     whole = Target(record, settings.precision)
     return conclude(whole, q, fitted, engine=engine, settings=settings, budget=left())
 
@@ -236,7 +233,14 @@ def _rounds(
     loop: dict[str, Any],
     left: Callable[[], float | None],
 ) -> Posterior | str:
-    q, record = fit_from_starts(target, FixedDraws(family, start, large=False), seed=settings.seed, **loop)
+    first = FixedDraws(family, start, large=False)
+    if target.dim <= LARGEST:
+        q, look = run(first, target, seed=settings.seed, label="first look", **loop)
+        factor = np.asarray(q.scale) if isinstance(q, DenseGaussian) else np.diag(q.sd)
+        found = target.sufficient(q.mean, factor) if look.status == "converged" else None
+        if found is not None:
+            return _exact(target, q, found, first, settings, loop, left)
+    q, record = fit_from_starts(target, first, seed=settings.seed, **loop)
     spread, modes, near = 0.0, None, False
     most = _NATS * np.sqrt(target.dim) if curved(target.dim) else _NATS_FLAT
     while record.status == "converged":
@@ -266,6 +270,27 @@ def _rounds(
     )
     record = replace(record, notes=(*record.notes, note))
     engine = Anchored(family, q, near=True)
+    return conclude(target, q, record, engine=engine, settings=settings, budget=left(), modes=modes)
+
+
+def _exact(
+    target: LargeTarget,
+    q: Any,
+    found: Sufficient,
+    engine: FixedDraws,
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
+) -> Posterior:
+    """A fit to the few rows that a model with sufficient statistics needs, as to any small data."""
+    target.thin(q, found)
+    q, record = fit_from_starts(target, engine, seed=settings.seed, **loop)
+    note = (
+        f"{found.rank} sufficient statistics stand for all rows, to {found.error:.0e} nats",
+        f"{target.rows.passes} pass{'es' * (target.rows.passes > 1)} over {target.total:,} rows; {target.size:,} of them stand for all",
+    )
+    record = replace(record, notes=(*record.notes, *note))
+    modes = _modes(target, q, settings)
     return conclude(target, q, record, engine=engine, settings=settings, budget=left(), modes=modes)
 
 

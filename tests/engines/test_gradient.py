@@ -11,6 +11,7 @@ from jensen.core import records
 from jensen.core.precision import scope
 from jensen.engines import averaging, gradient, gradient_steps
 from jensen.engines.gradient import Gradient
+from jensen.engines.gradient_noise import noise
 from jensen.models.read import read
 from jensen.models.target import Target
 from jensen.run import run
@@ -114,27 +115,26 @@ def test_the_preconditioned_step_is_an_unbiased_gradient_whatever_the_frame(fami
         program = gradient_steps.natural(target.model.factors, target.model.sites, draws, False)
         rho, moves = 1e-6, []
         tally = gradient_steps.empty_tally(place)
-        index = np.zeros(50, np.int32)
+        index = np.zeros((1, 0), np.int32)
         for step in range(1500):
             stage = gradient_steps.Stage(0, 1500, rho)
-            done, new, *_ = program(
-                1, jax.random.key(5), step, stage, frame, anchor, place, tally, target.data, {}, index
-            )
+            eps = noise(5, step, 1, draws, 5)
+            done, new, *_ = program(1, eps, step, stage, frame, anchor, place, tally, target.data, (), index)
             assert int(done) == 1
             moves.append((np.asarray(new.a - place.a) / rho, np.asarray(new.c - place.c) / rho))
         mean = point + white @ np.full(5, 0.1)
-        noise = rng.standard_normal((200_000, 5))
+        eps = rng.standard_normal((200_000, 5))
         spread = factor * c if diagonal else factor @ c
-        slopes = target(mean + (noise * spread if diagonal else noise @ spread.T))[1]
+        slopes = target(mean + (eps * spread if diagonal else eps @ spread.T))[1]
         expected = white.T @ slopes.mean(0)
         a, own = (np.array(part) for part in zip(*moves, strict=True))
         error = a.std(0) / np.sqrt(len(a)) + 1e-2
         assert (np.abs(a.mean(0) - expected) < 4 * error).all()
         # To first order in rho the proximal step adds 1 / c_ii.
         if diagonal:
-            scale = factor * (slopes * noise).mean(0) + 1
+            scale = factor * (slopes * eps).mean(0) + 1
         else:
-            scale = np.tril(factor.T @ slopes.T @ noise / len(noise)) + np.eye(5)
+            scale = np.tril(factor.T @ slopes.T @ eps / len(eps)) + np.eye(5)
         error = own.std(0) / np.sqrt(len(own)) + 1e-2
         assert (np.abs(own.mean(0) - scale) < 4.5 * error).all()
 

@@ -51,7 +51,7 @@ def _target(record, seed=0):
 
 
 def _density(batches, record, part, step, z):
-    block = {name: value[part.index[step]] for name, value in part.blocks.items()}
+    block = {name: value[part.index[step, 0]] for name, value in part.blocks[0].items()}
     free = {"b": z[:D], "s": z[D]}
     return float(total(batches.factors(free, {**batches.rest, **block})))
 
@@ -84,20 +84,20 @@ def test_every_row_is_in_one_block_and_orders_change(record):
     with scope():
         batches = minibatch.batches(_target(record), 500)
         part = batches.part(0, 0, 7)
-        weights = np.asarray(part.blocks[WEIGHTS])
+        weights = np.asarray(part.blocks[0][WEIGHTS])
         assert weights.sum() == pytest.approx(N * batches.epoch)
-        rows = np.asarray(part.blocks["y"])[weights > 0]
+        rows = np.asarray(part.blocks[0]["y"])[weights > 0]
         np.testing.assert_array_equal(np.sort(rows), np.sort(record.data["y"]))
-        assert sorted(part.index) == list(range(7))
+        assert sorted(part.index[:, 0]) == list(range(7))
         orders = [tuple(batches.part(0, 7 * e, 7).index) for e in range(4)]
         assert len(set(orders)) > 1
         # Steps have their batches wherever a chunk begins.
         long, late = batches.part(0, 0, 20), batches.part(0, 5, 15)
         np.testing.assert_array_equal(long.index[5:], late.index)
         again = minibatch.batches(_target(record), 500).part(0, 3, 4)
-        np.testing.assert_array_equal(again.blocks["y"], part.blocks["y"])
+        np.testing.assert_array_equal(again.blocks[0]["y"], part.blocks[0]["y"])
         cycle = 7 * -(-100 // 7)  # rows are permuted anew
-        assert not np.array_equal(np.asarray(batches.part(0, cycle, 1).blocks["y"]), rows)
+        assert not np.array_equal(np.asarray(batches.part(0, cycle, 1).blocks[0]["y"]), rows)
 
 
 def test_streamed_batches_are_the_same_from_anywhere(record, monkeypatch):
@@ -112,8 +112,8 @@ def test_streamed_batches_are_the_same_from_anywhere(record, monkeypatch):
         then = batches.part(1, 5, 5)
         assert (first.count, then.count) == (5, 2)
         fresh = Batches(record, plate, rows, 400).part(1, 4, 5)
-        np.testing.assert_array_equal(first.blocks["X"][4], fresh.blocks["X"][0])
-        np.testing.assert_array_equal(then.blocks["X"][0], fresh.blocks["X"][1])
+        np.testing.assert_array_equal(first.blocks[0]["X"][4], fresh.blocks[0]["X"][0])
+        np.testing.assert_array_equal(then.blocks[0]["X"][0], fresh.blocks[0]["X"][1])
         # Unbiased over epochs: the rows left out are others every time.
         whole = float(Target(record)(z[None])[0][0])
         values = []

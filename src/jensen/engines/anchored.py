@@ -126,10 +126,11 @@ class Anchored:
                 # The old curvature belongs to the old subsample.
                 state = replace(state, rows=2 * state.rows, anchor=None, curved=None, moves=())
                 target.resize(state.rows)
-        # The first round brings the mean within a few posterior sds: there the curvature is worth its pass.
+        # The first round brings the mean within a few posterior sds: there the curvature is worth some rows, and near the end all.
         curvature, curved = (state.anchor or {}).get(CURVATURE), state.curved
         if state.moves and (curved is None or _distance(q, curved) > _FAR):
-            curvature, curved = target.curvature(q.mean), q.mean
+            rough = state.moves[-1] > _FAR
+            curvature, curved = target.curvature(q.mean, rough=rough), None if rough else q.mean
         anchor = target.anchor(q.mean, curvature)
         inner = replace(self.engine, start=q).init(target, state.seed)
         return replace(state, inner=inner, anchor=anchor, curved=curved, passes=target.rows.passes), Ticks(ticks.loss)

@@ -22,6 +22,8 @@ MOVE = 0.05
 """Largest move between the last two averages."""
 WANDER = 0.5
 """Largest sd of iterates with which an average means anything."""
+_ROWS = 3.0
+"""By how much the error of a single row's value may be larger than that of what is shared: the largest of thousands is."""
 _RHAT = 1.1
 _NEGLIGIBLE = 0.02
 """A drift that does not matter, however clear it is."""
@@ -41,7 +43,7 @@ class Settling(NamedTuple):
         return self.drift < _NEGLIGIBLE
 
 
-def settling(sums: np.ndarray, squares: np.ndarray, length: int) -> Settling:
+def settling(sums: np.ndarray, squares: np.ndarray, length: int, local: np.ndarray | None = None) -> Settling:
     """Judge a stage.
 
     Parameters
@@ -50,6 +52,8 @@ def settling(sums: np.ndarray, squares: np.ndarray, length: int) -> Settling:
         (windows, P): sums of P quantities and of their squares over `length` / windows steps each.
     length
         Steps of the stage.
+    local
+        (P,), True for values of rows, of which there may be thousands: see `worst`.
     """
     windows = len(sums)
     late = slice(windows // 2, None)
@@ -62,4 +66,14 @@ def settling(sums: np.ndarray, squares: np.ndarray, length: int) -> Settling:
     rhat = np.sqrt(1 + between / within)
     drift = np.abs(halves[0] - halves[1])
     drift = np.where(rhat > _RHAT, drift, 0.0)
-    return Settling(float(mcse.max()), float(rhat.max()), float(drift.max()), float(np.sqrt(within.max())))
+    if local is not None and local.any():  # a row alone has an error, but thousands of them only drift together
+        drift = np.append(drift[~local], np.sqrt((drift[local] ** 2).mean()))
+    return Settling(worst(mcse, local), float(rhat.max()), float(drift.max()), worst(np.sqrt(within), local))
+
+
+def worst(found: np.ndarray, local: np.ndarray | None = None) -> float:
+    """The largest of errors (P,); of those of rows their root mean square, and a third of the largest."""
+    if local is None or not local.any():
+        return float(found.max())
+    rows, shared = found[local], found[~local]
+    return float(max(shared.max(initial=0.0), np.sqrt((rows**2).mean()), rows.max() / _ROWS))

@@ -12,15 +12,19 @@ Without one there is nothing to tune:
     4. stop      when the average has a Monte-Carlo error below 0.02 posterior sds and moved by less than 0.05 since the stage
                  before, which had twice the step length
 
+Where rows are read by number (models/crossed.py: batches along two axes, rows with latent variables of their own), no subsample
+can stand for all of them: the warm-up is Adam on batches, and the shape is the diagonal of the Hessian, by one pass.
+
 A step that is not finite is not taken: the fit goes back to the last good place with half the step, at most `_TRIES` times.
 
 Requires: a continuous unconstrained density with gradients; for batches, rows that are conditionally independent.
 References: heads of gradient_steps.py and averaging.py.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +35,10 @@ from jensen.core.errors import OptionError
 from jensen.engines import averaging, gradient_steps
 from jensen.engines.engine import Ticks
 from jensen.engines.fixed_draws import FixedDraws
-from jensen.engines.gradient_frame import frame_of
-from jensen.engines.gradient_steps import Anchor, Frame, Place, Stage, Tally
+from jensen.engines.gradient_frame import diagonal_frame, frame_of
+from jensen.engines.gradient_noise import noise
+from jensen.engines.gradient_states import Kept, Natural, Plain, Warm, Where, average, own
+from jensen.engines.gradient_steps import Anchor, Frame, Place, Stage
 from jensen.families.fullrank import DenseGaussian, FullRank
 from jensen.families.meanfield import DiagonalGaussian, MeanField
 from jensen.models.large import LEAST
@@ -40,6 +46,8 @@ from jensen.models.minibatch import batches
 
 CHUNK = 200
 """Steps of a call of a compiled loop; it changes no result."""
+_NUMBERS = 2**24
+"""Most numbers of the draws of a call."""
 _KEEP = 200
 """Every so many steps of a user's optimizer the place may become the one that a failure goes back to."""
 _TRIES = 8
@@ -54,6 +62,10 @@ _LENGTH, _LONGEST = 192, 1024
 _STEPS = 10_000, 200_000
 _ATTEMPTS = 3
 """Designs on which the warm-up is tried."""
+_VISITS = 48
+"""Epochs of the first stage where rows are read by number: their values move in their turns only."""
+_RATE, _TURNS, _LEAST_APPROACH, _MOST_APPROACH = 0.05, 100, 10, 100
+"""First learning rate of the warm-up where rows are read by number, turns of a row, and least and most times `_KEEP` steps."""
 _PER_DIMENSION = 5
 """Rows of the warm-up a dimension: the shape that it finds only has to make steps of all directions alike."""
 
@@ -71,7 +83,7 @@ class Gradient:
     draws
         Of q a step; an even number is drawn in antithetic pairs.
     batch_size
-        Rows a step; None: all data in every step.
+        Rows a step, or name of an axis -> rows along it; None: all data in every step.
     start
         The approximation to start from; None is N(0, 0.1^2).
     steps
@@ -88,7 +100,7 @@ class Gradient:
     family: MeanField | FullRank = MeanField()
     optimizer: Any = None
     draws: int = 2
-    batch_size: int | None = None
+    batch_size: int | Mapping[str, int] | None = None
     start: DenseGaussian | DiagonalGaussian | None = None
     steps: int | None = None
     average: bool = False
@@ -109,21 +121,23 @@ class Gradient:
         rows = 0
         if self.batch_size is not None:
             self._batches(target)
-            rows = min(target.size, max(LEAST, _PER_DIMENSION * target.dim))
-        if self.optimizer is None:
+            rows = 0 if _by_number(target) else min(target.size, max(LEAST, _PER_DIMENSION * target.dim))
+        if self.optimizer is None and not _by_number(target):
             if rows:
                 target.resize(rows)
-            return _Warm(self._warm_up.init(target, seed), seed, rows)
+            return Warm(self._warm_up.init(target, seed), seed, rows)
         q = self.start or self.family.start(np.zeros(target.dim), 0.1)
         params = gradient_steps.params_of(q)
-        kept = _Kept(params, self.optimizer.init(params), params)
-        return _Plain(seed, kept, kept)
+        kept = Kept(params, self._optimizer(target).init(params), params)
+        return Plain(seed, kept, kept)
 
     @property
     def _warm_up(self) -> FixedDraws:
         return FixedDraws(self.family, self.start, large=False)
 
     def _batches(self, target: Any) -> Any:
+        if _by_number(target):
+            return target
         if not hasattr(target, "rows"):
             raise OptionError(
                 f"batch_size={self.batch_size} needs a model with rows of data; leave it out to use all data in every step."
@@ -133,9 +147,9 @@ class Gradient:
     def _data(self, target: Any, seed: int, step: int, most: int) -> tuple[tuple[Any, ...], int]:
         """Arrays of the next steps (what is not in rows, blocks of rows, the block of each step), and for how many they last."""
         if self.batch_size is None:
-            return (target.data, {}, np.zeros(CHUNK, np.int32)), most
+            return (target.data, (), np.zeros((_chunk(target), 0), np.int32)), most
         all_of_them = self._batches(target)
-        part = all_of_them.part(seed, step, CHUNK)
+        part = all_of_them.part(seed, step, _chunk(target))
         return (all_of_them.rest, part.blocks, part.index), min(most, part.count)
 
     def _factors(self, target: Any) -> Any:
@@ -143,11 +157,13 @@ class Gradient:
 
     def advance(self, state: Any, target: Any) -> tuple[Any, Ticks]:
         """A step of the warm-up, or up to `CHUNK` stochastic ones."""
-        if isinstance(state, _Warm):
+        if isinstance(state, Warm):
             return self._warm(state, target)
-        return self._natural(state, target) if isinstance(state, _Natural) else self._plain(state, target)
+        if isinstance(state, Plain) and self.optimizer is None and state.step >= _approach(target):
+            state = self._framed(state, target)
+        return self._natural(state, target) if isinstance(state, Natural) else self._plain(state, target)
 
-    def _warm(self, state: "_Warm", target: Any) -> tuple[Any, Ticks]:
+    def _warm(self, state: Warm, target: Any) -> tuple[Any, Ticks]:
         if state.rows:
             target.resize(state.rows)
         inner, ticks = self._warm_up.advance(state.inner, target)
@@ -161,24 +177,35 @@ class Gradient:
             return replace(state, inner=inner, best=point, attempt=state.attempt + 1), Ticks(
                 ticks.loss, note=ticks.note
             )
-        frame, place = frame_of(point)
-        stage = Stage(0, self._first_length(target), _RHO)
-        new = _Natural(
-            seed=state.seed,
+        return self._begun(state.seed, *frame_of(point), point.mean, 0, target), Ticks(ticks.loss, note=ticks.note)
+
+    def _framed(self, state: Plain, target: Any) -> Natural:
+        """Natural steps from where the optimizer of the warm-up has come to."""
+        q = self.finish(state)
+        return self._begun(state.seed, *self._shape(state.seed, q, target), q.mean, state.step, target)
+
+    def _shape(self, seed: int, q: Any, target: Any) -> tuple[Frame, Place]:
+        return diagonal_frame(target.curvature(q, seed), q, dense=isinstance(self.family, FullRank))
+
+    def _begun(self, seed: int, frame: Any, place: Place, mean: np.ndarray, step: int, target: Any) -> Natural:
+        return Natural(
+            seed=seed,
             frame=frame,
-            anchor=self._anchor(target, point.mean),
+            anchor=self._anchor(target, mean),
             place=place,
             tally=gradient_steps.empty_tally(place),
-            stage=stage,
-            average=_Place(point.mean, place.c),
+            stage=Stage(step, self._first_length(target), _RHO),
+            average=Where(mean, place.c),
+            step=step,
         )
-        return new, Ticks(ticks.loss, note=ticks.note)
 
     def _first_length(self, target: Any) -> int:
         if self.batch_size is None:
             return _LENGTH
         epoch = self._batches(target).epoch
         length = epoch * max(1, round(_LENGTH / epoch)) if epoch <= _LONGEST else _LONGEST
+        if _by_number(target):
+            length = epoch * max(_VISITS, round(_LENGTH / epoch))
         windows = gradient_steps.WINDOWS
         return max(length, windows)
 
@@ -188,20 +215,27 @@ class Gradient:
         if self.batch_size is None:
             value, slope = target(point[None])
             return Anchor(jnp.asarray(point), jnp.asarray(value[0]), jnp.asarray(slope[0]))
+        if _by_number(target):
+            value, slope = target.gradient(point)
+            return Anchor(jnp.asarray(point), jnp.asarray(value), jnp.asarray(slope))
         value, slope = target.rows.gradient(point)
         prior, prior_slope = self._batches(target).prior(point)
         return Anchor(jnp.asarray(point), jnp.asarray(value + prior), jnp.asarray(slope + prior_slope))
 
-    def _natural(self, state: "_Natural", target: Any) -> tuple["_Natural", Ticks]:
+    def _natural(self, state: Natural, target: Any) -> tuple[Natural, Ticks]:
         stage = state.stage
-        most = self._most(state.step, stage.begin + stage.length - state.step)
+        most = self._most(target, state.step, stage.begin + stage.length - state.step)
         data, most = self._data(target, state.seed, state.step, most)
         program = gradient_steps.natural(
-            self._factors(target), target.model.sites, self.draws, self.batch_size is not None
+            self._factors(target),
+            target.model.sites,
+            self.draws,
+            self.batch_size is not None,
+            getattr(target, "reach", None),
         )
-        key = _key(state.seed)
+        eps = noise(state.seed, state.step, _chunk(target), self.draws, target.dim)
         done, place, tally, losses, z = program(
-            most, key, state.step, stage, state.frame, state.anchor, state.place, state.tally, *data
+            most, eps, state.step, stage, state.frame, state.anchor, state.place, state.tally, *data
         )
         done = int(done)
         loss = np.asarray(losses)[:done]
@@ -212,14 +246,16 @@ class Gradient:
             return state, Ticks(loss, done=self._used_up(state.step), error=state.error, spent=True)
         return self._next_stage(state, target, loss)
 
-    def _next_stage(self, state: "_Natural", target: Any, loss: np.ndarray) -> tuple["_Natural", Ticks]:
+    def _next_stage(self, state: Natural, target: Any, loss: np.ndarray) -> tuple[Natural, Ticks]:
         """Average the stage; stop, or go on from the average."""
         stage, frame = state.stage, state.frame
-        settled = averaging.settling(np.asarray(state.tally.sums), np.asarray(state.tally.squares), stage.length)
-        mean, c = _average(state)
+        local = np.tile(target.local, 2) if _by_number(target) else None
+        settled = averaging.settling(np.asarray(state.tally.sums), np.asarray(state.tally.squares), stage.length, local)
+        mean, c = average(state)
         before = state.average
-        widths = np.log(_own(c) / _own(before.c))
-        move = float(max(np.abs((mean - before.mean) / np.asarray(frame.sd)).max(), np.abs(widths).max()))
+        widths = np.log(own(c) / own(before.c))
+        moves = np.concatenate([(mean - before.mean) / np.asarray(frame.sd), widths])
+        move = averaging.worst(np.abs(moves), local)
         calm = settled.wander < averaging.WANDER
         # Far from the anchor a batch is noise; where it led to is then a better anchor, and no reason for shorter steps.
         nearer = self.batch_size is not None and move > 2 * settled.wander and state.stages < _APPROACH
@@ -233,7 +269,7 @@ class Gradient:
         good = calm and settled.mcse < averaging.STOP and settled.stationary
         finished = good and move < averaging.MOVE and stage.rho <= 0.5 * state.rho
         state = replace(
-            state, average=_Place(mean, c), rho=stage.rho, stages=state.stages + 1, error=error, finished=finished
+            state, average=Where(mean, c), rho=stage.rho, stages=state.stages + 1, error=error, finished=finished
         )
         if finished:
             note = f"{state.stages} stages, {state.step:,} steps; Monte-Carlo error {settled.mcse:.2g} sds, last move {move:.2g}"
@@ -250,18 +286,22 @@ class Gradient:
             loss, done=self._used_up(state.step), error=error, spent=True
         )
 
-    def _restart(self, state: "_Natural", target: Any, stage: Stage) -> "_Natural":
-        """A stage from the last average, anchored there."""
-        place = Place(jnp.zeros_like(state.place.a), jnp.asarray(state.average.c))
+    def _restart(self, state: Natural, target: Any, stage: Stage) -> Natural:
+        """A stage from the last average, anchored there; where rows are read by number with the shape that all of them have there."""
+        frame, place = state.frame, Place(jnp.zeros_like(state.place.a), jnp.asarray(state.average.c))
+        if _by_number(target):
+            frame, place = self._shape(state.seed, self.finish(state), target)
         return replace(
             state,
             stage=stage,
+            frame=frame,
+            average=Where(state.average.mean, np.asarray(place.c)),
             place=place,
             anchor=self._anchor(target, state.average.mean),
             tally=gradient_steps.empty_tally(place),
         )
 
-    def _back(self, state: "_Natural", target: Any, z: np.ndarray, loss: np.ndarray) -> tuple["_Natural", Ticks]:
+    def _back(self, state: Natural, target: Any, z: np.ndarray, loss: np.ndarray) -> tuple[Natural, Ticks]:
         """After a step that was not finite: begin the stage again with half the step length."""
         tries = state.tries + 1
         note = f"{target.blame(z)} was not finite at step {state.step + 1:,}"
@@ -273,18 +313,18 @@ class Gradient:
         state = replace(state, step=state.step + 1, tries=tries)
         return self._restart(state, target, stage), Ticks(loss, note=f"{note}; steps are half as long from there")
 
-    def _plain(self, state: "_Plain", target: Any) -> tuple["_Plain", Ticks]:
-        most = self._most(state.step, _KEEP - state.step % _KEEP)
+    def _plain(self, state: Plain, target: Any) -> tuple[Plain, Ticks]:
+        most = self._most(target, state.step, _KEEP - state.step % _KEEP)
         data, most = self._data(target, state.seed, state.step, most)
         program = gradient_steps.plain(
-            self._factors(target), target.model.sites, self.optimizer, self.draws, self.average
+            self._factors(target), target.model.sites, self._optimizer(target), self.draws, self._averages
         )
-        key = _key(state.seed)
-        done, params, memory, mean, losses, z = program(most, key, state.step, state.shrink, *state.now, *data)
+        eps = noise(state.seed, state.step, _chunk(target), self.draws, target.dim)
+        done, params, memory, mean, losses, z = program(most, eps, state.step, state.shrink, *state.now, *data)
         done = int(done)
         loss = np.asarray(losses)[:done]
         state = replace(
-            state, step=state.step + done, now=_Kept(params, memory, mean), total=sum(loss.tolist(), state.total)
+            state, step=state.step + done, now=Kept(params, memory, mean), total=sum(loss.tolist(), state.total)
         )
         if done < most:
             note = f"{target.blame(np.asarray(z))} was not finite at step {state.step + 1:,}"
@@ -301,11 +341,18 @@ class Gradient:
         spent = self._used_up(state.step)
         return state, Ticks(loss, done=spent, spent=spent)
 
-    def _most(self, step: int, most: int) -> int:
-        return min(CHUNK, most, max(self._limit - step, 1))
+    def _most(self, target: Any, step: int, most: int) -> int:
+        return min(_chunk(target), most, max(self._limit - step, 1))
 
     def _used_up(self, step: int) -> bool:
         return step >= self._limit
+
+    @property
+    def _averages(self) -> bool:
+        return self.average or self.optimizer is None
+
+    def _optimizer(self, target: Any) -> Any:
+        return self.optimizer or _adam(_approach(target))
 
     @property
     def _limit(self) -> int:
@@ -313,10 +360,10 @@ class Gradient:
 
     def finish(self, state: Any) -> Any:
         """Q of the state: without an optimizer the average of the last whole stage."""
-        if isinstance(state, _Warm):
+        if isinstance(state, Warm):
             return self._warm_up.finish(state.inner)
-        if isinstance(state, _Plain):
-            return gradient_steps.q_of(jax.tree.map(np.asarray, state.now.mean if self.average else state.now.params))
+        if isinstance(state, Plain):
+            return gradient_steps.q_of(jax.tree.map(np.asarray, state.now.mean if self._averages else state.now.params))
         mean, c = state.average
         factor = np.asarray(state.frame.factor)
         if isinstance(self.family, FullRank):
@@ -325,76 +372,26 @@ class Gradient:
 
     def converged(self, state: Any) -> bool:
         """Whether the average of the iterates has settled; never with an optimizer."""
-        return isinstance(state, _Natural) and state.finished
+        return isinstance(state, Natural) and state.finished
+
+
+def _chunk(target: Any) -> int:
+    """Steps of a call of a compiled loop: fewer where the draws of so many take much memory."""
+    return max(1, min(CHUNK, _NUMBERS // target.dim))
+
+
+def _by_number(target: Any) -> bool:
+    """Whether rows are read by number (models/crossed.py): no subsample of them can stand for all."""
+    return hasattr(target, "reach")
+
+
+def _approach(target: Any) -> int:
+    """Steps of the warm-up where rows are read by number: so many that each of them has had its turns."""
+    return _KEEP * min(max(_LEAST_APPROACH, -(-_TURNS * target.epoch // _KEEP)), _MOST_APPROACH)
 
 
 @lru_cache(maxsize=8)
-def _key(seed: int) -> jax.Array:
-    return keys.key(seed, "steps")
+def _adam(steps: int) -> Any:
+    import optax
 
-
-class _Kept(NamedTuple):
-    """Parameters, the optimizer's memory, and the average of the parameters."""
-
-    params: Any
-    memory: Any
-    mean: Any
-
-
-class _Place(NamedTuple):
-    """Mean (D,) of q, and its scale c in the frame."""
-
-    mean: Any
-    c: Any
-
-
-@dataclass(frozen=True)
-class _Plain:
-    seed: int
-    now: _Kept
-    good: _Kept
-    step: int = 0
-    shrink: float = 1.0
-    tries: int = 0
-    total: float = 0.0
-    lowest: float = np.inf
-
-
-@dataclass(frozen=True)
-class _Warm:
-    inner: Any
-    seed: int
-    rows: int
-    best: Any = None
-    attempt: int = 0
-
-
-@dataclass(frozen=True)
-class _Natural:
-    seed: int
-    frame: Frame
-    anchor: Anchor
-    place: Place
-    tally: Tally
-    stage: Stage
-    average: _Place
-    rho: float = 0.0
-    step: int = 0
-    stages: int = 0
-    tries: int = 0
-    error: float = np.nan
-    finished: bool = False
-
-
-def _average(state: _Natural) -> _Place:
-    """Mean of q and c over the second half of a stage."""
-    windows = gradient_steps.WINDOWS
-    steps = np.arange(state.stage.length) * windows // state.stage.length
-    late = int((steps >= windows // 2).sum())
-    a, c = (np.asarray(part) / late for part in state.tally.places)
-    white = np.asarray(state.frame.white)
-    return _Place(np.asarray(state.anchor.point) + (white @ a if white.ndim == 2 else white * a), c)
-
-
-def _own(c: Any) -> np.ndarray:
-    return np.diagonal(np.asarray(c)) if np.ndim(c) == 2 else np.asarray(c)
+    return optax.adam(optax.cosine_decay_schedule(_RATE, steps))

@@ -32,3 +32,13 @@ def frame_of(point: Any) -> tuple[Frame, Place]:
         frame, c = Frame(white, own / factor**2, factor, white), np.ones(len(mean))
     place = Place(jnp.zeros(len(mean)), jnp.asarray(c))
     return Frame(*(jnp.asarray(part) for part in frame)), place
+
+
+def diagonal_frame(curvature: Any, q: Any, *, dense: bool) -> tuple[Frame, Place]:
+    """Coordinates from a curvature (D,) alone, for a full-rank q where `dense`, and the place of q in them."""
+    own = np.abs(np.asarray(curvature))
+    own = np.maximum(own, _FLOOR * own.max())
+    sd = own**-0.5
+    factor, c = (np.diag(sd), np.asarray(q.scale) / sd[:, None]) if dense else (sd, np.asarray(q.sd) / sd)
+    frame = Frame(*(jnp.asarray(part) for part in (sd, own, factor, sd)))
+    return frame, Place(jnp.zeros(len(sd)), jnp.asarray(c))

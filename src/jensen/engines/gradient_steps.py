@@ -34,11 +34,15 @@ import jax.numpy as jnp
 from jensen.core.layout import Site, unflatten
 from jensen.families.fullrank import DenseGaussian
 from jensen.families.meanfield import DiagonalGaussian
-from jensen.models.minibatch import working_precision
+from jensen.models.minibatch import block_of, working_precision
 from jensen.models.model import total
 
 WINDOWS = 16
 """Parts of a stage whose means are kept apart."""
+_TURN = 2.0
+"""By how much a step of a value of a row is longer in its turn: as turns are rare, at most by as much."""
+_SLOW = 0.25
+"""By how much steps of scales are shorter there: a diagonal Lambda leaves noise in them, and with it a bias of its length."""
 _LONGEST = 1.0
 """Largest change of a coordinate of a or c in a step."""
 
@@ -113,7 +117,7 @@ def params_of(q: Any) -> dict[str, Any]:
 def plain(factors: Any, sites: tuple[Site, ...], optimizer: Any, draws: int, average: bool) -> Callable[..., Any]:
     """Program of steps of an optax optimizer.
 
-    The program is ``(count, key, step, shrink, params, memory, mean, rest, blocks, index)`` to ``(done, params, memory, mean,
+    The program is ``(count, noise, step, shrink, params, memory, mean, rest, blocks, index)`` to ``(done, params, memory, mean,
     losses, z)``: `done` < `count` where a step was not finite, at points z; the rest is as it was before it. `mean` is an
     average that gives late iterates more weight (Shamir, Zhang 2013).
     """
@@ -127,20 +131,23 @@ def plain(factors: Any, sites: tuple[Site, ...], optimizer: Any, draws: int, ave
 
     def step(i: Any, carry: Any, fixed: Any) -> Any:
         params, memory, mean = carry
-        key, first, shrink, rest, blocks, index = fixed
-        eps = _noise(jax.random.fold_in(key, first + i), draws, len(params["mean"]))
-        (loss, z), slope = jax.value_and_grad(loss_at, has_aux=True)(params, eps, _batch(rest, blocks, index[i]))
+        noise, first, shrink, rest, blocks, index = fixed
+        eps = _draws(noise[i], draws, params["mean"].dtype)
+        (loss, z), slope = jax.value_and_grad(loss_at, has_aux=True)(params, eps, block_of(rest, blocks, index[i]))
         updates, memory = optimizer.update(slope, memory, params)
         params = jax.tree.map(lambda old, update: old + (shrink * update).astype(old.dtype), params, updates)
         if average:
             share = jnp.minimum(1.0, 9.0 / (first + i + 9.0))
             mean = jax.tree.map(lambda old, new: old + share * (new - old), mean, params)
-        return loss, z, (params, memory, mean)
+        new = params, memory, mean
+        return loss, z, new, lambda fine: jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, carry)
 
-    def program(count: Any, key: Any, first: Any, shrink: Any, params: Any, memory: Any, mean: Any, *data: Any) -> Any:
+    def program(
+        count: Any, noise: Any, first: Any, shrink: Any, params: Any, memory: Any, mean: Any, *data: Any
+    ) -> Any:
         shape = (draws, len(params["mean"]))
         done, (params, memory, mean), losses, z = _loop(
-            step, count, (params, memory, mean), (key, first, shrink, *data), len(data[2]), shape
+            step, count, (params, memory, mean), (noise, first, shrink, *data), len(data[2]), shape
         )
         return done, params, memory, mean, losses, z
 
@@ -148,57 +155,73 @@ def plain(factors: Any, sites: tuple[Site, ...], optimizer: Any, draws: int, ave
 
 
 @lru_cache(maxsize=32)
-def natural(factors: Any, sites: tuple[Site, ...], draws: int, batched: bool) -> Callable[..., Any]:
+def natural(factors: Any, sites: tuple[Site, ...], draws: int, batched: bool, reach: Any = None) -> Callable[..., Any]:
     """Program of preconditioned steps with a control variate.
 
-    The program is ``(count, key, step, stage, frame, anchor, place, tally, rest, blocks, index)`` to ``(done, place, tally,
+    With `reach` (models/crossed.py) coordinates move in turn, when a batch reaches them: Lambda must be diagonal. The program is ``(count, noise, step, stage, frame, anchor, place, tally, rest, blocks, index)`` to ``(done, place, tally,
     losses, z)``.
     """
     density = jax.value_and_grad(_density(factors, sites))
 
     def step(i: Any, carry: Any, fixed: Any) -> Any:
         place, tally = carry
-        key, first, stage, frame, anchor, rest, blocks, index = fixed
+        noise, first, stage, frame, anchor, rest, blocks, index = fixed
         white, curvature, factor, sd = frame
-        eps = _noise(jax.random.fold_in(key, first + i), draws, len(place.a))
+        eps = _draws(noise[i], draws, place.a.dtype)
         away = _times(white, place.a)
         spread = _times(factor, _times(place.c, eps.T)).T
         z = anchor.point + away + spread
         points = jnp.concatenate([z, anchor.point[None]]) if batched else z
-        value, slope = jax.vmap(density, in_axes=(0, None))(points, _batch(rest, blocks, index[i]))
+        batch = block_of(rest, blocks, index[i])
+        value, slope = jax.vmap(density, in_axes=(0, None))(points, batch)
         there, value_there = (slope[draws], value[draws]) if batched else (anchor.slope, anchor.value)
-        residual = slope[:draws] - there + _times(curvature, (z - anchor.point).T).T
-        pull = anchor.slope - _times(curvature, away) + residual.mean(0)
-        a = place.a + stage.rho * _capped(stage.rho, _times(white.T, pull))
+        linear, known = _times(curvature, (z - anchor.point).T).T, anchor.slope - _times(curvature, away)
+        there, turn, rate, slow = slope[:draws] - there, 1.0, stage.rho, stage.rho
+        if (
+            reach is not None
+        ):  # only what the batch reaches moves, by its own gradient and not by the batch's weight times it
+            turn, weight = reach({**batch[0], **batch[1]})
+            linear, known, there = turn * linear, turn * known, there / weight
+            rate = stage.rho * jnp.minimum(_TURN, weight)
+            slow = _SLOW * rate
+        residual = there + linear
+        a = place.a + _step(rate, _times(white.T, known + residual.mean(0)))
         if factor.ndim == 2:
-            push = jnp.tril(_times(factor.T, residual.T) @ eps / draws) - place.c
-            c = place.c + stage.rho * _capped(stage.rho, push)
+            push = jnp.tril(_times(factor.T, residual.T) @ eps / draws) - (
+                place.c if reach is None else turn[:, None] * place.c
+            )
+            c = place.c + _step(slow, push)
             own = jnp.diagonal(c)
-            new = _prox(own, stage.rho)
+            new = _prox(own, slow * turn)
             c = c + jnp.diag(new - own)
         else:
             own = curvature if curvature.ndim == 1 else jnp.diagonal(curvature)
-            push = factor * (residual * eps).mean(0) - factor**2 * own * place.c
-            new = c = _prox(place.c + stage.rho * _capped(stage.rho, push), stage.rho)
+            push = factor * (residual * eps).mean(0) - turn * factor**2 * own * place.c
+            new = c = _prox(place.c + _step(slow, push), slow * turn)
         old = jnp.diagonal(place.c) if factor.ndim == 2 else place.c
         volume = jnp.log(old).sum() + jnp.log(jnp.diagonal(factor) if factor.ndim == 2 else factor).sum()
         loss = value_there - anchor.value - value[:draws].mean() - volume - 0.5 * len(a) * (1 + log(2 * pi))
         window = (first + i - stage.begin) * WINDOWS // stage.length
         late = jnp.where(window >= WINDOWS // 2, 1.0, 0.0)
         seen = jnp.concatenate([_times(white, a) / sd, jnp.log(new)])
-        tally = Tally(
-            tally.sums.at[window].add(seen),
-            tally.squares.at[window].add(seen**2),
-            Place(tally.places.a + late * a, tally.places.c + late * c),
-        )
-        return loss, z, (Place(a, c), tally)
+
+        def kept(fine: jax.Array) -> tuple[Place, Tally]:
+            """The tally is added to where it is: a choice between two of them would copy all windows in every step."""
+            here, by, late_by = jnp.where(fine, seen, 0.0), jnp.where(fine, seen**2, 0.0), jnp.where(fine, late, 0.0)
+            place = Place(jnp.where(fine, a, carry[0].a), jnp.where(fine, c, carry[0].c))
+            sums, squares = tally.sums.at[window].add(here), tally.squares.at[window].add(by)
+            return place, Tally(
+                sums, squares, Place(tally.places.a + late_by * place.a, tally.places.c + late_by * place.c)
+            )
+
+        return loss, z, Place(a, c), kept
 
     def program(
-        count: Any, key: Any, first: Any, stage: Any, frame: Any, anchor: Any, place: Any, tally: Any, *data: Any
+        count: Any, noise: Any, first: Any, stage: Any, frame: Any, anchor: Any, place: Any, tally: Any, *data: Any
     ) -> Any:
         shape = (draws, len(place.a))
         done, (place, tally), losses, z = _loop(
-            step, count, (place, tally), (key, first, stage, frame, anchor, *data), len(data[2]), shape
+            step, count, (place, tally), (noise, first, stage, frame, anchor, *data), len(data[2]), shape
         )
         return done, place, tally, losses, z
 
@@ -206,7 +229,10 @@ def natural(factors: Any, sites: tuple[Site, ...], draws: int, batched: bool) ->
 
 
 def _loop(step: Any, count: Any, carry: Any, fixed: Any, most: int, shape: tuple[int, int]) -> Any:
-    """Up to `count` of `most` steps; a step that is not finite is not taken, and is the last."""
+    """Up to `count` of `most` steps; a step that is not finite is not taken, and is the last.
+
+    A step returns its loss, its draws, what must be finite, and a function of whether it is, to what is carried on.
+    """
 
     def good(state: Any) -> Any:
         i, fine, *_ = state
@@ -214,13 +240,12 @@ def _loop(step: Any, count: Any, carry: Any, fixed: Any, most: int, shape: tuple
 
     def body(state: Any) -> Any:
         i, _, carry, losses, _ = state
-        loss, z, new = step(i, carry, fixed)
+        loss, z, new, kept = step(i, carry, fixed)
         leaves = [leaf for leaf in jax.tree.leaves(new) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         fine = jnp.isfinite(loss)
         for leaf in leaves:
             fine &= jnp.isfinite(leaf).all()
-        carry = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, carry)
-        return i + fine, fine, carry, losses.at[i].set(loss), z
+        return i + fine, fine, kept(fine), losses.at[i].set(loss), z
 
     begin = (jnp.asarray(0, jnp.int32), jnp.asarray(True), carry, jnp.zeros(most), jnp.zeros(shape))
     done, _, carry, losses, z = jax.lax.while_loop(good, body, begin)
@@ -242,16 +267,10 @@ def _density(factors: Any, sites: tuple[Site, ...]) -> Callable[[jax.Array, Any]
     return density
 
 
-def _batch(rest: Any, blocks: Any, number: Any) -> Any:
-    return rest, {name: jax.lax.dynamic_index_in_dim(value, number, 0, False) for name, value in blocks.items()}
-
-
-def _noise(key: Any, draws: int, dim: int) -> jax.Array:
+def _draws(made: jax.Array, draws: int, dtype: Any) -> jax.Array:
     """Standard normal draws (draws, D); in antithetic pairs where their number is even."""
-    if draws % 2:
-        return jax.random.normal(key, (draws, dim))
-    half = jax.random.normal(key, (draws // 2, dim))
-    return jnp.concatenate([half, -half])
+    made = made.astype(dtype)
+    return made if draws % 2 else jnp.concatenate([made, -made])
 
 
 def _times(matrix: Any, vectors: Any) -> Any:
@@ -261,8 +280,12 @@ def _times(matrix: Any, vectors: Any) -> Any:
     return matrix * vectors if vectors.ndim == 1 else matrix[:, None] * vectors
 
 
-def _capped(rho: Any, move: jax.Array) -> jax.Array:
-    return move * jnp.minimum(1.0, _LONGEST / (rho * jnp.abs(move).max() + 1e-300))
+def _step(rate: Any, move: jax.Array) -> jax.Array:
+    """A step of length `rate` along `move` (D,) or (D, D), shorter where a coordinate would go too far; with rates (D,), of rows
+    that have nothing to do with each other, each of its own."""
+    if jnp.ndim(rate):
+        return jnp.clip((rate if move.ndim == 1 else rate[:, None]) * move, -_LONGEST, _LONGEST)
+    return rate * move * jnp.minimum(1.0, _LONGEST / (rate * jnp.abs(move).max() + 1e-300))
 
 
 def _prox(c: jax.Array, rho: Any) -> jax.Array:

@@ -205,6 +205,8 @@ def _once(x: np.ndarray, log_p: np.ndarray) -> np.ndarray:
 
 def distinct(target: Any, q: Any, ends: np.ndarray, most: int) -> list[np.ndarray]:
     """End points z, best first and at most so many, that a dip separates from the peak next to q's center and from each other."""
+    if not len(ends):
+        return []
     modes = [_summit(target, frame_of(q))]
     while len(ends) and len(modes) <= most:
         ends = ends[_dips(target, ends, np.broadcast_to(modes[-1], ends.shape)) > _DIP]

@@ -21,14 +21,18 @@ from jensen.models import sufficient, weighted
 from jensen.models.model import Model
 from jensen.models.plates import Plate, prove
 from jensen.models.rows import Rows, Source
+from jensen.models.sufficient import Sufficient
 from jensen.models.target import BATCH, Target
 
 LEAST, MOST = 1000, 50_000
 """Rows of a subsample, at least and at most."""
+_DEAR = 500
+"""Rows of a subsample from which checks are made with fewer points than they would like."""
 _BLOCK_BYTES, _BLOCK_LEAST, _BLOCK_MOST = 2**22, 1024, 2**17
 """Bytes of a block of rows, so that it stays in the cache, and rows of one."""
-_HESSIAN = 2**18
-"""Rows from which a Hessian is taken where there are more than twice as many: it needs to be right to a percent."""
+_HESSIAN, _ROUGH = 2**18, 2**14
+"""Rows from which a Hessian is taken where there are more than twice as many: it needs to be right to a percent, or, where the mean
+is still on its way, to five."""
 _POINTS, _DRAWS, _STEPS = 32, 8, 5
 """Least number of points a call; draws of q at which all rows are compared; most Newton steps to a mode."""
 _HOLDS = 0.1
@@ -102,16 +106,22 @@ class LargeTarget:
         self.rows = Rows(record, plate, source, {name: array[repeated] for name, array in self._arrays.items()})
 
     def _take(self, size: int) -> None:
-        self.size = size
-        rng = keys.generator(self._seed, "rows", size)
-        self._arrays, self._weights = self.source.subsample(rng, size)
+        self._use(*self.source.subsample(keys.generator(self._seed, "rows", size), size))
+
+    def _use(self, arrays: dict[str, np.ndarray], weights: np.ndarray) -> None:
+        self._arrays, self._weights, self.size, self._exact = arrays, weights, len(weights), None
         near = weighted.weighted(self.model, self.plate, self._arrays, self._weights)
         surrogate = weighted.anchored(near)
-        # A design of 2 D points should fill a call: each point costs n rows.
-        points = max(_POINTS, 1 << (2 * self.dim - 1).bit_length())
+        # A design of 2 D points should fill two calls, and what is left of climbers one: each point costs n rows.
+        points = max(_POINTS, 1 << (self.dim - 1).bit_length())
         self._near = Target(surrogate, self.precision, min(points, BATCH))
         self._uncorrected = {name: surrogate.data[name] for name in weighted.OWN if name in surrogate.data}
         self._anchor: Mapping[str, np.ndarray] = {}
+
+    @property
+    def exact(self) -> bool:
+        """Whether the subsample has weights under which it is all rows, wherever q is."""
+        return self._exact is not None
 
     @property
     def total(self) -> int:
@@ -146,7 +156,7 @@ class LargeTarget:
 
     def affordable(self, wanted: int, least: int) -> int:
         """As `Target.affordable`, for the rows of the subsample."""
-        return max(least, wanted * LEAST // max(self.size, LEAST))
+        return max(least, wanted * _DEAR // max(self.size, _DEAR))
 
     def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log density (n,) and gradient (n, D) of the surrogate at points z (n, D)."""
@@ -187,12 +197,16 @@ class LargeTarget:
         self.move_to(found)
         return found
 
-    def curvature(self, point: np.ndarray) -> np.ndarray | None:
-        """By how much the Hessian (D, D) of the subsample at `point` is wrong: one pass; None where D is too large for it."""
+    def curvature(self, point: np.ndarray, *, rough: bool = False) -> np.ndarray | None:
+        """By how much the Hessian (D, D) of the subsample at `point` is wrong; None where D is too large for it.
+
+        One pass; `rough`, from a part of the rows.
+        """
         if not weighted.curved(self.dim):
             return None
-        if self.total > 2 * _HESSIAN:
-            some = self.source.subsample(keys.generator(self._seed, "hessian"), _HESSIAN)
+        size = _ROUGH if rough else _HESSIAN
+        if self.total > 2 * size:
+            some = self.source.subsample(keys.generator(self._seed, "hessian"), max(size, self.size))
             found = self.rows.hessian_of(*some, point)
         else:
             found = self.rows.hessian(point)
@@ -215,6 +229,18 @@ class LargeTarget:
             self.move_to({weighted.WEIGHTS: found.weights})
         return found
 
+    def thin(self, q: Any, found: Sufficient) -> None:
+        """Leave only so many rows of a subsample that `sufficient` made exact around q as its statistics need."""
+        factor = np.asarray(q.scale) if np.ndim(getattr(q, "scale", None)) == 2 else np.diag(q.sd)
+        thinned = sufficient.thin(
+            lambda z: self.rows.densities_of(self._arrays, z), found, np.asarray(q.mean), factor, self._seed
+        )
+        if thinned is not None:
+            rows, weights = thinned
+            self._paid = self.gradients - self.rows.passes
+            self._use({name: array[rows] for name, array in self._arrays.items()}, weights)
+        self._exact = found.error
+
     def correct_at(self, q: Any) -> None:
         """Correct a subsample of the usual size where q is, wherever the target has been: two passes."""
         self.resize(subsample_size(self.total, self.dim))
@@ -222,6 +248,8 @@ class LargeTarget:
 
     def discrepancy(self, q: Any, seed: int) -> tuple[float, float, int]:
         """All rows against the subsample at draws of q: mean and sd of the difference, in nats, and the number of draws."""
+        if self._exact is not None:
+            return 0.0, self._exact, _DRAWS
         if self._compared is None or self._compared[0] is not q or self._compared[1] is not self._anchor:
             self._compared = q, self._anchor, self._compare(q, seed)
         return self._compared[2]
@@ -243,7 +271,7 @@ class LargeTarget:
 
     def holds_at(self, q: Any) -> bool:
         """Whether the subsample stands for all rows where q is: corrected within a tenth of its sds, or exact."""
-        if weighted.WEIGHTS in self._anchor:
+        if self.exact or weighted.WEIGHTS in self._anchor:
             return True
         return weighted.POINT in self._anchor and bool(
             (np.abs(q.mean - self._anchor[weighted.POINT]) < _HOLDS * q.sd).all()

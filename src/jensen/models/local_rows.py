@@ -29,20 +29,24 @@ ROW = "row number"
 """Name of the data that say which rows a batch has; names with a space cannot be those of a model's arguments."""
 
 
-def by_number(model: Model, plate: Plate) -> tuple[Model, Plate]:
+def by_number(model: Model, plate: Plate, row: str = ROW, own: tuple[str, ...] = ()) -> tuple[Model, Plate]:
     """The model and its plate with the sites of the plate read by row number.
 
     Parameters
     ----------
     model, plate
-        A record that holds all rows, and a plate with sites.
+        A record that holds all rows, and a plate.
+    row
+        Name of the row numbers, another one for each axis that is read by number.
+    own
+        Of `own_numbers`, those that index such sites and not only stand beside them: a batch has its own, from 0.
 
     Raises
     ------
     UnsupportedError
         When the transform of such a site mixes rows.
     """
-    jacobian = _jacobians(model)
+    jacobian, factors = _shapes(model)
     transforms = tuple((name, axis) for name, axis in plate.sites if name in jacobian)
     for name, axis in transforms:
         if len(jacobian[name]) <= axis or jacobian[name][axis] != plate.size:
@@ -50,25 +54,39 @@ def by_number(model: Model, plate: Plate) -> tuple[Model, Plate]:
                 f"the transform of site {name} mixes the rows of {plate.name}, so that a batch of them cannot be taken; fit the "
                 "full data (leave batch_size out)."
             )
-    factors = (*plate.factors, *((_transform(name), axis) for name, axis in transforms))
+    # Another axis may have made a transform a factor before.
+    more = tuple(
+        (_transform(name), axis) for name, axis in plate.sites if name in jacobian or _transform(name) in factors
+    )
     numbers = np.arange(plate.size)
-    seen = replace(plate, data=(*plate.data, (ROW, 0)), factors=factors, sites=())
-    return _wrapped(model, {**model.data, ROW: numbers}, plate.sites, transforms), seen
+    seen = replace(plate, data=(*plate.data, (row, 0)), factors=(*plate.factors, *more), sites=())
+    return _wrapped(model, {**model.data, row: numbers}, plate.sites, transforms, row, own), seen
 
 
-def _jacobians(model: Model) -> dict[str, tuple[int, ...]]:
+def own_numbers(model: Model, plate: Plate) -> tuple[str, ...]:
+    """Data that are row numbers themselves, 0, 1, ..., N - 1, as in ``z[rows]``."""
+    some = [name for name, axis in plate.data if plate.sites and model.data[name].ndim == 1 + axis == 1]
+    return tuple(name for name in some if np.array_equal(model.data[name], np.arange(plate.size)))
+
+
+def _shapes(model: Model) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+    """Shapes of the log Jacobians, and names of the factors."""
     data = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in model.data.items()}
     free = {site.name: jax.ShapeDtypeStruct(site.free_shape, float) for site in model.sites}
-    return {name: part.shape for name, part in jax.eval_shape(model.factors, free, data).jacobian.items()}
+    parts = jax.eval_shape(model.factors, free, data)
+    return {name: part.shape for name, part in parts.jacobian.items()}, frozenset(parts.log_prob)
 
 
-def _wrapped(model: Model, data: dict[str, np.ndarray], sites: Axes, transforms: Axes) -> Model:
+def _wrapped(
+    model: Model, data: dict[str, np.ndarray], sites: Axes, transforms: Axes, row: str, own: tuple[str, ...]
+) -> Model:
     def resized(data: Mapping[str, np.ndarray], lengths: Mapping[int, int]) -> Model:
-        small = model.resized({name: value for name, value in data.items() if name != ROW}, lengths)  # type: ignore[misc]
+        small = model.resized({name: value for name, value in data.items() if name != row}, lengths)  # type: ignore[misc]
         # Sites stay those of all rows.
-        return replace(_wrapped(small, {**small.data, ROW: data[ROW]}, sites, transforms), sites=model.sites)
+        whole = _wrapped(small, {**small.data, row: data[row]}, sites, transforms, row, own)
+        return replace(whole, sites=model.sites)
 
-    factors = _factors(model.factors, sites, tuple(name for name, _ in transforms))
+    factors = _factors(model.factors, sites, tuple(name for name, _ in transforms), row, own)
     return replace(model, data=data, factors=factors, resized=resized)
 
 
@@ -77,11 +95,13 @@ def _transform(name: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _factors(factors: Any, sites: Axes, transforms: tuple[str, ...]) -> Any:
+def _factors(factors: Any, sites: Axes, transforms: tuple[str, ...], row: str, own: tuple[str, ...]) -> Any:
     def call(free: Any, data: Any) -> Factors:
-        rows = data[ROW]
-        own = {**free, **{name: jnp.take(free[name], rows, axis) for name, axis in sites}}
-        parts = factors(own, {name: value for name, value in data.items() if name != ROW})
+        rows = data[row]
+        values = {**free, **{name: jnp.take(free[name], rows, axis) for name, axis in sites}}
+        given = {name: value for name, value in data.items() if name != row}
+        given |= {name: jnp.arange(len(rows)).astype(data[name].dtype) for name in own}
+        parts = factors(values, given)
         found = {_transform(name): parts.jacobian[name] for name in transforms}
         rest = {name: value for name, value in parts.jacobian.items() if name not in transforms}
         return Factors({**parts.log_prob, **found}, parts.scale, rest)

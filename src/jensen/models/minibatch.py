@@ -43,9 +43,9 @@ class Shuffled(Source, Protocol):
 
 
 class Part(NamedTuple):
-    """Batches of the next steps: step i takes ``blocks[name][index[i]]``, for i < `count`."""
+    """Batches of the next steps: step i takes ``blocks[lane][name][index[i, lane]]``, for i < `count`."""
 
-    blocks: dict[str, Any]
+    blocks: tuple[dict[str, Any], ...]
     index: np.ndarray
     count: int
 
@@ -127,7 +127,7 @@ class Batches:
         order = np.concatenate([keys.generator(seed, "epoch", e).permutation(self.epoch) for e in epochs])
         index = np.zeros(most, np.int32)
         index[:count] = order[step % self.epoch :][:count]
-        return Part(self._blocks[1], index, count)
+        return Part((self._blocks[1],), index[:, None], count)
 
     def _permuted(self, rng: np.random.Generator) -> dict[str, Any]:
         """All rows, permuted, in blocks (K, B, ...); where a block is one row short, a row with weight zero."""
@@ -163,7 +163,7 @@ class Batches:
         taken += [taken[0]] * (most - count)
         blocks = {name: np.stack([batch[name] for batch in taken]) for name, _ in self._plate.data}
         weights = np.full((most, self.size), self._plate.size / self.size)
-        return Part({**blocks, WEIGHTS: weights}, np.arange(most, dtype=np.int32), count)
+        return Part(({**blocks, WEIGHTS: weights},), np.arange(most, dtype=np.int32)[:, None], count)
 
     def _cast(self, value: Any) -> np.ndarray:
         value = np.asarray(value)
@@ -191,6 +191,16 @@ def working_precision(batch: Mapping[str, Any]) -> Any:
     """Precision of a batch: float32 where all of its real numbers are, as in passes over all rows."""
     kinds = {np.dtype(value.dtype) for name, value in batch.items() if name != WEIGHTS and value.dtype.kind == "f"}
     return jnp.float32 if kinds == {np.dtype("float32")} else jnp.result_type(float)
+
+
+def block_of(rest: Any, blocks: Any, number: Any) -> Any:
+    """Data of a batch: what is not in rows, and of each lane the block with its number."""
+    picked = {
+        name: jax.lax.dynamic_index_in_dim(value, number[lane], 0, False)
+        for lane, some in enumerate(blocks)
+        for name, value in some.items()
+    }
+    return rest, picked
 
 
 def _first(source: Source, plate: Plate) -> dict[str, np.ndarray]:

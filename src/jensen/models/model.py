@@ -94,7 +94,7 @@ class Model:
         shapes whose length is written in the model. Factors are scaled as in the full model, whatever the number of rows.
         Called again with the same shapes it returns the same functions. None where the front end cannot.
     batch_size
-        Rows of a minibatch, where the model says so itself (``pm.Minibatch``, ``subsample_size=``).
+        Rows of a minibatch, where the model says so itself (``pm.Minibatch``, ``subsample_size=``); plate -> rows for several.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Model:
     discrete: tuple[str, ...] = ()
     graph: Callable[[], Graph] | None = None
     resized: Callable[[Mapping[str, np.ndarray], Mapping[int, int]], "Model"] | None = None
-    batch_size: int | None = None
+    batch_size: int | Mapping[str, int] | None = None
 
     @property
     def dim(self) -> int:

@@ -19,14 +19,19 @@ class Resized(Messenger):
     Attributes
     ----------
     batch_size
-        The ``subsample_size`` of a plate, once the model has run.
+        The ``subsample_size`` of a plate, once the model has run; of several, by their names.
     """
 
     def __init__(self, fn: Callable[..., Any], lengths: Mapping[int, int]):
         super().__init__(fn)
-        self.batch_size: int | None = None
+        self._wanted: dict[str, int] = {}
         self._lengths = dict(lengths)
         self._scales: dict[str, float] = {}
+
+    @property
+    def batch_size(self) -> int | dict[str, int] | None:  # noqa: D102
+        sizes = tuple(self._wanted.values())
+        return dict(self._wanted) if len(sizes) > 1 else sizes[0] if sizes else None
 
     def for_rows(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> "Resized":
         """The same model for arrays whose first axes have other lengths, as far as its plates have those lengths."""
@@ -41,7 +46,7 @@ class Resized(Messenger):
         if msg["type"] == "plate":
             size, wanted = msg["args"]
             if wanted is not None and wanted < size:
-                self.batch_size = wanted
+                self._wanted[msg["name"]] = wanted
             rows = self._lengths.get(size, size)
             msg["args"], msg["value"] = (size, rows), jnp.arange(rows)
             self._scales[msg["name"]] = size / rows

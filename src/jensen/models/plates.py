@@ -20,6 +20,7 @@ from jensen.core.layout import unflatten
 from jensen.models.model import Model
 
 Axes = tuple[tuple[str, int], ...]
+_UNNAMED = ("rows", "columns", "layers")
 _ALIKE = 1e-9
 """Relative difference of log densities that is rounding."""
 
@@ -31,7 +32,7 @@ class Plate:
     Attributes
     ----------
     name
-        The plate's or dimension's name in the model, or ``"rows"``.
+        The plate's or dimension's name in the model, or ``"rows"``, ``"columns"`` by its place in the likelihood.
     size
         Number of rows N.
     data, factors, sites
@@ -63,7 +64,7 @@ def find(model: Model) -> tuple[Plate, ...]:
     for name in model.likelihoods:
         for axis, length in enumerate(shapes[name]):
             dims = model.dims.get(name, ())
-            names.setdefault(length, dims[axis] if axis < len(dims) else "rows")
+            names.setdefault(length, dims[axis] if axis < len(dims) else _UNNAMED[min(axis, 2)])
     plates = []
     for length in sorted(names, reverse=True):
         data = _axes({name: value.shape for name, value in model.data.items()}, length)

@@ -76,6 +76,7 @@ class Rows:
     def __init__(self, model: Model, plate: Plate, source: Source, first: Mapping[str, np.ndarray]):
         several = processes.count()
         processes.check_same_rows(source.size, first)
+        self._model, self._plate = model, plate
         self.source, self.passes = source.shard(processes.index(), several) if several > 1 else source, 0
         name, axis = plate.data[0]
         self._devices = _local_devices()
@@ -120,14 +121,21 @@ class Rows:
         """Log densities (n, K) of given rows at points z (K, D)."""
         n = len(next(iter(arrays.values())))
         call = self._at(z, "densities")
+        if self._devices is None and 2 * n <= self.block:  # a block of a few rows would be mostly filling
+            small = at_rows(self._model, self._plate, arrays)
+            programs = _programs(small.factors, self._plate.factors, small.sites, self._axes, tuple(self._rest), None)
+            return np.concatenate(self._at(z, "densities", programs)({**self._rest, **arrays, WEIGHTS: np.ones(n)}))[
+                : len(z)
+            ].T
         blocks = [np.concatenate(call({**self._rest, **self._dealt(block)})) for block in self._cut(arrays, np.ones(n))]
         return np.concatenate(blocks, 1)[: len(z), :n].T
 
-    def _at(self, z: np.ndarray, what: str) -> Callable[[Any], list[Any]]:
+    def _at(self, z: np.ndarray, what: str, programs: Any = None) -> Callable[[Any], list[Any]]:
         """A program at points z (K, D), always `_POINTS` of them a call, whatever K."""
         z = np.concatenate([z, np.repeat(z[:1], -len(z) % _POINTS, 0)])
         groups = np.split(z, len(z) // _POINTS)
-        return lambda data: [self._programs[what](group, data) for group in groups]
+        program = (programs or self._programs)[what]
+        return lambda data: [program(group, data) for group in groups]
 
     def _over_all(self, what: str, z: np.ndarray, call: Callable[[Any], Any]) -> Any:
         self.passes += 1

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import qr
 
 from jensen.core import keys
 
@@ -32,6 +33,8 @@ _POINTS = (16, 32, 64, 128)
 _REACH = (2.0, 8.0, 24.0)
 """Distances of the probes, in posterior sds along all directions together."""
 _TAIL, _GAP = 1e-9, 1e4
+_ROWS = 64
+"""Rows that are left of a subsample whose weights are exact, at least."""
 _NATS, _ROUNDING = 1e-8, 1e-13
 """Largest difference of the sums that is accepted, absolute and relative to their size."""
 
@@ -90,15 +93,53 @@ def find(
         return None
     if singular[rank - 1] < _GAP * singular[rank] or rank >= len(weights):
         return None
-    known = sums(np.concatenate([center[None], points]))
+    fresh = _around(rng, center, factor, 5)  # for the proof, in the same pass
+    known, truth = np.split(sums(np.concatenate([center[None], points, fresh])), [len(points) + 1])
     wanted_sums = np.concatenate([[total], known[:1], known[1:] - known[0]])
     # Unscaled here: the rounding of a sum does not shrink with the differences that are taken of it.
     missing, basis = wanted_sums - weights @ columns, left[:, :rank]
     new = weights + basis @ np.linalg.lstsq(columns.T @ basis, missing, rcond=None)[0]
-    fresh = _around(rng, center, factor, 5)
-    truth = sums(fresh)
     error = float(np.abs(new @ densities(fresh) - truth).max())
     return Sufficient(new, rank, error) if error <= max(_NATS, _ROUNDING * np.abs(truth).max()) else None
+
+
+def thin(
+    densities: Callable[[np.ndarray], np.ndarray],
+    found: Sufficient,
+    center: np.ndarray,
+    factor: np.ndarray,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Some of the rows, and weights under which they are what all of the subsample is under its own; no pass over all rows.
+
+    Parameters
+    ----------
+    densities, center, factor, seed
+        As in `find`.
+    found
+        What that found.
+
+    Returns
+    -------
+    (m,) row numbers, (m,) weights
+        Rows that span the statistics, and others at random; None where so few are no fewer, or not as exact.
+    """
+    n, m = len(found.weights), max(_ROWS, 4 * found.rank)
+    if 2 * m > n:
+        return None
+    rng = keys.generator(seed, "thin")
+    base = densities(center[None])
+    columns = densities(_around(rng, center, factor, max(_POINTS[0], 2 * found.rank))) - base
+    columns = np.concatenate([np.ones_like(base), base, columns], 1)
+    left = np.linalg.svd(columns / np.linalg.norm(columns, axis=0), full_matrices=False)[0][:, : found.rank]
+    order, weights = qr(left.T, mode="r", pivoting=True)[1], np.full(m, found.weights.sum() / m)
+    rows = np.sort(np.concatenate([order[: found.rank], rng.permutation(order[found.rank :])[: m - found.rank]]))
+    basis, missing = np.linalg.qr(left[rows])[0], found.weights @ columns - weights @ columns[rows]
+    weights += basis @ np.linalg.lstsq(columns[rows].T @ basis, missing, rcond=None)[0]
+    fresh = densities(_around(rng, center, factor, 5))
+    truth = found.weights @ fresh
+    fine = np.abs(weights @ fresh[rows] - truth).max() <= max(_NATS, _ROUNDING * np.abs(truth).max())
+    return (rows, weights) if fine else None
 
 
 def _around(rng: np.random.Generator, center: np.ndarray, factor: np.ndarray, n: int) -> np.ndarray:
