@@ -46,6 +46,8 @@ _FIRST = 997
 _NATS, _NATS_FLAT = 0.015, 0.3
 """Largest sd of the difference between the subsample and all rows, over draws of q: this times sqrt(D), and where curvatures are
 not corrected."""
+_WIDE = 100
+"""Dimensions above which a mean-field fit by batches is warmed up by batches, and not by smoothed Newton."""
 _FOR_MODES = 60
 """Largest D for which other modes are looked for before all rows are left alone."""
 
@@ -151,7 +153,8 @@ def fit_batches(
             f"batch_size={engine.batch_size} needs rows, and no observed variable of {record.name} shares an axis with its data; "
             "pass the data in data= (a density needs log_likelihood=, too), or leave batch_size out."
         )
-    if plate.sites and rows is None:
+    wide = engine.optimizer is None and isinstance(engine.family, MeanField) and record.dim > _WIDE
+    if rows is None and (plate.sites or wide):
         return _fit_crossed(record, (plate,), engine, settings, loop, left)
     target = _target(record, plate, rows, settings, pays=True)
     assert target is not None
@@ -168,12 +171,21 @@ def _fit_crossed(
     loop: dict[str, Any],
     left: Callable[[], float | None],
 ) -> Posterior:
-    """Batches along several axes, or of rows with latent variables of their own: no subsample can stand for all, so all judge q."""
+    """Batches along several axes, or of rows with latent variables of their own: no subsample can stand for all, all judge q.
+
+    Also for a mean-field q of many dimensions, whose warm-up would need a design of as many points and more.
+    """
     size = engine.batch_size
     sizes = tuple(size[plate.name] for plate in chosen) if isinstance(size, Mapping) else (size,)
     target = Crossed(record, chosen, sizes, seed=settings.seed, precision=settings.precision)  # type: ignore[arg-type]
     q, fitted = run(limited(engine, loop["steps"]), target, seed=settings.seed, **loop)
-    whole = Target(record, settings.precision)
+    fitted = replace(fitted, notes=(*fitted.notes, f"{target.passes} passes over all data beside the batches"))
+    whole: Target | LargeTarget = Target(record, settings.precision)
+    if len(chosen) == 1 and not chosen[0].sites:
+        near = _target(record, chosen[0], None, settings, pays=True)
+        assert near is not None
+        near.correct_at(q)
+        whole = near
     return conclude(whole, q, fitted, engine=engine, settings=settings, budget=left())
 
 
@@ -285,11 +297,9 @@ def _exact(
     """A fit to the few rows that a model with sufficient statistics needs, as to any small data."""
     target.thin(q, found)
     q, record = fit_from_starts(target, engine, seed=settings.seed, **loop)
-    note = (
-        f"{found.rank} sufficient statistics stand for all rows, to {found.error:.0e} nats",
-        f"{target.rows.passes} pass{'es' * (target.rows.passes > 1)} over {target.total:,} rows; {target.size:,} of them stand for all",
-    )
-    record = replace(record, notes=(*record.notes, *note))
+    passes = f"{target.rows.passes} pass{'es' * (target.rows.passes > 1)} over {target.total:,} rows"
+    statistics = f"{found.rank} sufficient statistics stand for all rows, to {found.error:.0e} nats"
+    record = replace(record, notes=(*record.notes, statistics, f"{passes}; {target.size:,} of them stand for all"))
     modes = _modes(target, q, settings)
     return conclude(target, q, record, engine=engine, settings=settings, budget=left(), modes=modes)
 

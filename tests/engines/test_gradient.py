@@ -1,6 +1,5 @@
 """Stochastic gradients: unbiased steps, settled averages, and states from which runs go on bit for bit."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax

@@ -1,7 +1,7 @@
 """`table`: from what the user has to a `Table`."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,8 @@ def table(source: Any = None, /, **columns: Any) -> Table:
         return _table(_named(source, "the group", list(source.keys()), columns))
     if len(getattr(source, "shape", ())) == 2:
         return _table(_numbered(source, columns))
+    if isinstance(source, Iterator):
+        raise _once("source", source)
     raise DataError(
         f"source must be a path, a frame, a group of arrays or a 2-D array; got {type(source).__name__}"
         f"{_shape_text(source)}; pass arrays by name, for example jn.table(X=X, y=y)."
@@ -174,6 +176,8 @@ def _column(name: str, array: Any, label: str, pick: int | slice | None = None, 
         array = np.asarray(array)
     if isinstance(array, np.ma.MaskedArray):
         raise DataError(f"{label} must have no masked rows; it is a masked array; remove or fill what is masked.")
+    if isinstance(array, Iterator):
+        raise _once(label, array)
     if not (hasattr(array, "shape") and hasattr(array, "dtype") and hasattr(array, "__getitem__")):
         raise OptionError(
             f"{label} must be an array with rows (.shape, .dtype and [start:stop]); got {type(array).__name__}; use "
@@ -263,3 +267,10 @@ def _labels(chosen: Any) -> tuple[Any, ...]:
 def _shape_text(source: Any) -> str:
     shape = getattr(source, "shape", None)
     return "" if shape is None else f" of shape {tuple(shape)}"
+
+
+def _once(label: str, source: Any) -> DataError:
+    return DataError(
+        f"{label} is a {type(source).__name__}, which can be read only once, and a fit makes several passes; write its rows to a "
+        "file for jn.table, or into an array."
+    )

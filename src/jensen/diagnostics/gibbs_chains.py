@@ -37,6 +37,9 @@ KEPT = 16
 THINNING = (1, 2, 4, 8, 16, 32)
 """Sweeps a transition, stage by stage: slow chains need long stages, and fast ones never get there."""
 JUDGING_STAGES = 4
+AT_ONCE = 0.15
+"""Share of the variance between chains of one stage below which they forget where they began within a few sweeps (independent
+draws have 1/16, an autocorrelation of 0.4 has 0.15): then a second stage, eight times that long, would tell the same."""
 MOST_NUMBERS = 30_000_000
 MOST_IN_A_SWEEP = 5_000_000
 """Numbers all chains together work on in a sweep; more would take minutes."""
@@ -102,7 +105,8 @@ def correct(q: Product, draws: Draws, *, seed: int, judging: bool = False, deadl
         before, evidence = evidence, measure(x.reshape(KEPT, count, -1), evidence)
         settled = means_settled(evidence) & sds_settled(evidence)
         pool = [*pool, (draws, x)] if before is not None and settled.all() else [(draws, x)]
-        if number >= 1 and (settled.all() or (judging and evidence.between.max() < LIMITS["between"])):
+        mix, forget = (evidence.between.max(initial=0.0) < limit for limit in (LIMITS["between"], AT_ONCE))
+        if (settled.all() and (number >= 1 or forget)) or (number >= 1 and judging and mix):
             break
         if 2 * seconds > LONGEST_STAGE or (deadline is not None and time.perf_counter() > deadline):
             break

@@ -126,7 +126,7 @@ class Anchored:
                 # The old curvature belongs to the old subsample.
                 state = replace(state, rows=2 * state.rows, anchor=None, curved=None, moves=())
                 target.resize(state.rows)
-        # The first round brings the mean within a few posterior sds: there the curvature is worth some rows, and near the end all.
+        # The first round brings the mean within a few posterior sds: there the curvature is worth some rows, at the end all.
         curvature, curved = (state.anchor or {}).get(CURVATURE), state.curved
         if state.moves and (curved is None or _distance(q, curved) > _FAR):
             rough = state.moves[-1] > _FAR

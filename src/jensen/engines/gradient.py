@@ -287,9 +287,9 @@ class Gradient:
         )
 
     def _restart(self, state: Natural, target: Any, stage: Stage) -> Natural:
-        """A stage from the last average, anchored there; where rows are read by number with the shape that all of them have there."""
+        """A stage from the last average, anchored there; where rows are read by number, with the shape that they have there."""
         frame, place = state.frame, Place(jnp.zeros_like(state.place.a), jnp.asarray(state.average.c))
-        if _by_number(target):
+        if _by_number(target) and target.local.any():
             frame, place = self._shape(state.seed, self.finish(state), target)
         return replace(
             state,

@@ -26,6 +26,8 @@ class Where(NamedTuple):
 
 @dataclass(frozen=True)
 class Plain:
+    """Steps of an optimizer: where they are, and the last place known to be good."""
+
     seed: int
     now: Kept
     good: Kept
@@ -38,6 +40,8 @@ class Plain:
 
 @dataclass(frozen=True)
 class Warm:
+    """The fit on fixed draws that natural steps begin with."""
+
     inner: Any
     seed: int
     rows: int
@@ -47,6 +51,8 @@ class Warm:
 
 @dataclass(frozen=True)
 class Natural:
+    """Natural steps: their coordinates, anchor, stage, and the average of the stage before."""
+
     seed: int
     frame: Frame
     anchor: Anchor
@@ -73,4 +79,5 @@ def average(state: Natural) -> Where:
 
 
 def own(c: Any) -> np.ndarray:
+    """Widths (D,) of a scale, dense or diagonal."""
     return np.diagonal(np.asarray(c)) if np.ndim(c) == 2 else np.asarray(c)

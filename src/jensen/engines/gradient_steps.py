@@ -158,8 +158,8 @@ def plain(factors: Any, sites: tuple[Site, ...], optimizer: Any, draws: int, ave
 def natural(factors: Any, sites: tuple[Site, ...], draws: int, batched: bool, reach: Any = None) -> Callable[..., Any]:
     """Program of preconditioned steps with a control variate.
 
-    With `reach` (models/crossed.py) coordinates move in turn, when a batch reaches them: Lambda must be diagonal. The program is ``(count, noise, step, stage, frame, anchor, place, tally, rest, blocks, index)`` to ``(done, place, tally,
-    losses, z)``.
+    The program is ``(count, noise, step, stage, frame, anchor, place, tally, rest, blocks, index)`` to ``(done, place, tally,
+    losses, z)``. With `reach` (models/crossed.py) coordinates move in turn, when a batch reaches them: Lambda must be diagonal.
     """
     density = jax.value_and_grad(_density(factors, sites))
 
@@ -281,8 +281,10 @@ def _times(matrix: Any, vectors: Any) -> Any:
 
 
 def _step(rate: Any, move: jax.Array) -> jax.Array:
-    """A step of length `rate` along `move` (D,) or (D, D), shorter where a coordinate would go too far; with rates (D,), of rows
-    that have nothing to do with each other, each of its own."""
+    """A step of length `rate` along `move` (D,) or (D, D), shorter where a coordinate would go too far.
+
+    With rates (D,), of rows that have nothing to do with each other, each coordinate is shortened by itself.
+    """
     if jnp.ndim(rate):
         return jnp.clip((rate if move.ndim == 1 else rate[:, None]) * move, -_LONGEST, _LONGEST)
     return rate * move * jnp.minimum(1.0, _LONGEST / (rate * jnp.abs(move).max() + 1e-300))

@@ -31,8 +31,8 @@ _DEAR = 500
 _BLOCK_BYTES, _BLOCK_LEAST, _BLOCK_MOST = 2**22, 1024, 2**17
 """Bytes of a block of rows, so that it stays in the cache, and rows of one."""
 _HESSIAN, _ROUGH = 2**18, 2**14
-"""Rows from which a Hessian is taken where there are more than twice as many: it needs to be right to a percent, or, where the mean
-is still on its way, to five."""
+"""Rows from which a Hessian is taken where there are more than twice as many: it needs to be right to a percent, or, where the
+mean is still on its way, to five."""
 _POINTS, _DRAWS, _STEPS = 32, 8, 5
 """Least number of points a call; draws of q at which all rows are compared; most Newton steps to a mode."""
 _HOLDS = 0.1

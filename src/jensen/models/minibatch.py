@@ -30,7 +30,7 @@ from jensen.models.weighted import WEIGHTS, weighted
 
 RESIDENT = 2**28
 """Bytes up to which all rows are kept on the device."""
-_EPOCHS, _STEPS = 10, 100
+_EPOCHS, _STEPS = 100, 100
 """Rows are permuted anew after so many epochs that make at least so many steps; in between only the order of blocks changes."""
 
 

@@ -1,7 +1,7 @@
 """Which front end reads a model: decided by what the object is, importing no library that is not already in use."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -115,6 +115,11 @@ def _plain(name: str, value: Any) -> Any:
         raise DataError(
             f"data {name!r} is a masked array with {int(np.ma.getmaskarray(value).sum())} masked values, and the mask would "
             "be lost; drop or impute these rows before fitting."
+        )
+    if isinstance(value, Iterator):
+        raise DataError(
+            f"data {name!r} is a {type(value).__name__}, which can be read only once, and a fit makes several passes; write its "
+            "rows to a file for jn.table, or into an array."
         )
     if hasattr(value, "__array__"):
         value = np.asarray(value)
