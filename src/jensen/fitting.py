@@ -293,7 +293,7 @@ def _stochastic(
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
 
 
-def _engine(method: str, engine: Any, batch_size: int | None, record: Model, rows: Table | None) -> Any:
+def _engine(method: str, engine: Any, batch_size: Any, record: Model, rows: Table | None) -> Any:
     """The engine that a method or a batch size means, where that can be said before looking at the model."""
     many = rows is not None or record.many_rows
     if method in LADDER:

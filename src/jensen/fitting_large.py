@@ -251,7 +251,8 @@ def _rounds(
         factor = np.asarray(q.scale) if isinstance(q, DenseGaussian) else np.diag(q.sd)
         found = target.sufficient(q.mean, factor) if look.status == "converged" else None
         if found is not None:
-            return _exact(target, q, found, first, settings, loop, left)
+            target.thin(q.mean, factor, found)
+            return _exact(target, found, first, settings, loop, left)
     q, record = fit_from_starts(target, first, seed=settings.seed, **loop)
     spread, modes, near = 0.0, None, False
     most = _NATS * np.sqrt(target.dim) if curved(target.dim) else _NATS_FLAT
@@ -287,7 +288,6 @@ def _rounds(
 
 def _exact(
     target: LargeTarget,
-    q: Any,
     found: Sufficient,
     engine: FixedDraws,
     settings: Settings,
@@ -295,7 +295,6 @@ def _exact(
     left: Callable[[], float | None],
 ) -> Posterior:
     """A fit to the few rows that a model with sufficient statistics needs, as to any small data."""
-    target.thin(q, found)
     q, record = fit_from_starts(target, engine, seed=settings.seed, **loop)
     passes = f"{target.rows.passes} pass{'es' * (target.rows.passes > 1)} over {target.total:,} rows"
     statistics = f"{found.rank} sufficient statistics stand for all rows, to {found.error:.0e} nats"

@@ -176,7 +176,7 @@ def natural(factors: Any, sites: tuple[Site, ...], draws: int, batched: bool, re
         value, slope = jax.vmap(density, in_axes=(0, None))(points, batch)
         there, value_there = (slope[draws], value[draws]) if batched else (anchor.slope, anchor.value)
         linear, known = _times(curvature, (z - anchor.point).T).T, anchor.slope - _times(curvature, away)
-        there, turn, rate, slow = slope[:draws] - there, 1.0, stage.rho, stage.rho
+        there, turn, rate, slow = slope[:draws] - there, jnp.asarray(1.0), stage.rho, stage.rho
         if (
             reach is not None
         ):  # only what the batch reaches moves, by its own gradient and not by the batch's weight times it

@@ -229,11 +229,10 @@ class LargeTarget:
             self.move_to({weighted.WEIGHTS: found.weights})
         return found
 
-    def thin(self, q: Any, found: Sufficient) -> None:
-        """Leave only so many rows of a subsample that `sufficient` made exact around q as its statistics need."""
-        factor = np.asarray(q.scale) if np.ndim(getattr(q, "scale", None)) == 2 else np.diag(q.sd)
+    def thin(self, center: np.ndarray, factor: np.ndarray, found: Sufficient) -> None:
+        """Leave only so many rows of a subsample as the statistics need that `sufficient` found around there."""
         thinned = sufficient.thin(
-            lambda z: self.rows.densities_of(self._arrays, z), found, np.asarray(q.mean), factor, self._seed
+            lambda z: self.rows.densities_of(self._arrays, z), found, center, factor, self._seed
         )
         if thinned is not None:
             rows, weights = thinned

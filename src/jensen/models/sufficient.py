@@ -132,7 +132,8 @@ def thin(
     columns = densities(_around(rng, center, factor, max(_POINTS[0], 2 * found.rank))) - base
     columns = np.concatenate([np.ones_like(base), base, columns], 1)
     left = np.linalg.svd(columns / np.linalg.norm(columns, axis=0), full_matrices=False)[0][:, : found.rank]
-    order, weights = qr(left.T, mode="r", pivoting=True)[1], np.full(m, found.weights.sum() / m)
+    _, order = qr(left.T, mode="r", pivoting=True)  # type: ignore[misc]
+    weights = np.full(m, found.weights.sum() / m)
     rows = np.sort(np.concatenate([order[: found.rank], rng.permutation(order[found.rank :])[: m - found.rank]]))
     basis, missing = np.linalg.qr(left[rows])[0], found.weights @ columns - weights @ columns[rows]
     weights += basis @ np.linalg.lstsq(columns[rows].T @ basis, missing, rcond=None)[0]
