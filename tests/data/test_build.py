@@ -174,3 +174,9 @@ def test_nothing_is_imported_that_is_not_used():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_can_be_read_only_once_is_refused():
+    for make in (lambda once: table(y=once), lambda once: table(once, y=0)):
+        with pytest.raises(DataError, match="a generator, which can be read only once, and a fit makes several passes"):
+            make(row for row in np.ones((4, 2)))

@@ -113,7 +113,7 @@ class LargeTarget:
         near = weighted.weighted(self.model, self.plate, self._arrays, self._weights)
         surrogate = weighted.anchored(near)
         # A design of 2 D points should fill two calls, and what is left of climbers one: each point costs n rows.
-        points = max(_POINTS, 1 << (self.dim - 1).bit_length())
+        points = BATCH if self.size < _DEAR else max(_POINTS, 1 << (self.dim - 1).bit_length())
         self._near = Target(surrogate, self.precision, min(points, BATCH))
         self._uncorrected = {name: surrogate.data[name] for name in weighted.OWN if name in surrogate.data}
         self._anchor: Mapping[str, np.ndarray] = {}
@@ -231,9 +231,7 @@ class LargeTarget:
 
     def thin(self, center: np.ndarray, factor: np.ndarray, found: Sufficient) -> None:
         """Leave only so many rows of a subsample as the statistics need that `sufficient` found around there."""
-        thinned = sufficient.thin(
-            lambda z: self.rows.densities_of(self._arrays, z), found, center, factor, self._seed
-        )
+        thinned = sufficient.thin(lambda z: self.rows.densities_of(self._arrays, z), found, center, factor, self._seed)
         if thinned is not None:
             rows, weights = thinned
             self._paid = self.gradients - self.rows.passes
