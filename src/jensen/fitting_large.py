@@ -46,8 +46,6 @@ _FIRST = 997
 _NATS, _NATS_FLAT = 0.015, 0.3
 """Largest sd of the difference between the subsample and all rows, over draws of q: this times sqrt(D), and where curvatures are
 not corrected."""
-_WIDE = 100
-"""Dimensions above which a mean-field fit by batches is warmed up by batches, and not by smoothed Newton."""
 _FOR_MODES = 60
 """Largest D for which other modes are looked for before all rows are left alone."""
 
@@ -146,15 +144,17 @@ def fit_batches(
                 f"batch_size={engine.batch_size!r} names axes of arrays, and the rows of {record.name} are read from a table; "
                 "give one number, or pass arrays."
             )
-        return _fit_crossed(record, named(record, engine.batch_size), engine, settings, loop, left)
+        chosen = named(record, engine.batch_size)
+        if len(chosen) > 1 or chosen[0].sites:
+            return _fit_crossed(record, chosen, engine, settings, loop, left)
+        plate, engine = chosen[0], replace(engine, batch_size=engine.batch_size[chosen[0].name])
     plate = plate or next(iter(plates.find(record)), None)
     if plate is None:
         raise UnsupportedError(
             f"batch_size={engine.batch_size} needs rows, and no observed variable of {record.name} shares an axis with its data; "
             "pass the data in data= (a density needs log_likelihood=, too), or leave batch_size out."
         )
-    wide = engine.optimizer is None and isinstance(engine.family, MeanField) and record.dim > _WIDE
-    if rows is None and (plate.sites or wide):
+    if plate.sites and rows is None:
         return _fit_crossed(record, (plate,), engine, settings, loop, left)
     target = _target(record, plate, rows, settings, pays=True)
     assert target is not None
@@ -171,21 +171,13 @@ def _fit_crossed(
     loop: dict[str, Any],
     left: Callable[[], float | None],
 ) -> Posterior:
-    """Batches along several axes, or of rows with latent variables of their own: no subsample can stand for all, all judge q.
-
-    Also for a mean-field q of many dimensions, whose warm-up would need a design of as many points and more.
-    """
+    """Batches along several axes, or of rows with latent variables of their own: no subsample can stand for all, all judge q."""
     size = engine.batch_size
     sizes = tuple(size[plate.name] for plate in chosen) if isinstance(size, Mapping) else (size,)
     target = Crossed(record, chosen, sizes, seed=settings.seed, precision=settings.precision)  # type: ignore[arg-type]
     q, fitted = run(limited(engine, loop["steps"]), target, seed=settings.seed, **loop)
     fitted = replace(fitted, notes=(*fitted.notes, f"{target.passes} passes over all data beside the batches"))
-    whole: Target | LargeTarget = Target(record, settings.precision)
-    if len(chosen) == 1 and not chosen[0].sites:
-        near = _target(record, chosen[0], None, settings, pays=True)
-        assert near is not None
-        near.correct_at(q)
-        whole = near
+    whole = Target(record, settings.precision)
     return conclude(whole, q, fitted, engine=engine, settings=settings, budget=left())
 
 
