@@ -22,7 +22,7 @@ MOVE = 0.05
 """Largest move between the last two averages."""
 WANDER = 0.5
 """Largest sd of iterates with which an average means anything."""
-_ROWS = 3.0
+_ROWS = 4.0
 """By how much the error of a single row's value may be larger than that of what is shared: the largest of thousands is."""
 _RHAT = 1.1
 _NEGLIGIBLE = 0.02
@@ -72,7 +72,7 @@ def settling(sums: np.ndarray, squares: np.ndarray, length: int, local: np.ndarr
 
 
 def worst(found: np.ndarray, local: np.ndarray | None = None) -> float:
-    """The largest of errors (P,); of those of rows their root mean square, and a third of the largest."""
+    """The largest of errors (P,); of those of rows their root mean square, and a quarter of the largest."""
     if local is None or not local.any():
         return float(found.max())
     rows, shared = found[local], found[~local]

@@ -140,7 +140,8 @@ class Gradient:
             return target
         if not hasattr(target, "rows"):
             raise OptionError(
-                f"batch_size={self.batch_size} needs a model with rows of data; leave it out to use all data in every step."
+                f"batch_size={self.batch_size} needs a model with rows of data; leave it out to use all data in every step "
+                "(a fit by batches of rows with values of their own is not gone on with: fit it again)."
             )
         return batches(target, self.batch_size)  # type: ignore[arg-type]
 
