@@ -145,9 +145,10 @@ def fit_batches(
                 "give one number, or pass arrays."
             )
         chosen = named(record, engine.batch_size)
-        if len(chosen) > 1 or chosen[0].sites:
+        plate, *others = chosen
+        if others or plate.sites:
             return _fit_crossed(record, chosen, engine, settings, loop, left)
-        plate, engine = chosen[0], replace(engine, batch_size=engine.batch_size[chosen[0].name])
+        engine = replace(engine, batch_size=engine.batch_size[plate.name])
     plate = plate or next(iter(plates.find(record)), None)
     if plate is None:
         raise UnsupportedError(

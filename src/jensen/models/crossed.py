@@ -49,8 +49,10 @@ def named(model: Model, sizes: Mapping[str, int]) -> tuple[Plate, ...]:
     Raises
     ------
     OptionError
-        For a name that is no axis of an observed variable which its data share, and for a size that is not 1 to its length.
+        For no names, one that is no axis of an observed variable which its data share, and a size that is not 1 to its length.
     """
+    if not sizes:
+        raise OptionError("batch_size names no axis; give a number of rows, or a dict such as {'rows': 256}.")
     found = {plate.name: plate for plate in find(model)}
     for name, size in sizes.items():
         if name not in found:
