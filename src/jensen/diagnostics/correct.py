@@ -131,7 +131,7 @@ def correct(
         step = stage.step if mapped or bends is None else chains.first_step(target.dim)
         metric, was_mapped = chains.relearn(metric, stage, bends), mapped
         if number >= 1:
-            leapfrogs = 16 if evidence.between.max() > LIMITS["between"] else 8
+            leapfrogs = _RULE(evidence.between.max(), number)
     assert evidence is not None
     mean_ok, sd_ok, guard = _guarded(evidence, part.x, not judging and number + 1 == most)
     force = _least_force(stage)
@@ -290,3 +290,8 @@ def _join(pool: list[Draws]) -> Draws:
         {name: np.concatenate([draws.values[name] for draws in pool]) for name in pool[0].values},
         {name: np.concatenate([draws.derived[name] for draws in pool]) for name in pool[0].derived},
     )
+
+
+import os
+
+_RULE = eval(os.environ.get("RULE", "lambda b, n: 16 if b > .4 else 8"))

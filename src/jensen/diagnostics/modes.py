@@ -15,11 +15,11 @@ import numpy as np
 from jensen.core.errors import JensenError
 from jensen.diagnostics.chains import finite
 from jensen.engines.fixed_draws import FixedDraws
-from jensen.engines.quench import distinct, frame_of, joined, peak, quench
+from jensen.engines.quench import DIP, dips, distinct, frame_of, joined, peak, quench
 from jensen.families.fullrank import FullRank
 from jensen.families.mixture import mixture_of
 from jensen.models.large import LargeTarget
-from jensen.run import run
+from jensen.run import Snapshot, run
 
 _WIDTH = 0.3
 """Where a fit at an end point begins, as a share of q's median sd."""
@@ -27,6 +27,8 @@ _WEIGHT_DRAWS = 512
 _MOST_MODES, _MOST_MODES_LARGE = 30, 2
 _LARGEST_DIM = 60
 _NEGLIGIBLE = 0.003
+_WIDEST = 10.0
+"""Times q's sds, in every direction, that no mode is taken to be wider."""
 _SLIGHT = 12.0
 """Nats of estimated mass below q's from which on a peak is not worth a fit."""
 _GAUSSIAN = 0.5
@@ -128,16 +130,23 @@ def _components(target: Any, q: Any, rng: np.random.Generator, slight: float = _
         return new
 
     ends = distinct(target, q, quench(target, q, rng), most)
+    if ends and q.dim > _LARGEST_DIM:  # where a fit at each of them is dear, and a path to it is not
+        home = np.broadcast_to(np.asarray(q.mean), (len(ends), q.dim))
+        apart = ~joined(target, frame_of(q), home, np.array(ends))
+        ends = [end for end, far in zip(ends, apart, strict=True) if far]
     if not ends:
         return found
     heights = target(np.array([np.asarray(q.mean), *ends]))[0]
     worth = heights[0] + _volume(q) - slight
+    lowest = worth - _volume(q) - q.dim * np.log(_WIDEST)
     for end, height in zip(ends, heights[1:], strict=True):
+        if height < lowest:
+            continue
         spare = _peak(target, end, _WIDTH * typical)
         if spare is not None and height + _volume(spare) < worth:
             continue
         # A fit that fails or runs home does not undo the dip that was seen: then the peak's own curvature has to do.
-        if not add(_fit_there(target, end, _WIDTH * typical)):
+        if not add(_fit_there(target, end, _WIDTH * typical, found)):
             add(spare)
     return found
 
@@ -153,11 +162,15 @@ def _share_inside(q: Any, z: np.ndarray) -> float:
     return float((squared < q.dim + 3 * np.sqrt(2 * q.dim)).mean())
 
 
-def _fit_there(target: Any, end: np.ndarray, width: float) -> Any:
-    """Gaussian at an end point, from isotropic `width`; None when it does not converge."""
+def _fit_there(target: Any, end: np.ndarray, width: float, known: list[Any]) -> Any:
+    """Gaussian at an end point, from isotropic `width`; None when it does not converge, or has gone over to a known mode."""
     engine = FixedDraws(start=FullRank().start(end, width), steps=30, large=False)
+
+    def left(snapshot: Snapshot) -> bool:
+        return any(_gone_over(target, snapshot.q, other) for other in known)
+
     try:
-        q, record = run(engine, target, seed=0, progress=False)
+        q, record = run(engine, target, seed=0, callbacks=(left,), progress=False)
     except JensenError:
         return None
     if record.status == "interrupted":
@@ -176,6 +189,12 @@ def _peak(target: Any, end: np.ndarray, width: float) -> Any:
 def _volume(q: Any) -> float:
     """Log determinant of q's scale: with the height of its peak, the log of its mass but for a constant."""
     return float(np.linalg.slogdet(np.asarray(q.scale))[1])
+
+
+def _gone_over(target: Any, q: Any, known: Any) -> bool:
+    """Whether a Gaussian's center is among the typical draws of a known mode, and no dip is left between it and that mode's."""
+    near = _distance(q.mean - known.mean, known) < max(_APART, np.sqrt(known.dim))
+    return near and bool(dips(target, q.mean[None], known.mean[None])[0] <= DIP)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -40,8 +40,11 @@ from jensen.families.meanfield import DiagonalGaussian, MeanField
 _CAP = 10.0
 _FLOOR = 1e-10
 """Mean-field: smallest curvature, relative to the conditional ones, at which a mean step is still a Newton step."""
-_ROUGH, _FINE, _FINE_LARGE = (0.1, 0.3), (0.001, 0.001), (0.02, 0.05)
-"""Stops of the small design, and of the large one up to and above D = 64: error of the mean in sds, of the curvature."""
+_ROUGH, _FINE, _FINE_LARGE, _POOR = (0.1, 0.3), (0.001, 0.001), (0.02, 0.05), (0.05, 0.1)
+"""Stops of the small design, of the large one up to and above D = 64, and where no Gaussian is the posterior: error of the mean
+in sds, of the curvature."""
+_MISFIT = 1.0
+"""Nats from which on the posterior is no Gaussian: chains will decide, and thousandths of an sd of q are for nobody."""
 _LARGEST_DESIGN = 4096
 _DENSE = 1500
 """Mean-field: largest D for which the smoothed curvature is formed as a matrix."""
@@ -62,6 +65,9 @@ class _Point:
     loss: float
     slope: np.ndarray
     curvature: np.ndarray
+    misfit: float
+    """E|u + z|^2, the Fisher divergence in whitened coordinates: zero for a Gaussian posterior, and (Poincare) not below the variance
+    of the log weights. Zero for a mean-field q, whose correlations are no misfit of its shape."""
 
     @property
     def own(self) -> np.ndarray:
@@ -153,7 +159,7 @@ class FixedDraws:
             return self._stalled(state, target)
         _refuse_runaway(target, point)
         gain = state.point.loss - point.loss
-        tolerance = _ROUGH if state.stage + 1 < len(state.designs) else _FINE if target.dim <= 64 else _FINE_LARGE
+        tolerance = _ROUGH if state.stage + 1 < len(state.designs) else _stop(point)
         was_close = _within(state.point, tolerance)
         quiet = state.quiet + 1 if gain < 1e-6 else 0
         state = replace(state, point=point, damping=damping, quiet=quiet)
@@ -197,6 +203,13 @@ class FixedDraws:
         return state.stage + 1 == len(state.designs) and _within(state.point, (0.1, 0.15))
 
 
+def _stop(point: _Point) -> tuple[float, float]:
+    """How near its optimum q has to be on the last design."""
+    if point.misfit > _MISFIT:
+        return _POOR
+    return _FINE if len(point.mean) <= 64 else _FINE_LARGE
+
+
 def _within(point: _Point, tolerances: tuple[float, float]) -> bool:
     slope, gap = point.errors
     return slope < tolerances[0] and gap < tolerances[1]
@@ -222,7 +235,10 @@ def _evaluate(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray)
     else:
         curvature = weighted.T @ z
         curvature = 0.5 * (curvature + curvature.T)
-    return _Point(mean, factor, float(-(weights @ log_p) - volume - half_entropy), weighted.sum(0), curvature)
+    loss, misfit = float(-(weights @ log_p) - volume - half_entropy), 0.0
+    if factor.ndim == 2:
+        misfit = float(weights @ ((u + z) ** 2).sum(1))
+    return _Point(mean, factor, loss, weighted.sum(0), curvature, misfit)
 
 
 def _out(mean: np.ndarray, factor: np.ndarray, z: np.ndarray) -> np.ndarray:
