@@ -26,6 +26,8 @@ _STEADY = 0.95
 """Share of the quantities that must agree with the stage before for the two to be pooled."""
 _LONG = 3
 """Stages in a run from which on no more than one in twenty sds may be left unsettled."""
+_SLOW = 0.25
+"""Between-chain share from which on trajectories get longer."""
 _FAR, _BULK = 0.5, 2.0
 _LOST = 6.0
 """Robust sds from the other chains beyond which a chain is lost."""
@@ -109,7 +111,8 @@ def correct(
         mapped = metric.map is not None
         rng = keys.generator(seed, "chains", number + 1)
         goal = _ACCEPT_MAPPED if mapped else _ACCEPT
-        stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step, goal=goal)
+        kept = chains.KEPT if number < 2 else chains.KEPT_LATER
+        stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step, goal=goal, kept=kept)
         part = _constrained(target, stage)
         evidence, pool = _pooled(evidence, pool if mapped == was_mapped else [], part)
         if centered is not None and scores is not None:
@@ -131,7 +134,7 @@ def correct(
         step = stage.step if mapped or bends is None else chains.first_step(target.dim)
         metric, was_mapped = chains.relearn(metric, stage, bends), mapped
         if number >= 1:
-            leapfrogs = _RULE(evidence.between.max(), number)
+            leapfrogs = _leapfrogs(evidence.between.max(), number)
     assert evidence is not None
     mean_ok, sd_ok, guard = _guarded(evidence, part.x, not judging and number + 1 == most)
     force = _least_force(stage)
@@ -148,6 +151,13 @@ def correct(
     pooled = against(evidence, np.concatenate([each.x for each in pool]), weights)
     mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1]
     return Correction(draws, weights, evidence, mean_ok, sd_ok, stage.acceptance, number + 1, force, guard)
+
+
+def _leapfrogs(between: float, number: int) -> int:
+    """Steps of the next stage's trajectories: short ones give more for a gradient, where chains move at all."""
+    if between > LIMITS["between"] and number > 1:
+        return 16
+    return 8 if between > _SLOW else 4
 
 
 def _taken_apart(map: Any, z: np.ndarray, noise: np.ndarray) -> tuple[chains.Metric, np.ndarray]:
@@ -290,8 +300,3 @@ def _join(pool: list[Draws]) -> Draws:
         {name: np.concatenate([draws.values[name] for draws in pool]) for name in pool[0].values},
         {name: np.concatenate([draws.derived[name] for draws in pool]) for name in pool[0].derived},
     )
-
-
-import os
-
-_RULE = eval(os.environ.get("RULE", "lambda b, n: 16 if b > .4 else 8"))

@@ -10,7 +10,8 @@ u_n = L' grad log p(x_n), Stein's identity gives gradient *and* curvature, avera
     L <- L V diag(w^(-rho/2)) V'                               geometric path, symmetric steps
 
 A step is taken when F falls and every point is finite; otherwise rho falls and damping grows; when nothing helps, the
-radius of q is switched. |a| is the error of the mean in posterior sds, so the stop is in those units. A start at q =
+radius of q is switched. Where steps overshoot or creep, the next one begins with the rho that a secant says: with e the errors (a, G + I)
+before and e' after a step, rho / (1 - <e', e> / <e, e>). |a| is the error of the mean in posterior sds, so the stop is in those units. A start at q =
 N(0, 0.1^2) walks to the bulk; a mode search first walks hierarchical models into their funnels instead.
 The mean-field form keeps L diagonal: it takes the same mean step and w = -diag(G) for its widths; above D = 1,500 the mean
 step is matrix-free (matrix_free.py).
@@ -54,6 +55,8 @@ _FLAT, _WIDE = 0.05, 10.0
 _FURTHER = 100.0
 """How many times as far out a density must be flat to be refused for it."""
 _SWITCHES = (10.0, 0.01, 100.0)
+_TIMID, _BOLD = 0.4, 2.0
+"""Smallest and largest rho that a step begins with."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class _State:
     designs: tuple[Design, ...]
     point: _Point
     damping: float = 0.0
+    rho: float = 1.0
     switches: int = 0
     quiet: int = 0
     steps: int = 0
@@ -154,7 +158,7 @@ class FixedDraws:
         """One accepted step, or a switch of radius, or a change to the large design."""
         state = replace(state, steps=state.steps + 1)
         design = state.designs[state.stage]
-        point, damping = _step(target, design, state.point, state.damping)
+        point, damping, rho = _step(target, design, state.point, state.damping, state.rho)
         if point is None:
             return self._stalled(state, target)
         _refuse_runaway(target, point)
@@ -162,7 +166,7 @@ class FixedDraws:
         tolerance = _ROUGH if state.stage + 1 < len(state.designs) else _stop(point)
         was_close = _within(state.point, tolerance)
         quiet = state.quiet + 1 if gain < 1e-6 else 0
-        state = replace(state, point=point, damping=damping, quiet=quiet)
+        state = replace(state, point=point, damping=damping, rho=rho, quiet=quiet)
         if (was_close and _within(point, tolerance)) or quiet >= 2:
             return self._next_stage(state, target)
         if state.halfway is None and state.steps >= self.steps // 2:
@@ -180,7 +184,7 @@ class FixedDraws:
             state = replace(state, switches=state.switches + 1)
             point = _evaluate(target, state.designs[state.stage], state.point.mean, factor)
             if point is not None:
-                return replace(state, point=point, damping=0.0), Ticks(np.array([point.loss]))
+                return replace(state, point=point, damping=0.0, rho=1.0), Ticks(np.array([point.loss]))
         _refuse_drift(target, state)
         return state, Ticks(loss, done=True, note="no step lowers the objective any more")
 
@@ -189,7 +193,7 @@ class FixedDraws:
         if state.stage + 1 < len(state.designs):
             point = _evaluate(target, state.designs[state.stage + 1], state.point.mean, state.point.factor)
             if point is not None:
-                return replace(state, stage=state.stage + 1, point=point, damping=0.0, quiet=0), Ticks(loss)
+                return replace(state, stage=state.stage + 1, point=point, damping=0.0, rho=1.0, quiet=0), Ticks(loss)
         return state, Ticks(loss, done=True)
 
     def finish(self, state: _State) -> Any:
@@ -246,14 +250,26 @@ def _out(mean: np.ndarray, factor: np.ndarray, z: np.ndarray) -> np.ndarray:
     return mean + (z @ factor.T if factor.ndim == 2 else z * factor)
 
 
-def _step(target: Any, design: Design, point: _Point, damping: float) -> tuple[_Point | None, float]:
-    """Try steps from bold to timid; the first one that lowers F is returned with the damping for the next."""
+def _step(
+    target: Any, design: Design, point: _Point, damping: float, begin: float
+) -> tuple[_Point | None, float, float]:
+    """Try steps from bold to timid; the first one that lowers F is returned with the damping and the rho for the next."""
     propose = _spectral(point) if point.curvature.ndim == 2 else _matrix_free(target, design, point)
-    for rho, extra in _tries(damping):
+    for rho, extra in _tries(damping, begin):
         new = _evaluate(target, design, *propose(rho, extra))
         if new is not None and new.loss <= point.loss + 1e-13 * abs(point.loss):
-            return new, extra / 30 if extra > 1e-2 else 0.0
-    return None, damping
+            return new, extra / 30 if extra > 1e-2 else 0.0, _secant(point, new, rho)
+    return None, damping, 1.0
+
+
+def _secant(before: _Point, after: _Point, rho: float) -> float:
+    """The rho that would have nulled the errors along the step just taken, from how much of them it left."""
+    left = before.slope @ after.slope
+    all = before.slope @ before.slope
+    if before.curvature.ndim == 2:
+        gap, new = (np.eye(len(before.slope)) + point.curvature for point in (before, after))
+        left, all = left + 0.5 * (gap * new).sum(), all + 0.5 * (gap * gap).sum()
+    return float(np.clip(rho / max(1 - left / max(all, 1e-300), 1e-3), _TIMID, _BOLD))
 
 
 _Proposal = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
@@ -301,10 +317,10 @@ def _widths(w: np.ndarray) -> np.ndarray:
     return np.where(w > -1, np.maximum(w, _CAP**-2), 1.0)
 
 
-def _tries(damping: float) -> Iterator[tuple[float, float]]:
+def _tries(damping: float, begin: float) -> Iterator[tuple[float, float]]:
     """Fractions rho of the Newton step, with damping added."""
-    for rho in (1.0, 0.5, 0.25):
-        yield rho, damping
+    for part in (1.0, 0.5, 0.25):
+        yield part * begin, damping
     rho, extra = 0.25, max(damping, 0.1)
     for _ in range(5):
         rho, extra = 0.3 * rho, 10 * extra
