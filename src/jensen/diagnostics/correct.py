@@ -114,7 +114,7 @@ def correct(
         kept = chains.KEPT if number < 2 else chains.KEPT_LATER
         stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step, goal=goal, kept=kept)
         part = _constrained(target, stage)
-        evidence, pool = _pooled(evidence, pool if mapped == was_mapped else [], part)
+        evidence, pool = _pooled(evidence, pool if mapped == was_mapped else [], part, number)
         if centered is not None and scores is not None:
             scores = _more(scores, stage)
             centered = centering.learn(*scores) or centered
@@ -196,7 +196,7 @@ class _Part(NamedTuple):
     gradient: np.ndarray
 
 
-def _pooled(before: Settled | None, pool: list[_Part], part: _Part) -> tuple[Settled, list[_Part]]:
+def _pooled(before: Settled | None, pool: list[_Part], part: _Part, number: int) -> tuple[Settled, list[_Part]]:
     """Evidence after one more stage, and the stages that it is about: those before too, if this one agrees with them.
 
     The same chains go on, so that stages that agree are one longer run, whose errors count; the oldest ones, in which the chains
@@ -206,17 +206,20 @@ def _pooled(before: Settled | None, pool: list[_Part], part: _Part) -> tuple[Set
     alone = measure(_by_chain(part.x), before)
     if before is None or not pool or not _steady(alone):
         return alone, [part]
-    pool = [*pool, part]
+    # The first stage, whose chains were still on their way from q into the tails, is left out of a long run.
+    pool = [*(pool[1:] if len(pool) == number == _LONG else pool), part]
     whole = alone
     while len(pool) > 1:
         whole = measure(np.concatenate([_by_chain(each.x) for each in pool]), None)
-        if max(whole.drift_mean.max(), whole.drift_sd.max()) < LIMITS["drift"]:
+        if _steady(whole):
             break
         pool = pool[1:]
     if len(pool) == 1:
         return alone, pool
-    drift_mean = np.maximum(whole.drift_mean, alone.drift_mean)
-    drift_sd = np.maximum(whole.drift_sd, alone.drift_sd)
+    # Of a long run the last stage is a small part, and its answer moves by no more than that part of a drift.
+    part_of = 1.0 if len(pool) < _LONG else 1 / len(pool)
+    drift_mean = np.maximum(whole.drift_mean, part_of * alone.drift_mean)
+    drift_sd = np.maximum(whole.drift_sd, part_of * alone.drift_sd)
     return replace(whole, drift_mean=drift_mean, drift_sd=drift_sd), pool
 
 
