@@ -161,7 +161,11 @@ class _Look:
         if not mode_search.worth_searching(self.target.dim, verdict.spread(self.log_w)):
             return ()
         search = mode_search.search_far if isinstance(self.target, LargeTarget) else mode_search.search
-        return search(self.target, self.q, keys.generator(self.seed, "modes"))
+        found = search(self.target, self.q, keys.generator(self.seed, "modes"))
+        if not found or not self.constant or isinstance(self.target, LargeTarget):
+            return found
+        level, rng = float(np.mean(self.log_w)), keys.generator(self.seed, "described")
+        return mode_search.undescribed(self.target, self.q, found, level, rng)
 
     def about_q(self, judged: Verdict) -> Examination:
         """The examination that reports q."""

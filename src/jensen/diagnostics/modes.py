@@ -15,11 +15,11 @@ import numpy as np
 from jensen.core.errors import JensenError
 from jensen.diagnostics.chains import finite
 from jensen.engines.fixed_draws import FixedDraws
-from jensen.engines.quench import DIP, dips, distinct, frame_of, joined, peak, quench
+from jensen.engines.quench import distinct, frame_of, joined, peak, quench
 from jensen.families.fullrank import FullRank
 from jensen.families.mixture import mixture_of
 from jensen.models.large import LargeTarget
-from jensen.run import Snapshot, run
+from jensen.run import run
 
 _WIDTH = 0.3
 """Where a fit at an end point begins, as a share of q's median sd."""
@@ -35,6 +35,8 @@ _GAUSSIAN = 0.5
 """Effective share of the mixture's sample below which its components may be pieces of one mode."""
 _NEIGHBORS = 3
 _APART = 2.0
+_LOOKS, _ABOVE = 64, 0.5
+"""Draws of a mode by which one sees whether q describes it, and nats above q that say no."""
 _REACHED = 0.2
 """Share of a mode's weight that chains must have spent there to have reached it."""
 
@@ -146,7 +148,7 @@ def _components(target: Any, q: Any, rng: np.random.Generator, slight: float = _
         if spare is not None and height + _volume(spare) < worth:
             continue
         # A fit that fails or runs home does not undo the dip that was seen: then the peak's own curvature has to do.
-        if not add(_fit_there(target, end, _WIDTH * typical, found)):
+        if not add(_fit_there(target, end, _WIDTH * typical)):
             add(spare)
     return found
 
@@ -156,21 +158,40 @@ def unvisited(modes: tuple[Mode, ...], z: np.ndarray) -> tuple[Mode, ...]:
     return tuple(mode for mode in modes if _share_inside(mode.q, z) < _REACHED * mode.weight)
 
 
+def undescribed(
+    target: Any, q: Any, modes: tuple[Mode, ...], level: float, rng: np.random.Generator
+) -> tuple[Mode, ...]:
+    """Modes on whose own draws the target is above q; the others are pieces of the curved mode that q describes.
+
+    Parameters
+    ----------
+    target, q, modes
+        The log density, an approximation whose log weights are nearly constant, and what a search from it found.
+    level
+        That constant.
+    rng
+        Of the draws.
+    """
+    left = []
+    for mode in modes:
+        z = np.asarray(mode.q.sample(rng, _LOOKS))
+        excess = finite(target(z))[0] - np.asarray(q.log_prob(z)) - level
+        if np.median(excess) > _ABOVE:
+            left.append(mode)
+    return tuple(left)
+
+
 def _share_inside(q: Any, z: np.ndarray) -> float:
     """Share of the draws within q's typical set."""
     squared = -2 * (np.asarray(q.log_prob(z)) - float(q.log_prob(np.asarray(q.mean)[None])[0]))
     return float((squared < q.dim + 3 * np.sqrt(2 * q.dim)).mean())
 
 
-def _fit_there(target: Any, end: np.ndarray, width: float, known: list[Any]) -> Any:
-    """Gaussian at an end point, from isotropic `width`; None when it does not converge, or has gone over to a known mode."""
+def _fit_there(target: Any, end: np.ndarray, width: float) -> Any:
+    """Gaussian at an end point, from isotropic `width`; None when it does not converge."""
     engine = FixedDraws(start=FullRank().start(end, width), steps=30, large=False)
-
-    def left(snapshot: Snapshot) -> bool:
-        return any(_gone_over(target, snapshot.q, other) for other in known)
-
     try:
-        q, record = run(engine, target, seed=0, callbacks=(left,), progress=False)
+        q, record = run(engine, target, seed=0, progress=False)
     except JensenError:
         return None
     if record.status == "interrupted":
@@ -189,12 +210,6 @@ def _peak(target: Any, end: np.ndarray, width: float) -> Any:
 def _volume(q: Any) -> float:
     """Log determinant of q's scale: with the height of its peak, the log of its mass but for a constant."""
     return float(np.linalg.slogdet(np.asarray(q.scale))[1])
-
-
-def _gone_over(target: Any, q: Any, known: Any) -> bool:
-    """Whether a Gaussian's center is among the typical draws of a known mode, and no dip is left between it and that mode's."""
-    near = _distance(q.mean - known.mean, known) < max(_APART, np.sqrt(known.dim))
-    return near and bool(dips(target, q.mean[None], known.mean[None])[0] <= DIP)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 
 from jensen.families.fullrank import DenseGaussian, from_factor
 
-DIP, _BARRIER = 0.1, 2.0
+_DIP, _BARRIER = 0.1, 2.0
 """Nats: a dip that makes two candidates; a barrier on a path that keeps chains from crossing."""
 _POOL, _ROUNDS, _STEPS = 128, 36, 30
 _NEAREST, _BEHIND, _FARTHEST = 1.0, 5.0, 24.0
@@ -207,7 +207,7 @@ def distinct(target: Any, q: Any, ends: np.ndarray, most: int) -> list[np.ndarra
     """End points z, best first and at most so many, that a dip separates from the peak next to q's center and from each other."""
     modes = [_summit(target, frame_of(q))]
     while len(ends) and len(modes) <= most:
-        ends = ends[dips(target, ends, np.broadcast_to(modes[-1], ends.shape)) > DIP]
+        ends = ends[_dips(target, ends, np.broadcast_to(modes[-1], ends.shape)) > _DIP]
         if len(ends):
             modes.append(ends[0])
     return modes[1:]
@@ -223,7 +223,7 @@ def _summit(target: Any, frame: Frame) -> np.ndarray:
     return frame.out(climber.x)[0] if np.isfinite(climber.log_p[0]) else frame.center
 
 
-def dips(target: Any, one: np.ndarray, other: np.ndarray, inner: int = 9) -> np.ndarray:
+def _dips(target: Any, one: np.ndarray, other: np.ndarray, inner: int = 9) -> np.ndarray:
     """How far the log density falls below the lower end on each segment between points z (n, D)."""
     fractions = np.linspace(0, 1, inner + 2)[:, None]
     points = one[:, None] + fractions * (other - one)[:, None]
