@@ -266,17 +266,20 @@ def _with_correlations(target: Any, q: Any, seed: int) -> Any:
 
 def matched_draws(target: Any, q: Any, seed: int) -> Draws:
     """Draws of q whose noise has mean zero and covariance I exactly, so that linear quantities carry no sampling error."""
-    noise = q.noise(keys.generator(seed, "moments"), _MOMENT_DRAWS // 2)
-    noise = np.concatenate([noise, -noise])
-    if 4 * q.dim <= len(noise):
-        factor = np.linalg.cholesky(noise.T @ noise / len(noise))
-        noise = np.linalg.solve(factor, noise.T).T
-    else:
-        noise = noise / np.sqrt((noise**2).mean(0))
+    noise = matched_noise(q.noise(keys.generator(seed, "moments"), _MOMENT_DRAWS // 2))
     z = np.asarray(q.transport(noise)[0])
     values, derived = target.constrain(z)
     # Their log densities are only for export, and evaluated there.
     return Draws(z, np.full(len(z), np.nan), values, derived)
+
+
+def matched_noise(noise: np.ndarray) -> np.ndarray:
+    """Normal draws (n, D) -> (2 n, D), with mean zero and covariance I; variances only where that needs more draws."""
+    noise = np.concatenate([noise, -noise])
+    if 4 * noise.shape[1] > len(noise):
+        return noise / np.sqrt((noise**2).mean(0))
+    factor = np.linalg.cholesky(noise.T @ noise / len(noise))
+    return np.linalg.solve(factor, noise.T).T
 
 
 def _log_weights(target: Any, q: Any, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

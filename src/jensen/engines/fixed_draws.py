@@ -163,7 +163,7 @@ class FixedDraws:
             return self._stalled(state, target)
         _refuse_runaway(target, point)
         gain = state.point.loss - point.loss
-        tolerance = _ROUGH if state.stage + 1 < len(state.designs) else _stop(point)
+        tolerance = _ROUGH if state.stage + 1 < len(state.designs) else _stop(point, state.stage)
         was_close = _within(state.point, tolerance)
         quiet = state.quiet + 1 if gain < 1e-6 else 0
         state = replace(state, point=point, damping=damping, rho=rho, quiet=quiet)
@@ -207,9 +207,9 @@ class FixedDraws:
         return state.stage + 1 == len(state.designs) and _within(state.point, (0.1, 0.15))
 
 
-def _stop(point: _Point) -> tuple[float, float]:
-    """How near its optimum q has to be on the last design."""
-    if point.misfit > _MISFIT:
+def _stop(point: _Point, stage: int) -> tuple[float, float]:
+    """How near its optimum q has to be on the last design; on a small one alone, nothing is known about the misfit."""
+    if stage > 0 and point.misfit > _MISFIT:
         return _POOR
     return _FINE if len(point.mean) <= 64 else _FINE_LARGE
 
