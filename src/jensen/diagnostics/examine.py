@@ -21,6 +21,7 @@ from jensen.core.errors import ModelError
 from jensen.diagnostics import chains, quantities, verdict
 from jensen.diagnostics import modes as mode_search
 from jensen.diagnostics.beyond import FAR, beyond
+from jensen.diagnostics.by_block import judge_blocks
 from jensen.diagnostics.correct import Correction, correct
 from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.mixture import ENOUGH, LEAST_SHARE, Mixed, mix, within
@@ -28,6 +29,7 @@ from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
 from jensen.families.flat import has_density
 from jensen.families.meanfield import DiagonalGaussian
+from jensen.families.structured import ArrowGaussian
 from jensen.models.large import LargeTarget
 from jensen.objectives.elbo import Elbo, on_draws
 from jensen.run import Run
@@ -244,8 +246,10 @@ def _dear(found: _Look) -> bool:
 
 
 def _without_chains(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verdict:
-    judged = _judge_by_weights(found, modes)
     why = f"short chains would take about {chains.seconds(found.target):,.0f} s of one core here, and were left out"
+    if isinstance(found.q, ArrowGaussian) and not modes:
+        return judge_blocks(found.names, found.target.model, found.q, found.scores, found.log_w, why)
+    judged = _judge_by_weights(found, modes)
     return replace(judged, reasons=(*judged.reasons, why), advice="Run posterior.nuts() to know more.")
 
 
