@@ -2,9 +2,9 @@
 
 Where the scores of q's draws show which coordinates scale the others (centering.py), the chains run in coordinates in which
 nothing does, from the first stage on; else a map learnt from their own draws straightens funnels and bends from the third stage
-on (straighten.py). Two stages of 4 leapfrog steps, the second in the covariance of the first, then up to six of 8, or of 16 while
-the largest between-chain share stays above 0.4, the metric learnt again from each. Stages that agree are one longer run of the
-same chains. It ends once every quantity passes and the moments are known well enough.
+on (straighten.py). Two stages of 4 leapfrog steps, the second in the covariance of the first, then up to six more, the metric learnt
+again from each: of 4 steps where nothing is bent and chains move, else of 8, or of 16 while the largest between-chain share stays
+above 0.4. Stages that agree are one longer run of the same chains, from which the first stage is left out once it is long. It ends once every quantity passes and the moments are known well enough.
 """
 
 import time
@@ -134,7 +134,7 @@ def correct(
         step = stage.step if mapped or bends is None else chains.first_step(target.dim)
         metric, was_mapped = chains.relearn(metric, stage, bends), mapped
         if number >= 1:
-            leapfrogs = _leapfrogs(evidence.between.max(), number)
+            leapfrogs = _leapfrogs(evidence.between.max(), number, bends is not None)
     assert evidence is not None
     mean_ok, sd_ok, guard = _guarded(evidence, part.x, not judging and number + 1 == most)
     force = _least_force(stage)
@@ -153,11 +153,11 @@ def correct(
     return Correction(draws, weights, evidence, mean_ok, sd_ok, stage.acceptance, number + 1, force, guard)
 
 
-def _leapfrogs(between: float, number: int) -> int:
-    """Steps of the next stage's trajectories: short ones give more for a gradient, where chains move at all."""
-    if between > LIMITS["between"] and number > 1:
+def _leapfrogs(between: float, number: int, bent: bool) -> int:
+    """Steps of the next stage's trajectories: short ones give more for a gradient, where nothing is bent and chains move."""
+    if between > LIMITS["between"] and (bent or number > 1):
         return 16
-    return 8 if between > _SLOW else 4
+    return 8 if bent or between > _SLOW else 4
 
 
 def _taken_apart(map: Any, z: np.ndarray, noise: np.ndarray) -> tuple[chains.Metric, np.ndarray]:
@@ -216,10 +216,8 @@ def _pooled(before: Settled | None, pool: list[_Part], part: _Part, number: int)
         pool = pool[1:]
     if len(pool) == 1:
         return alone, pool
-    # Of a long run the last stage is a small part, and its answer moves by no more than that part of a drift.
-    part_of = 1.0 if len(pool) < _LONG else 1 / len(pool)
-    drift_mean = np.maximum(whole.drift_mean, part_of * alone.drift_mean)
-    drift_sd = np.maximum(whole.drift_sd, part_of * alone.drift_sd)
+    drift_mean = np.maximum(whole.drift_mean, alone.drift_mean)
+    drift_sd = np.maximum(whole.drift_sd, alone.drift_sd)
     return replace(whole, drift_mean=drift_mean, drift_sd=drift_sd), pool
 
 
@@ -249,10 +247,11 @@ def _agree(evidence: Settled, pool: list[_Part]) -> bool:
 def _finished(evidence: Settled, stage: chains.Stage, pooled: int) -> bool:
     """Whether every quantity has settled and the pooled moments are known well enough.
 
-    After a longer run the sds of a few heavy tails do not hold up all the others: they are "means only".
+    After a longer run the sds of a few heavy tails do not hold up all the others: they are "means only". Nor do the means that, of a
+    hundred or more, drift in the last stage by chance: they are not trusted.
     """
     means, sds = means_settled(evidence), sds_settled(evidence)
-    if not means.all() or stage.acceptance <= LIMITS["acceptance"] or evidence.se.max() > _PRECISE:
+    if not (means.all() or (pooled >= _LONG and means.mean() > _STEADY)) or stage.acceptance <= LIMITS["acceptance"] or evidence.se.max() > _PRECISE:
         return False
     if pooled < _LONG:
         return bool(sds.all() and evidence.sel.max() < _PRECISE_SD)
