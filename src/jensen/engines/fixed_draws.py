@@ -10,8 +10,8 @@ u_n = L' grad log p(x_n), Stein's identity gives gradient *and* curvature, avera
     L <- L V diag(w^(-rho/2)) V'                               geometric path, symmetric steps
 
 A step is taken when F falls and every point is finite; otherwise rho falls and damping grows; when nothing helps, the
-radius of q is switched. Where steps overshoot or creep, the next one begins with the rho that a secant says: with e the errors (a, G + I)
-before and e' after a step, rho / (1 - <e', e> / <e, e>). |a| is the error of the mean in posterior sds, so the stop is in those units. A start at q =
+radius of q is switched. Where steps overshoot, the next one begins with the rho that a secant says: with e the errors (a, G + I) before a step
+and e' after it, rho / (1 - <e', e> / <e, e>). |a| is the error of the mean in posterior sds, so the stop is in those units. A start at q =
 N(0, 0.1^2) walks to the bulk; a mode search first walks hierarchical models into their funnels instead.
 The mean-field form keeps L diagonal: it takes the same mean step and w = -diag(G) for its widths; above D = 1,500 the mean
 step is matrix-free (matrix_free.py).
@@ -55,8 +55,8 @@ _FLAT, _WIDE = 0.05, 10.0
 _FURTHER = 100.0
 """How many times as far out a density must be flat to be refused for it."""
 _SWITCHES = (10.0, 0.01, 100.0)
-_TIMID, _BOLD = 0.4, 2.0
-"""Smallest and largest rho that a step begins with."""
+_TIMID = 0.4
+"""Smallest rho that a step begins with; larger ones than 1 save no more, and run away where a curvature is wrong."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _secant(before: _Point, after: _Point, rho: float) -> float:
     if before.curvature.ndim == 2:
         gap, new = (np.eye(len(before.slope)) + point.curvature for point in (before, after))
         left, all = left + 0.5 * (gap * new).sum(), all + 0.5 * (gap * gap).sum()
-    return float(np.clip(rho / max(1 - left / max(all, 1e-300), 1e-3), _TIMID, _BOLD))
+    return float(np.clip(rho / max(1 - left / max(all, 1e-300), 1e-3), _TIMID, 1.0))
 
 
 _Proposal = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
