@@ -4,7 +4,8 @@
 
 Errors of means are in posterior sds; the reference integrates the groups exactly given the globals (closed form, or quadrature
 for Bernoulli rows), and the globals by importance sampling from the fit's own global block. With --peer NumPyro's AutoNormal
-(Adam, 0.01) runs beside it. The words are those of the verdict by block (diagnostics/by_block.py). CPU seconds are of this process, JAX's compilation included.
+(Adam, 0.01) runs beside it. The words are those of the verdict by block (diagnostics/by_block.py). CPU seconds are of this
+process, JAX's compilation included.
 """
 
 import sys
@@ -169,13 +170,16 @@ def report(kind: str, groups: int, beside: bool) -> None:
     own, at = np.array(q.plates.own)[:, 0], np.array(shared)[truth["order"]]
     words = ("trusted", "means only", "do not use")
     said = ", ".join(f"{names[i]} {words[place[j]]}" for i, j in zip(truth["order"], at, strict=True))
-    said += "".join(f", {(place[own] == k).sum()} groups {word}" for k, word in enumerate(words) if (place[own] == k).any())
+    said += "".join(
+        f", {(place[own] == k).sum()} groups {word}" for k, word in enumerate(words) if (place[own] == k).any()
+    )
     error_a, ratio_a = np.abs((q.mean[own] - truth["a"][0]) / truth["a"][1]), q.sd[own] / truth["a"][1]
     error_g, ratio_g = np.abs((q.mean[at] - truth["g"][0]) / truth["g"][1]), q.sd[at] / truth["g"][1]
     print(
         f"{kind} | {groups} groups | {record.status}, {record.steps} steps, {target.gradients} gradients, "
         f"{compiled:.1f} + {seconds - compiled:.1f} CPU s | group means {error_a.max():.3f}, sds {ratio_a.min():.3f}-"
-        f"{ratio_a.max():.3f} | globals {np.round(error_g, 3)}, sds {np.round(ratio_g, 3)} | {said} | reference ESS {truth['ess']:.0f}",
+        f"{ratio_a.max():.3f} | globals {np.round(error_g, 3)}, sds {np.round(ratio_g, 3)} | {said} | "
+        f"reference ESS {truth['ess']:.0f}",
         flush=True,
     )
     if beside:

@@ -47,7 +47,8 @@ def test_prior_simulation_of_numpyro_has_the_moments_of_the_model():
 def test_an_exact_fit_is_calibrated_and_only_the_first_one_compiles():
     record = read(linear, DATA)
     found = calibrate(linear, "fullrank", data=DATA, n=100, correct=False)
-    assert _density(record.factors, record.sites, ("y",), ("X", "y")).traces == 2  # a design of 132 points, and 512 draws
+    # One program a shape: the design's points, and the draws of the weights.
+    assert _density(record.factors, record.sites, ("y",), ("X", "y")).traces == 2
     assert found.calibrated
     assert "no sign of miscalibration" in repr(found)
     assert found.names == ("beta[0]", "beta[1]", "sum")

@@ -10,10 +10,10 @@ score z_i = (theta_i - mean_i) / sd_i has mean 0 and mean square 1, exactly, wha
     p         three tests on the ranks, of s = Phi^-1(u): n mean(s)^2 ~ chi^2_1, sum s^2 ~ chi^2_n, and Kolmogorov-Smirnov;
               three times the smallest, then Holm's correction for the number of scalars
 
-Refits have data of one shape, which are arguments of the compiled program: only the first one compiles. Where a Gaussian alone is
-judged ("fullrank" or "meanfield" with ``correct=False``), all data sets are fitted at once (engines/together.py), and those that do
-not arrive there one by one. The answer is about
-data that the prior makes, on average over them: it says nothing about data that the prior would not make.
+Refits have data of one shape, which are arguments of the compiled program: only the first one compiles. Where a Gaussian alone
+is judged ("fullrank" or "meanfield" with ``correct=False``), all data sets are fitted at once (engines/together.py), and those
+that do not arrive there one by one. The answer is about data that the prior makes, on average over them: it says nothing about
+data that the prior would not make.
 
 References: Talts, Betancourt, Simpson, Vehtari, Gelman (2018), Validating Bayesian inference algorithms with simulation-based
 calibration, arXiv:1804.06788; Yao, Vehtari, Simpson, Gelman (2018), Yes, but did it work?, ICML; Sailynoja, Burkner, Vehtari
@@ -273,7 +273,9 @@ def calibrate(
         raise type(error)(
             f"{len(failures)} of {n} fits of simulated data failed; the last one said: {error}"
         ) from error
-    ranks, z, trusted = (np.array(column) for column in zip(*(placed[number] for number in sorted(placed)), strict=True))
+    ranks, z, trusted = (
+        np.array(column) for column in zip(*(placed[number] for number in sorted(placed)), strict=True)
+    )
     names = quantities.names(_only(record, truth))
     if not at_once:
         times = (seconds[0], float(np.median(seconds[1:])))

@@ -18,8 +18,8 @@ from jensen.run import run
 
 @pytest.fixture(scope="module")
 def bernoulli():
-    """300 groups of about 20 Bernoulli rows: no Gaussian with an arrow lets a group's width follow sigma_a."""
-    inputs = data("bernoulli", 300)
+    """150 groups of about 20 Bernoulli rows: no Gaussian with an arrow lets a group's width follow sigma_a."""
+    inputs = data("bernoulli", 150)
     with scope():
         target = Target(read(MODELS["bernoulli"], inputs))
         q, _ = run(Structured(), target, seed=0, progress=False)
@@ -35,7 +35,7 @@ def test_groups_are_trusted_and_a_scale_that_widens_them_is_not(bernoulli):
     words = dict(zip(verdict.names, verdict.words, strict=True))
     assert np.var(log_w) > 0.1  # by weights alone nothing would be trusted
     assert words["sigma_a"] == DO_NOT_USE
-    assert words["mu_a"] == words["b"] == words["a[0]"] == words["a[299]"] == TRUSTED
+    assert words["mu_a"] == words["b"] == words["a[0]"] == words["a[149]"] == TRUSTED
     # Group means given the globals at q's mean, by quadrature: the groups' own shape is all that can be wrong there.
     at = q.mean[[names.index("mu_a"), names.index("sigma_a"), names.index("b")]]
     _, mean, variance = conditional("bernoulli", inputs, at)
@@ -74,7 +74,7 @@ def test_misfits_are_zero_on_the_posterior_itself_and_found_in_the_block_that_is
 def test_fits_too_large_for_chains_are_judged_by_block(monkeypatch):
     monkeypatch.setattr(chains, "PATIENCE", 0.0)
     with pytest.warns(jn.FitWarning, match="do not use"):
-        posterior = jn.fit(MODELS["bernoulli"], "structured", data=data("bernoulli", 300), progress=False)
+        posterior = jn.fit(MODELS["bernoulli"], "structured", data=data("bernoulli", 150), progress=False)
     assert "given the globals" in posterior.verdict.reasons[0]
-    assert posterior.verdict.words.count(TRUSTED) == 302
+    assert posterior.verdict.words.count(TRUSTED) == 152
     assert MEANS_ONLY not in posterior.verdict.words

@@ -1,17 +1,17 @@
 """A verdict per block for a structured Gaussian too large for chains: the globals, and each group given the globals.
 
 With noise e ~ N(0, I) and u the gradient of log p with respect to it, r = u + e is zero where q is the posterior. Over a block,
-E|r|^2 is the Fisher divergence of the block given everything else, and bounds the variance of its log weights (Poincare), of which
-only the sum over all blocks is known otherwise, and never small for thousands of groups. It comes from the gradients at q's own
-draws that are there already, in one pass that is linear in the number of groups.
+E|r|^2 is the Fisher divergence of the block given everything else, and bounds the variance of its log weights (Poincare), of
+which only the sum over all blocks is known otherwise, and never small for thousands of groups. It comes from the gradients at
+q's own draws that are there already, in one pass that is linear in the number of groups.
 
     group i, given the globals    right where E|r_i|^2 < 0.1
     globals                       right along the eigenvectors of E[r_g r_g'] with eigenvalues below 0.1
     a coordinate                  trusted where its group is right and less than 4% of its variance comes from other directions of
                                   the globals, means only below 25%: a group whose rows say where it is does not care for them
 
-`r_g` carries the groups' noise too, so that globals are refused rather than trusted. Requires a q with the arrow pattern; sees one mode,
-as everything that looks at q's own draws.
+`r_g` carries the groups' noise too, so that globals are refused rather than trusted. Requires a q with the arrow pattern; sees
+one mode, as everything that looks at q's own draws.
 
 Reference: Johnson, Barron (2004), Fisher information inequalities and the central limit theorem, Probab. Theory Relat. Fields 129
 (the Poincare bound).
@@ -86,9 +86,10 @@ def judge_blocks(
     worst += [place.max()] * (len(names) - len(worst))  # deterministics may read any coordinate
     words = tuple(_ORDER[i] for i in worst)
     right = int((groups < CONSTANT_WEIGHTS).sum())
+    both = "do too" if np.linalg.eigvalsh(globals)[-1] < CONSTANT_WEIGHTS else "do not in all directions"
     reasons = (
-        f"of {len(groups):,} groups {right:,} agree with the posterior given the globals, by the gradients at q's own draws; the globals "
-        f"{'do too' if np.linalg.eigvalsh(globals)[-1] < CONSTANT_WEIGHTS else 'do not in all directions'}",
+        f"by the gradients at q's own draws {right:,} of {len(groups):,} groups agree with the posterior given the globals; "
+        f"the globals {both}",
         why,
     )
     advice = "Use it." if set(words) == {TRUSTED} else "Use what is trusted; run posterior.nuts() to know more."

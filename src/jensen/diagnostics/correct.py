@@ -2,9 +2,10 @@
 
 Where the scores of q's draws show which coordinates scale the others (centering.py), the chains run in coordinates in which
 nothing does, from the first stage on; else a map learnt from their own draws straightens funnels and bends from the third stage
-on (straighten.py). Two stages of 4 leapfrog steps, the second in the covariance of the first, then up to six more, the metric learnt
-again from each: of 4 steps where nothing is bent and chains move, else of 8, or of 16 while the largest between-chain share stays
-above 0.4. Stages that agree are one longer run of the same chains, from which the first stage is left out once it is long. It ends once every quantity passes and the moments are known well enough.
+on (straighten.py). Two stages of 4 leapfrog steps, the second in the covariance of the first, then up to six more, the metric
+learnt again from each: of 4 steps where nothing is bent and chains move, else of 8, or of 16 while the largest between-chain
+share stays above 0.4. Stages that agree are one longer run of the same chains, from which the first stage is left out once it
+is long. It ends once every quantity passes and the moments are known well enough.
 """
 
 import time
@@ -247,11 +248,15 @@ def _agree(evidence: Settled, pool: list[_Part]) -> bool:
 def _finished(evidence: Settled, stage: chains.Stage, pooled: int) -> bool:
     """Whether every quantity has settled and the pooled moments are known well enough.
 
-    After a longer run the sds of a few heavy tails do not hold up all the others: they are "means only". Nor do the means that, of a
-    hundred or more, drift in the last stage by chance: they are not trusted.
+    After a longer run the sds of a few heavy tails do not hold up all the others: they are "means only". Nor do the means that,
+    of a hundred or more, drift in the last stage by chance: they are not trusted.
     """
     means, sds = means_settled(evidence), sds_settled(evidence)
-    if not (means.all() or (pooled >= _LONG and means.mean() > _STEADY)) or stage.acceptance <= LIMITS["acceptance"] or evidence.se.max() > _PRECISE:
+    if (
+        not (means.all() or (pooled >= _LONG and means.mean() > _STEADY))
+        or stage.acceptance <= LIMITS["acceptance"]
+        or evidence.se.max() > _PRECISE
+    ):
         return False
     if pooled < _LONG:
         return bool(sds.all() and evidence.sel.max() < _PRECISE_SD)

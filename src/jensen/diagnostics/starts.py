@@ -1,8 +1,8 @@
 """Several starts, compared on fresh draws: a stationary q certifies the optimizer, not the basin.
 
 The first start, N(0, 0.1^2), is fitted to the end. A second one elsewhere is fitted on the small design until it comes home to
-the first one's q, or finds a higher ELBO on the same fresh draws: then it is finished and taken. Further starts follow only while fewer than two converge. The
-fixed-draw objective never chooses: a design can be overfitted.
+the first one's q, or finds a higher ELBO on the same fresh draws: then it is finished and taken. Further starts follow only
+while fewer than two converge. The fixed-draw objective never chooses: a design can be overfitted.
 """
 
 from dataclasses import replace

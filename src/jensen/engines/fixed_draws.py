@@ -9,12 +9,12 @@ u_n = L' grad log p(x_n), Stein's identity gives gradient *and* curvature, avera
     m <- m + rho L V [V'a / max(|w|, 1/c^2)]                   c = 10 caps a step where no curvature was seen
     L <- L V diag(w^(-rho/2)) V'                               geometric path, symmetric steps
 
-A step is taken when F falls and every point is finite; otherwise rho falls and damping grows; when nothing helps, the
-radius of q is switched. Where steps overshoot, the next one begins with the rho that a secant says: with e the errors (a, G + I) before a step
-and e' after it, rho / (1 - <e', e> / <e, e>). |a| is the error of the mean in posterior sds, so the stop is in those units. A start at q =
-N(0, 0.1^2) walks to the bulk; a mode search first walks hierarchical models into their funnels instead.
-The mean-field form keeps L diagonal: it takes the same mean step and w = -diag(G) for its widths; above D = 1,500 the mean
-step is matrix-free (matrix_free.py).
+A step is taken when F falls and every point is finite; otherwise rho falls and damping grows; when nothing helps, the radius of
+q is switched. Where steps overshoot, the next one begins with the rho that a secant says: with e the errors (a, G + I) before a
+step and e' after it, rho / (1 - <e', e> / <e, e>). |a| is the error of the mean in posterior sds, so the stop is in those
+units. A start at q = N(0, 0.1^2) walks to the bulk; a mode search first walks hierarchical models into their funnels instead.
+The mean-field form keeps L diagonal: it takes the same mean step and w = -diag(G) for its widths; above D = 1,500 the mean step
+is matrix-free (matrix_free.py).
 
 Requires: a continuous unconstrained density with gradients. Gaussian posteriors are recovered exactly.
 References: Opper, Archambeau (2009), The variational Gaussian approximation revisited, Neural Computation 21; Khan, Rue
@@ -69,8 +69,8 @@ class _Point:
     slope: np.ndarray
     curvature: np.ndarray
     misfit: float
-    """E|u + z|^2, the Fisher divergence in whitened coordinates: zero for a Gaussian posterior, and (Poincare) not below the variance
-    of the log weights. Zero for a mean-field q, whose correlations are no misfit of its shape."""
+    """E|u + z|^2, the Fisher divergence in whitened coordinates: zero for a Gaussian posterior, and (Poincare) not below the
+    variance of the log weights. Zero for a mean-field q, whose correlations are no misfit of its shape."""
 
     @property
     def own(self) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Smoothed Newton for many data sets of one model at once: the iteration of fixed_draws.py, in lockstep.
 
-Each data set has its own mean, factor, damping and trial fraction rho; a round evaluates one trial step of every data set that has
-not arrived, in one call of the program, and takes it where it lowers that data set's F. There is one start, N(0, 0.1^2), and one
-design, the large one: what does not arrive is left to the caller, who can fit it by itself.
+Each data set has its own mean, factor, damping and trial fraction rho; a round evaluates one trial step of every data set that
+has not arrived, in one call of the program, and takes it where it lowers that data set's F. There is one start, N(0, 0.1^2),
+and one design, the large one: what does not arrive is left to the caller, who can fit it by itself.
 
     a, G per data set;   -G = V diag(w) V';   m += rho L V (V'a / |w|);   L <- L V diag(w^(-rho/2)) V',  mean-field: its diagonal
 

@@ -80,5 +80,6 @@ class Many:
             some = np.arange(begin, min(begin + each, len(rows)))
             padded = np.concatenate([some, np.repeat(some[:1], each - len(some))])
             data = self._one.data | {name: jnp.asarray(value[rows[padded]]) for name, value in self._arrays.items()}
-            parts.append(jax.tree.map(lambda part, n=len(some): np.asarray(part)[:n], program(z[padded], data)))
+            n = len(some)
+            parts.append(jax.tree.map(lambda part, n=n: np.asarray(part)[:n], program(z[padded], data)))
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
