@@ -3,7 +3,7 @@
 Where the scores of q's draws show which coordinates scale the others (centering.py), the chains run in coordinates in which
 nothing does, from the first stage on; else a map learnt from their own draws straightens funnels and bends from the third stage
 on (straighten.py). Two stages of 4 leapfrog steps, the second in the covariance of the first, then up to six more, the metric
-learnt again from each: of 4 steps where nothing is bent and chains move, else of 8, or of 16 while the largest between-chain
+learnt again from each: of 4 steps above 60 dimensions where chains move, else of 8, or of 16 while the largest between-chain
 share stays above 0.4. Stages that agree are one longer run of the same chains, from which the first stage is left out once it
 is long. It ends once every quantity passes and the moments are known well enough.
 """
@@ -135,7 +135,7 @@ def correct(
         step = stage.step if mapped or bends is None else chains.first_step(target.dim)
         metric, was_mapped = chains.relearn(metric, stage, bends), mapped
         if number >= 1:
-            leapfrogs = _leapfrogs(evidence.between.max(), number, bends is not None)
+            leapfrogs = _leapfrogs(evidence.between.max(), number, target.dim)
     assert evidence is not None
     mean_ok, sd_ok, guard = _guarded(evidence, part.x, not judging and number + 1 == most)
     force = _least_force(stage)
@@ -154,11 +154,18 @@ def correct(
     return Correction(draws, weights, evidence, mean_ok, sd_ok, stage.acceptance, number + 1, force, guard)
 
 
-def _leapfrogs(between: float, number: int, bent: bool) -> int:
-    """Steps of the next stage's trajectories: short ones give more for a gradient, where nothing is bent and chains move."""
-    if between > LIMITS["between"] and (bent or number > 1):
+def _leapfrogs(between: float, number: int, dim: int) -> int:
+    """Steps of the next stage's trajectories.
+
+    In high dimension short ones give more for a gradient where chains move; in low dimension, where long ones are cheap, they
+    show sooner that a heavy tail or a funnel is not explored yet.
+    """
+    slow = between > LIMITS["between"]
+    if dim <= straighten.LARGEST_DIM:
+        return 16 if slow else 8
+    if slow and number > 1:
         return 16
-    return 8 if bent or between > _SLOW else 4
+    return 8 if between > _SLOW else 4
 
 
 def _taken_apart(map: Any, z: np.ndarray, noise: np.ndarray) -> tuple[chains.Metric, np.ndarray]:
