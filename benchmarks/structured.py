@@ -4,7 +4,8 @@
 
 Errors of means are in posterior sds; the reference integrates the groups exactly given the globals (closed form, or quadrature
 for Bernoulli rows), and the globals by importance sampling from the fit's own global block. With --peer NumPyro's AutoNormal
-(Adam, 0.01) runs beside it. CPU seconds are of this process, JAX's compilation included.
+(Adam, 0.01) runs beside it. The words are those of the verdict by block (diagnostics/by_block.py). CPU seconds are of this
+process, JAX's compilation included.
 """
 
 import sys
@@ -19,6 +20,7 @@ import numpyro.distributions as dist
 
 from jensen.core.precision import scope
 from jensen.core.threads import one_blas_thread
+from jensen.diagnostics.by_block import misfits, words_by_coordinate
 from jensen.engines.structured import Structured
 from jensen.models.read import read
 from jensen.models.target import Target
@@ -158,17 +160,26 @@ def report(kind: str, groups: int, beside: bool) -> None:
         compiled = time.process_time() - begun
         q, record = run(engine, target, seed=0, progress=False)
         seconds = time.process_time() - begun
+        z = np.asarray(q.sample(np.random.default_rng(0), 512))
+        globals, groups_off = misfits(q, z, target(z)[1])
+        place = words_by_coordinate(q, globals, groups_off)
     ends = np.cumsum([0] + [site.size for site in target.model.sites])
     shared = list(q.plates.shared)
     names = [s.name for s, start in zip(target.model.sites, ends[:-1], strict=True) if start in shared]
     truth = reference(kind, inputs, q, names, 2000 if kind == "normal" else 120)
     own, at = np.array(q.plates.own)[:, 0], np.array(shared)[truth["order"]]
+    words = ("trusted", "means only", "do not use")
+    said = ", ".join(f"{names[i]} {words[place[j]]}" for i, j in zip(truth["order"], at, strict=True))
+    said += "".join(
+        f", {(place[own] == k).sum()} groups {word}" for k, word in enumerate(words) if (place[own] == k).any()
+    )
     error_a, ratio_a = np.abs((q.mean[own] - truth["a"][0]) / truth["a"][1]), q.sd[own] / truth["a"][1]
     error_g, ratio_g = np.abs((q.mean[at] - truth["g"][0]) / truth["g"][1]), q.sd[at] / truth["g"][1]
     print(
         f"{kind} | {groups} groups | {record.status}, {record.steps} steps, {target.gradients} gradients, "
         f"{compiled:.1f} + {seconds - compiled:.1f} CPU s | group means {error_a.max():.3f}, sds {ratio_a.min():.3f}-"
-        f"{ratio_a.max():.3f} | globals {np.round(error_g, 3)}, sds {np.round(ratio_g, 3)} | reference ESS {truth['ess']:.0f}",
+        f"{ratio_a.max():.3f} | globals {np.round(error_g, 3)}, sds {np.round(ratio_g, 3)} | {said} | "
+        f"reference ESS {truth['ess']:.0f}",
         flush=True,
     )
     if beside:

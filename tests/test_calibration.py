@@ -12,6 +12,8 @@ from scipy import stats
 import jensen as jn
 from jensen.calibration import Calibration, calibrate
 from jensen.core.precision import scope
+from jensen.diagnostics.examine_many import ManyFits
+from jensen.models.many import _density
 from jensen.models.read import read
 from jensen.models.simulate import simulate
 from jensen.models.target import _density_program
@@ -45,7 +47,8 @@ def test_prior_simulation_of_numpyro_has_the_moments_of_the_model():
 def test_an_exact_fit_is_calibrated_and_only_the_first_one_compiles():
     record = read(linear, DATA)
     found = calibrate(linear, "fullrank", data=DATA, n=100, correct=False)
-    assert _density_program(record.factors, record.sites).traces == 1
+    # One program a shape: the design's points, and the draws of the weights.
+    assert _density(record.factors, record.sites, ("y",), ("X", "y")).traces == 2
     assert found.calibrated
     assert "no sign of miscalibration" in repr(found)
     assert found.names == ("beta[0]", "beta[1]", "sum")
@@ -57,7 +60,23 @@ def test_an_exact_fit_is_calibrated_and_only_the_first_one_compiles():
     z = (truth["beta"] - data["y"] @ X @ cov) / np.sqrt(np.diagonal(cov))
     np.testing.assert_allclose(found.z[:, :2], z, atol=1e-5)
     np.testing.assert_allclose(found.ranks[:, :2], stats.norm.cdf(z), atol=0.03)
-    assert found.seconds[1] < found.seconds[0]
+    assert "s for all fits at once" in repr(found)
+
+
+def test_fits_at_once_are_those_one_by_one(monkeypatch):
+    """On a logistic regression, whose posterior is no Gaussian; and only the first of those one by one compiles."""
+
+    def logistic(X, y):
+        beta = numpyro.sample("beta", dist.Normal(0, 1).expand([2]).to_event(1))
+        numpyro.sample("obs", dist.Bernoulli(logits=X @ beta), obs=y)
+
+    at_once = calibrate(logistic, "fullrank", data=DATA, n=20, correct=False)
+    monkeypatch.setattr("jensen.calibration.fit_many", lambda *_: ManyFits(np.zeros(0, int), np.zeros(0, bool), {}, {}))
+    one_by_one = calibrate(logistic, "fullrank", data=DATA, n=20, correct=False)
+    np.testing.assert_allclose(at_once.z, one_by_one.z, atol=0.03, rtol=0.03)
+    np.testing.assert_allclose(at_once.ranks, one_by_one.ranks, atol=0.05)
+    record = read(logistic, DATA)
+    assert _density_program(record.factors, record.sites).traces == 1
 
 
 def test_mean_field_sds_are_found_too_small():

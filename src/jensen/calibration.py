@@ -10,8 +10,10 @@ score z_i = (theta_i - mean_i) / sd_i has mean 0 and mean square 1, exactly, wha
     p         three tests on the ranks, of s = Phi^-1(u): n mean(s)^2 ~ chi^2_1, sum s^2 ~ chi^2_n, and Kolmogorov-Smirnov;
               three times the smallest, then Holm's correction for the number of scalars
 
-Refits have data of one shape, which are arguments of the compiled program: only the first one compiles. The answer is about
-data that the prior makes, on average over them: it says nothing about data that the prior would not make.
+Refits have data of one shape, which are arguments of the compiled program: only the first one compiles. Where a Gaussian alone
+is judged ("fullrank" or "meanfield" with ``correct=False``), all data sets are fitted at once (engines/together.py), and those
+that do not arrive there one by one. The answer is about data that the prior makes, on average over them: it says nothing about
+data that the prior would not make.
 
 References: Talts, Betancourt, Simpson, Vehtari, Gelman (2018), Validating Bayesian inference algorithms with simulation-based
 calibration, arXiv:1804.06788; Yao, Vehtari, Simpson, Gelman (2018), Yes, but did it work?, ICML; Sailynoja, Burkner, Vehtari
@@ -31,9 +33,16 @@ import numpy as np
 from jensen.core import keys
 from jensen.core.errors import FitWarning, JensenError, OptionError
 from jensen.core.precision import scope
+from jensen.core.threads import one_blas_thread
 from jensen.diagnostics import quantities
+from jensen.diagnostics.examine_many import fit_many, row
+from jensen.diagnostics.quantities import Draws
+from jensen.diagnostics.verdict import DO_NOT_USE, TRUSTED
 from jensen.export.table import render
+from jensen.families.fullrank import FullRank
+from jensen.families.meanfield import MeanField
 from jensen.fitting import fit
+from jensen.models.many import Many
 from jensen.models.model import Model
 from jensen.models.read import read
 from jensen.models.simulate import like, simulate
@@ -43,6 +52,8 @@ _LEVEL = 0.05
 _LEAST = 20
 _FINEST = 1e-3
 """Ranks nearer to 0 or 1 are not told apart: draws of chains are worth hundreds, and no more of them is known."""
+_LARGEST = 100
+"""Dimensions up to which all data sets are fitted at once."""
 _DRAWN = 8
 """Quantities of the figure with a color and a name."""
 
@@ -66,7 +77,7 @@ class Calibration:
     failures
         What the refits that failed said; they are in none of the numbers.
     seconds
-        Of the first refit, and the median of the others.
+        Of all refits at once where that was possible; else of the first, and the median of the others.
     """
 
     names: tuple[str, ...]
@@ -75,7 +86,7 @@ class Calibration:
     trusted: np.ndarray = field(repr=False)
     method: str
     failures: tuple[str, ...]
-    seconds: tuple[float, float]
+    seconds: tuple[float, ...]
 
     @cached_property
     def _numbers(self) -> dict[str, np.ndarray]:
@@ -174,7 +185,10 @@ class Calibration:
         if len(rows) < len(self.names):
             lines.append(f"... ({len(self.names) - len(rows)} more; calibration.table has all)")
         lines += ["", self.sentence]
-        lines.append(f"{self.seconds[0]:.1f} s for the first fit, {self.seconds[1]:.2f} s for each of the others.")
+        if len(self.seconds) == 1:
+            lines.append(f"{self.seconds[0]:.1f} s for all fits at once.")
+        else:
+            lines.append(f"{self.seconds[0]:.1f} s for the first fit, {self.seconds[1]:.2f} s for each of the others.")
         if self.failures:
             lines.append(f"{len(self.failures)} fits failed and are left out; the first said: {self.failures[0]}")
         return "\n".join(lines)
@@ -231,9 +245,15 @@ def calibrate(
     record = read(model, data, precision)
     with scope(precision):
         truth, arrays = _drawn(record, int(n), seed, simulate)
-    ranks, z, trusted, seconds, failures = [], [], [], [], []
+    seconds, failures = [], []
     error: JensenError | None = None
+    begun = time.perf_counter()
+    at_once = _at_once(record, method, options)
+    placed = _together(record, method, truth, arrays, seed, precision) if at_once else {}
+    times: tuple[float, ...] = (time.perf_counter() - begun,)
     for number in range(n):
+        if number in placed:
+            continue
         begun = time.perf_counter()
         simulated = replace(record, data={**record.data, **{name: value[number] for name, value in arrays.items()}})
         rng = keys.generator(seed, "calibrate", number)
@@ -247,16 +267,19 @@ def calibrate(
             error, failures = failed, [*failures, str(failed)]
             continue
         seconds.append(time.perf_counter() - begun)
-        parts = _placed(record, found, {name: value[number] for name, value in truth.items()}, rng)
-        for column, part in zip((ranks, z, trusted), parts, strict=True):
-            column.append(part)
-    if error is not None and len(ranks) < _LEAST:
+        words = dict(zip(found.verdict.names, found.verdict.words, strict=True))
+        placed[number] = _placed(record, found.kept, found.weights, words, row(truth, number), rng)
+    if error is not None and len(placed) < _LEAST:
         raise type(error)(
             f"{len(failures)} of {n} fits of simulated data failed; the last one said: {error}"
         ) from error
+    ranks, z, trusted = (
+        np.array(column) for column in zip(*(placed[number] for number in sorted(placed)), strict=True)
+    )
     names = quantities.names(_only(record, truth))
-    times = (seconds[0], float(np.median(seconds[1:])))
-    return Calibration(tuple(names), np.array(ranks), np.array(z), np.array(trusted), method, tuple(failures), times)
+    if not at_once:
+        times = (seconds[0], float(np.median(seconds[1:])))
+    return Calibration(tuple(names), ranks, z, trusted, method, tuple(failures), times)
 
 
 def _drawn(record: Model, n: int, seed: int, given: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -291,24 +314,54 @@ def _only(record: Model, truth: Mapping[str, Any]) -> Model:
     return replace(record, derived=tuple(some for some in record.derived if some.name in truth))
 
 
+def _at_once(record: Model, method: str, options: Mapping[str, Any]) -> bool:
+    """Whether all refits are Gaussians of a moderate size, and nothing but q is asked for."""
+    plain = options.get("correct") is False and set(options) <= {"correct", "precision", "progress"}
+    return plain and method in ("fullrank", "meanfield") and record.dim <= _LARGEST and not record.many_rows
+
+
+def _together(
+    record: Model,
+    method: str,
+    truth: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
+    seed: int,
+    precision: str,
+) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Ranks, scores z and trust by number, of all fits that arrive when they are fitted at once."""
+    family = FullRank() if method == "fullrank" else MeanField()
+    with scope(precision), one_blas_thread():
+        found = fit_many(Many(record, arrays, precision), family, seed)
+    placed: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+    for place, number in enumerate(map(int, found.rows)):
+        words = dict.fromkeys(quantities.names(record), TRUSTED if found.constant[place] else DO_NOT_USE)
+        values, derived = row(found.values, place), row(found.derived, place)
+        n = len(next(iter(values.values())))
+        kept = Draws(np.zeros((n, 0)), np.zeros(n), values, derived)
+        rng = keys.generator(seed, "calibrate", number)
+        placed[number] = _placed(record, kept, np.full(n, 1 / n), words, row(truth, number), rng)
+    return placed
+
+
 def _placed(
-    record: Model, found: Any, truth: Mapping[str, np.ndarray], rng: np.random.Generator
+    record: Model,
+    kept: Draws,
+    weights: np.ndarray,
+    words: Mapping[str, str],
+    truth: Mapping[str, np.ndarray],
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ranks, scores z and trust of the true values (K,)."""
     known = _only(record, truth)
-    x = quantities.matrix(known, found.kept.values, found.kept.derived)
+    x = quantities.matrix(known, kept.values, kept.derived)
     alone = {name: np.asarray(value)[None] for name, value in truth.items()}
     t = quantities.matrix(known, alone, alone)[0]
-    mean, sd = (quantities.matrix(known, part, part)[0] for part in (_first(found.mean), _first(found.sd)))
-    ranks = found.weights @ (x < t) + rng.uniform(size=len(t)) * (found.weights @ (x == t))
+    found = quantities.moments(x, weights)
+    mean, sd = found["mean"], found["sd"]
+    ranks = weights @ (x < t) + rng.uniform(size=len(t)) * (weights @ (x == t))
     constant = (sd == 0) & (t == mean)
     z = np.where(constant, rng.standard_normal(len(t)), (t - mean) / np.where(sd > 0, sd, 1.0))
-    words = dict(zip(found.verdict.names, found.verdict.words, strict=True))
-    return ranks, z, np.array([words.get(name) == "trusted" for name in quantities.names(known)])
-
-
-def _first(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value)[None] for name, value in values.items()}
+    return ranks, z, np.array([words.get(name) == TRUSTED for name in quantities.names(known)])
 
 
 def _holm(p: np.ndarray) -> np.ndarray:

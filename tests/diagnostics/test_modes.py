@@ -176,3 +176,27 @@ def test_the_bridge_is_exact_between_normals():
     log_ratio = lambda z: np.log(7) + norm.logpdf(z, 1, 1) - norm.logpdf(z, 0, 2)  # noqa: E731
     of_q, of_p = log_ratio(2 * rng.standard_normal(4000)), log_ratio(1 + rng.standard_normal(3000))
     assert mixture._bridge(of_q, of_p) == pytest.approx(np.log(7), abs=0.03)
+
+
+def test_pieces_of_a_curve_that_q_describes_are_no_modes_and_others_are():
+    """On a banana whose q is right; and a q that leaves out a fifth of the mass has left it out."""
+
+    def banana(p):
+        return -0.5 * p["a"] ** 2 - 0.5 * (p["b"] - 1.5 * p["a"] ** 2) ** 2
+
+    posterior = jn.fit(jn.density(banana, {"a": 0.0, "b": 0.0}), "layered", progress=False)
+    assert posterior.verdict.overall == "trusted"
+    assert posterior.sd["b"] == pytest.approx(np.sqrt(1 + 2 * 1.5**2), rel=0.05)
+    one, other = DenseGaussian(np.zeros(1), np.eye(1)), DenseGaussian(np.full(1, 5.0), np.eye(1))
+    with scope():
+        target = Target(
+            read(
+                MIXTURES.setdefault(
+                    1, jn.density(_mixture, {"x": np.zeros(1)}, data={"w": np.array(0.5), "apart": np.zeros(1)})
+                ),
+                {"w": np.array(0.2), "apart": np.full(1, 5.0)},
+            )
+        )
+        level = float(target(np.zeros((1, 1)))[0][0] - one.log_prob(np.zeros((1, 1)))[0])
+        found = (modes.Mode(other, 0.2), modes.Mode(one, 0.5))
+        assert modes.undescribed(target, one, found, level, np.random.default_rng(0)) == found[:1]

@@ -74,10 +74,12 @@ def test_chains_reach_the_neck_of_a_deep_funnel_in_its_coordinates():
         target = funnel(3.0)
         _, q, _ = fitted(target)
         metric = chains.Metric(q.base.mean, q.base.scale, q.map)
-        z = q.sample(np.random.default_rng(2), chains.CHAINS)
-        stage = chains.stage(target, z, metric, np.random.default_rng(3), leapfrogs=8, step=0.5, goal=0.9)
-    v = stage.z[..., 0] / 3
-    assert stage.acceptance > 0.8
+        stages = []
+        for seed in (2, 3, 4):  # the 1% quantile of one stage alone has an error of 0.2
+            z, rng = q.sample(np.random.default_rng(seed), chains.CHAINS), np.random.default_rng(seed + 1)
+            stages.append(chains.stage(target, z, metric, rng, leapfrogs=8, step=0.5, goal=0.9))
+    v = np.concatenate([stage.z[..., 0] for stage in stages]) / 3
+    assert min(stage.acceptance for stage in stages) > 0.8
     assert abs(v.mean()) < 0.1
     assert v.std() == pytest.approx(1, abs=0.1)
     assert np.quantile(v, 0.01) == pytest.approx(-2.33, abs=0.35)

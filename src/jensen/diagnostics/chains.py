@@ -23,7 +23,8 @@ from jensen.models.target import Target
 
 CHAINS = 128
 TRANSITIONS = 24
-KEPT = 16
+KEPT, KEPT_LATER = 16, 20
+"""Of those, the last ones that a stage keeps: while the chains arrive, and afterwards."""
 MOST_STAGES = 8
 WIDE, PATIENCE, _LONGEST = 100, 30.0, 60.0
 """D above which chains are left out where two stages would take so many seconds of one core, and those of all stages."""
@@ -108,7 +109,7 @@ class Stage:
     Attributes
     ----------
     z, log_p, gradient
-        Kept transitions: (KEPT, CHAINS, D), (KEPT, CHAINS), (KEPT, CHAINS, D).
+        Kept transitions T: (T, CHAINS, D), (T, CHAINS), (T, CHAINS, D).
     acceptance
         Mean acceptance over the kept transitions.
     step
@@ -164,10 +165,11 @@ def stage(
     leapfrogs: int,
     step: float,
     goal: float = 0.8,
+    kept: int = KEPT,
 ) -> Stage:
-    """Advance all chains from positions z (CHAINS, D) by `TRANSITIONS` transitions; keep the last `KEPT`."""
+    """Advance all chains from positions z (CHAINS, D) by `TRANSITIONS` transitions; keep the last ones."""
     here = metric.evaluate(target, metric.into(z))
-    kept, rates = [], []
+    places, rates = [], []
     for transition in range(TRANSITIONS):
         momentum = rng.standard_normal(here.x.shape)
         size = step * rng.uniform(0.7, 1.3)
@@ -183,10 +185,10 @@ def stage(
         rate = float(chance.mean())
         if transition < TRANSITIONS // 2:
             step *= np.exp((1.0 if transition < 4 else 0.5) * (rate - goal))
-        if transition >= TRANSITIONS - KEPT:
-            kept.append(here)
+        if transition >= TRANSITIONS - kept:
+            places.append(here)
             rates.append(rate)
-    z, log_p, gradient = (np.array([getattr(place, name) for place in kept]) for name in ("z", "log_p", "gradient"))
+    z, log_p, gradient = (np.array([getattr(place, name) for place in places]) for name in ("z", "log_p", "gradient"))
     return Stage(z, log_p, gradient, float(np.mean(rates)), float(step))
 
 

@@ -2,9 +2,10 @@
 
 Where the scores of q's draws show which coordinates scale the others (centering.py), the chains run in coordinates in which
 nothing does, from the first stage on; else a map learnt from their own draws straightens funnels and bends from the third stage
-on (straighten.py). Two stages of 4 leapfrog steps, the second in the covariance of the first, then up to six of 8, or of 16 while
-the largest between-chain share stays above 0.4, the metric learnt again from each. Stages that agree are one longer run of the
-same chains. It ends once every quantity passes and the moments are known well enough.
+on (straighten.py). Two stages of 4 leapfrog steps, the second in the covariance of the first, then up to six more, the metric
+learnt again from each: of 4 steps above 60 dimensions where chains move, else of 8, or of 16 while the largest between-chain
+share stays above 0.4. Stages that agree are one longer run of the same chains, from which the first stage is left out once it
+is long. It ends once every quantity passes and the moments are known well enough.
 """
 
 import time
@@ -26,6 +27,8 @@ _STEADY = 0.95
 """Share of the quantities that must agree with the stage before for the two to be pooled."""
 _LONG = 3
 """Stages in a run from which on no more than one in twenty sds may be left unsettled."""
+_SLOW = 0.25
+"""Between-chain share from which on trajectories get longer."""
 _FAR, _BULK = 0.5, 2.0
 _LOST = 6.0
 """Robust sds from the other chains beyond which a chain is lost."""
@@ -109,9 +112,10 @@ def correct(
         mapped = metric.map is not None
         rng = keys.generator(seed, "chains", number + 1)
         goal = _ACCEPT_MAPPED if mapped else _ACCEPT
-        stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step, goal=goal)
+        kept = chains.KEPT if number < 2 else chains.KEPT_LATER
+        stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step, goal=goal, kept=kept)
         part = _constrained(target, stage)
-        evidence, pool = _pooled(evidence, pool if mapped == was_mapped else [], part)
+        evidence, pool = _pooled(evidence, pool if mapped == was_mapped else [], part, number)
         if centered is not None and scores is not None:
             scores = _more(scores, stage)
             centered = centering.learn(*scores) or centered
@@ -131,7 +135,7 @@ def correct(
         step = stage.step if mapped or bends is None else chains.first_step(target.dim)
         metric, was_mapped = chains.relearn(metric, stage, bends), mapped
         if number >= 1:
-            leapfrogs = 16 if evidence.between.max() > LIMITS["between"] else 8
+            leapfrogs = _leapfrogs(evidence.between.max(), number, target.dim)
     assert evidence is not None
     mean_ok, sd_ok, guard = _guarded(evidence, part.x, not judging and number + 1 == most)
     force = _least_force(stage)
@@ -148,6 +152,20 @@ def correct(
     pooled = against(evidence, np.concatenate([each.x for each in pool]), weights)
     mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1]
     return Correction(draws, weights, evidence, mean_ok, sd_ok, stage.acceptance, number + 1, force, guard)
+
+
+def _leapfrogs(between: float, number: int, dim: int) -> int:
+    """Steps of the next stage's trajectories.
+
+    In high dimension short ones give more for a gradient where chains move; in low dimension, where long ones are cheap, they
+    show sooner that a heavy tail or a funnel is not explored yet.
+    """
+    slow = between > LIMITS["between"]
+    if dim <= straighten.LARGEST_DIM:
+        return 16 if slow else 8
+    if slow and number > 1:
+        return 16
+    return 8 if between > _SLOW else 4
 
 
 def _taken_apart(map: Any, z: np.ndarray, noise: np.ndarray) -> tuple[chains.Metric, np.ndarray]:
@@ -186,7 +204,7 @@ class _Part(NamedTuple):
     gradient: np.ndarray
 
 
-def _pooled(before: Settled | None, pool: list[_Part], part: _Part) -> tuple[Settled, list[_Part]]:
+def _pooled(before: Settled | None, pool: list[_Part], part: _Part, number: int) -> tuple[Settled, list[_Part]]:
     """Evidence after one more stage, and the stages that it is about: those before too, if this one agrees with them.
 
     The same chains go on, so that stages that agree are one longer run, whose errors count; the oldest ones, in which the chains
@@ -196,11 +214,12 @@ def _pooled(before: Settled | None, pool: list[_Part], part: _Part) -> tuple[Set
     alone = measure(_by_chain(part.x), before)
     if before is None or not pool or not _steady(alone):
         return alone, [part]
-    pool = [*pool, part]
+    # The first stage, whose chains were still on their way from q into the tails, is left out of a long run.
+    pool = [*(pool[1:] if len(pool) == number == _LONG else pool), part]
     whole = alone
     while len(pool) > 1:
         whole = measure(np.concatenate([_by_chain(each.x) for each in pool]), None)
-        if max(whole.drift_mean.max(), whole.drift_sd.max()) < LIMITS["drift"]:
+        if _steady(whole):
             break
         pool = pool[1:]
     if len(pool) == 1:
@@ -236,10 +255,15 @@ def _agree(evidence: Settled, pool: list[_Part]) -> bool:
 def _finished(evidence: Settled, stage: chains.Stage, pooled: int) -> bool:
     """Whether every quantity has settled and the pooled moments are known well enough.
 
-    After a longer run the sds of a few heavy tails do not hold up all the others: they are "means only".
+    After a longer run the sds of a few heavy tails do not hold up all the others: they are "means only". Nor do the means that,
+    of a hundred or more, drift in the last stage by chance: they are not trusted.
     """
     means, sds = means_settled(evidence), sds_settled(evidence)
-    if not means.all() or stage.acceptance <= LIMITS["acceptance"] or evidence.se.max() > _PRECISE:
+    if (
+        not (means.all() or (pooled >= _LONG and means.mean() > _STEADY))
+        or stage.acceptance <= LIMITS["acceptance"]
+        or evidence.se.max() > _PRECISE
+    ):
         return False
     if pooled < _LONG:
         return bool(sds.all() and evidence.sel.max() < _PRECISE_SD)

@@ -21,6 +21,7 @@ from jensen.core.errors import ModelError
 from jensen.diagnostics import chains, quantities, verdict
 from jensen.diagnostics import modes as mode_search
 from jensen.diagnostics.beyond import FAR, beyond
+from jensen.diagnostics.by_block import judge_blocks
 from jensen.diagnostics.correct import Correction, correct
 from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.mixture import ENOUGH, LEAST_SHARE, Mixed, mix, within
@@ -28,6 +29,7 @@ from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
 from jensen.families.flat import has_density
 from jensen.families.meanfield import DiagonalGaussian
+from jensen.families.structured import ArrowGaussian
 from jensen.models.large import LargeTarget
 from jensen.objectives.elbo import Elbo, on_draws
 from jensen.run import Run
@@ -161,7 +163,11 @@ class _Look:
         if not mode_search.worth_searching(self.target.dim, verdict.spread(self.log_w)):
             return ()
         search = mode_search.search_far if isinstance(self.target, LargeTarget) else mode_search.search
-        return search(self.target, self.q, keys.generator(self.seed, "modes"))
+        found = search(self.target, self.q, keys.generator(self.seed, "modes"))
+        if not found or not self.constant or isinstance(self.target, LargeTarget):
+            return found
+        level, rng = float(np.mean(self.log_w)), keys.generator(self.seed, "described")
+        return mode_search.undescribed(self.target, self.q, found, level, rng)
 
     def about_q(self, judged: Verdict) -> Examination:
         """The examination that reports q."""
@@ -240,8 +246,10 @@ def _dear(found: _Look) -> bool:
 
 
 def _without_chains(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verdict:
-    judged = _judge_by_weights(found, modes)
     why = f"short chains would take about {chains.seconds(found.target):,.0f} s of one core here, and were left out"
+    if isinstance(found.q, ArrowGaussian) and not modes:
+        return judge_blocks(found.names, found.target.model, found.q, found.scores, found.log_w, why)
+    judged = _judge_by_weights(found, modes)
     return replace(judged, reasons=(*judged.reasons, why), advice="Run posterior.nuts() to know more.")
 
 
@@ -262,17 +270,20 @@ def _with_correlations(target: Any, q: Any, seed: int) -> Any:
 
 def matched_draws(target: Any, q: Any, seed: int) -> Draws:
     """Draws of q whose noise has mean zero and covariance I exactly, so that linear quantities carry no sampling error."""
-    noise = q.noise(keys.generator(seed, "moments"), _MOMENT_DRAWS // 2)
-    noise = np.concatenate([noise, -noise])
-    if 4 * q.dim <= len(noise):
-        factor = np.linalg.cholesky(noise.T @ noise / len(noise))
-        noise = np.linalg.solve(factor, noise.T).T
-    else:
-        noise = noise / np.sqrt((noise**2).mean(0))
+    noise = matched_noise(q.noise(keys.generator(seed, "moments"), _MOMENT_DRAWS // 2))
     z = np.asarray(q.transport(noise)[0])
     values, derived = target.constrain(z)
     # Their log densities are only for export, and evaluated there.
     return Draws(z, np.full(len(z), np.nan), values, derived)
+
+
+def matched_noise(noise: np.ndarray) -> np.ndarray:
+    """Normal draws (n, D) -> (2 n, D), with mean zero and covariance I; variances only where that needs more draws."""
+    noise = np.concatenate([noise, -noise])
+    if 4 * noise.shape[1] > len(noise):
+        return noise / np.sqrt((noise**2).mean(0))
+    factor = np.linalg.cholesky(noise.T @ noise / len(noise))
+    return np.linalg.solve(factor, noise.T).T
 
 
 def _log_weights(target: Any, q: Any, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

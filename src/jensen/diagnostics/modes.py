@@ -27,12 +27,16 @@ _WEIGHT_DRAWS = 512
 _MOST_MODES, _MOST_MODES_LARGE = 30, 2
 _LARGEST_DIM = 60
 _NEGLIGIBLE = 0.003
+_WIDEST = 10.0
+"""Times q's sds, in every direction, that no mode is taken to be wider."""
 _SLIGHT = 12.0
 """Nats of estimated mass below q's from which on a peak is not worth a fit."""
 _GAUSSIAN = 0.5
 """Effective share of the mixture's sample below which its components may be pieces of one mode."""
 _NEIGHBORS = 3
 _APART = 2.0
+_LOOKS, _ABOVE = 64, 0.5
+"""Draws of a mode by which one sees whether q describes it, and nats above q that say no."""
 _REACHED = 0.2
 """Share of a mode's weight that chains must have spent there to have reached it."""
 
@@ -128,11 +132,18 @@ def _components(target: Any, q: Any, rng: np.random.Generator, slight: float = _
         return new
 
     ends = distinct(target, q, quench(target, q, rng), most)
+    if ends and q.dim > _LARGEST_DIM:  # where a fit at each of them is dear, and a path to it is not
+        home = np.broadcast_to(np.asarray(q.mean), (len(ends), q.dim))
+        apart = ~joined(target, frame_of(q), home, np.array(ends))
+        ends = [end for end, far in zip(ends, apart, strict=True) if far]
     if not ends:
         return found
     heights = target(np.array([np.asarray(q.mean), *ends]))[0]
     worth = heights[0] + _volume(q) - slight
+    lowest = worth - _volume(q) - q.dim * np.log(_WIDEST)
     for end, height in zip(ends, heights[1:], strict=True):
+        if height < lowest:
+            continue
         spare = _peak(target, end, _WIDTH * typical)
         if spare is not None and height + _volume(spare) < worth:
             continue
@@ -145,6 +156,29 @@ def _components(target: Any, q: Any, rng: np.random.Generator, slight: float = _
 def unvisited(modes: tuple[Mode, ...], z: np.ndarray) -> tuple[Mode, ...]:
     """Modes that draws z (n, D) of the chains do not reach; the others are corners of one mode, such as a funnel's neck."""
     return tuple(mode for mode in modes if _share_inside(mode.q, z) < _REACHED * mode.weight)
+
+
+def undescribed(
+    target: Any, q: Any, modes: tuple[Mode, ...], level: float, rng: np.random.Generator
+) -> tuple[Mode, ...]:
+    """Modes on whose own draws the target is above q; the others are pieces of the curved mode that q describes.
+
+    Parameters
+    ----------
+    target, q, modes
+        The log density, an approximation whose log weights are nearly constant, and what a search from it found.
+    level
+        That constant.
+    rng
+        Of the draws.
+    """
+    left = []
+    for mode in modes:
+        z = np.asarray(mode.q.sample(rng, _LOOKS))
+        excess = finite(target(z))[0] - np.asarray(q.log_prob(z)) - level
+        if np.median(excess) > _ABOVE:
+            left.append(mode)
+    return tuple(left)
 
 
 def _share_inside(q: Any, z: np.ndarray) -> float:

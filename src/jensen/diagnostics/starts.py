@@ -1,8 +1,8 @@
 """Several starts, compared on fresh draws: a stationary q certifies the optimizer, not the basin.
 
-The first start, N(0, 0.1^2), is fitted to the end. A second one elsewhere is fitted on the small design; when it finds a
-higher ELBO on the same fresh draws it is finished and taken. Further starts follow only while fewer than two converge. The
-fixed-draw objective never chooses: a design can be overfitted.
+The first start, N(0, 0.1^2), is fitted to the end. A second one elsewhere is fitted on the small design until it comes home to
+the first one's q, or finds a higher ELBO on the same fresh draws: then it is finished and taken. Further starts follow only
+while fewer than two converge. The fixed-draw objective never chooses: a design can be overfitted.
 """
 
 from dataclasses import replace
@@ -13,12 +13,15 @@ import numpy as np
 from jensen.core import keys
 from jensen.core.errors import JensenError
 from jensen.engines.fixed_draws import FixedDraws
+from jensen.families.meanfield import DiagonalGaussian
 from jensen.objectives.elbo import Elbo, on_draws
 from jensen.run import Run, run
 
 _SPREADS = ((1.0, 1.0), (2.0, 1.0), (0.0, 1.0), (0.5, 0.01))
 """Half-width of the uniform start of the mean, and start of the sds."""
 _FRESH = 1024
+_HOME, _AS_WIDE = 2.0, 0.1
+"""Sds from another q, and nats a dimension of divergence from it, within which a start walks on to the same optimum."""
 
 
 def fit_from_starts(
@@ -52,9 +55,13 @@ def _compared(
         other = replace(engine, start=engine.family.start(location, width))
         name = f"{label} {number + 1}"
         try:
-            other_q, other_record = _completed(replace(other, large=False), target, seed, {**quiet, "label": name})
-            converged += other_record.status == "converged"
+            stop = {**quiet, "callbacks": (lambda snapshot, q=q: _is_home(snapshot.q, q),), "label": name}
+            other_q, other_record = _completed(replace(other, large=False), target, seed, stop)
             tried += 1
+            if _is_home(other_q, q):
+                converged += 1
+                continue
+            converged += other_record.status == "converged"
             if fresh_elbo(target, other_q, seed).value <= elbo.value + 2 * elbo.error:
                 continue
             other_q, other_record = _completed(
@@ -67,6 +74,21 @@ def _compared(
             q, record, elbo = other_q, other_record, other_elbo
     note = f"{tried} starts, {converged} converged; the best ELBO on fresh draws is kept"
     return q, replace(record, notes=(*record.notes, note))
+
+
+def _is_home(other: Any, q: Any) -> bool:
+    """Whether a Gaussian is so near another one that Newton steps would take it there."""
+    apart = np.asarray(other.mean) - np.asarray(q.mean)
+    if isinstance(q, DiagonalGaussian):
+        ratio = np.asarray(other.sd) / np.asarray(q.sd)
+        squared, excess = ((apart / np.asarray(q.sd)) ** 2).sum(), 0.5 * (ratio**2 - 1).sum() - np.log(ratio).sum()
+    else:
+        squared = (np.linalg.solve(np.asarray(q.scale), apart) ** 2).sum()
+        if not squared < _HOME**2:
+            return False
+        ratio = np.linalg.solve(np.asarray(q.scale), np.asarray(other.scale))
+        excess = 0.5 * ((ratio**2).sum() - q.dim) - np.linalg.slogdet(ratio)[1]
+    return bool(squared < _HOME**2 and 0.5 * squared + excess < _AS_WIDE * q.dim)
 
 
 def _completed(engine: FixedDraws, target: Any, seed: int, loop: dict[str, Any]) -> tuple[Any, Run]:

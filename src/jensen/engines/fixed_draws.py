@@ -9,11 +9,12 @@ u_n = L' grad log p(x_n), Stein's identity gives gradient *and* curvature, avera
     m <- m + rho L V [V'a / max(|w|, 1/c^2)]                   c = 10 caps a step where no curvature was seen
     L <- L V diag(w^(-rho/2)) V'                               geometric path, symmetric steps
 
-A step is taken when F falls and every point is finite; otherwise rho falls and damping grows; when nothing helps, the
-radius of q is switched. |a| is the error of the mean in posterior sds, so the stop is in those units. A start at q =
-N(0, 0.1^2) walks to the bulk; a mode search first walks hierarchical models into their funnels instead.
-The mean-field form keeps L diagonal: it takes the same mean step and w = -diag(G) for its widths; above D = 1,500 the mean
-step is matrix-free (matrix_free.py).
+A step is taken when F falls and every point is finite; otherwise rho falls and damping grows; when nothing helps, the radius of
+q is switched. Where steps overshoot, the next one begins with the rho that a secant says: with e the errors (a, G + I) before a
+step and e' after it, rho / (1 - <e', e> / <e, e>). |a| is the error of the mean in posterior sds, so the stop is in those
+units. A start at q = N(0, 0.1^2) walks to the bulk; a mode search first walks hierarchical models into their funnels instead.
+The mean-field form keeps L diagonal: it takes the same mean step and w = -diag(G) for its widths; above D = 1,500 the mean step
+is matrix-free (matrix_free.py).
 
 Requires: a continuous unconstrained density with gradients. Gaussian posteriors are recovered exactly.
 References: Opper, Archambeau (2009), The variational Gaussian approximation revisited, Neural Computation 21; Khan, Rue
@@ -40,8 +41,11 @@ from jensen.families.meanfield import DiagonalGaussian, MeanField
 _CAP = 10.0
 _FLOOR = 1e-10
 """Mean-field: smallest curvature, relative to the conditional ones, at which a mean step is still a Newton step."""
-_ROUGH, _FINE, _FINE_LARGE = (0.1, 0.3), (0.001, 0.001), (0.02, 0.05)
-"""Stops of the small design, and of the large one up to and above D = 64: error of the mean in sds, of the curvature."""
+_ROUGH, _FINE, _FINE_LARGE, _POOR = (0.1, 0.3), (0.001, 0.001), (0.02, 0.05), (0.05, 0.1)
+"""Stops of the small design, of the large one up to and above D = 64, and where no Gaussian is the posterior: error of the mean
+in sds, of the curvature."""
+_MISFIT = 1.0
+"""Nats from which on the posterior is no Gaussian: chains will decide, and thousandths of an sd of q are for nobody."""
 _LARGEST_DESIGN = 4096
 _DENSE = 1500
 """Mean-field: largest D for which the smoothed curvature is formed as a matrix."""
@@ -51,6 +55,8 @@ _FLAT, _WIDE = 0.05, 10.0
 _FURTHER = 100.0
 """How many times as far out a density must be flat to be refused for it."""
 _SWITCHES = (10.0, 0.01, 100.0)
+_TIMID = 0.4
+"""Smallest rho that a step begins with; larger ones than 1 save no more, and run away where a curvature is wrong."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,9 @@ class _Point:
     loss: float
     slope: np.ndarray
     curvature: np.ndarray
+    misfit: float
+    """E|u + z|^2, the Fisher divergence in whitened coordinates: zero for a Gaussian posterior, and (Poincare) not below the
+    variance of the log weights. Zero for a mean-field q, whose correlations are no misfit of its shape."""
 
     @property
     def own(self) -> np.ndarray:
@@ -87,6 +96,7 @@ class _State:
     designs: tuple[Design, ...]
     point: _Point
     damping: float = 0.0
+    rho: float = 1.0
     switches: int = 0
     quiet: int = 0
     steps: int = 0
@@ -148,15 +158,15 @@ class FixedDraws:
         """One accepted step, or a switch of radius, or a change to the large design."""
         state = replace(state, steps=state.steps + 1)
         design = state.designs[state.stage]
-        point, damping = _step(target, design, state.point, state.damping)
+        point, damping, rho = _step(target, design, state.point, state.damping, state.rho)
         if point is None:
             return self._stalled(state, target)
         _refuse_runaway(target, point)
         gain = state.point.loss - point.loss
-        tolerance = _ROUGH if state.stage + 1 < len(state.designs) else _FINE if target.dim <= 64 else _FINE_LARGE
+        tolerance = _ROUGH if state.stage + 1 < len(state.designs) else _stop(point, state.stage)
         was_close = _within(state.point, tolerance)
         quiet = state.quiet + 1 if gain < 1e-6 else 0
-        state = replace(state, point=point, damping=damping, quiet=quiet)
+        state = replace(state, point=point, damping=damping, rho=rho, quiet=quiet)
         if (was_close and _within(point, tolerance)) or quiet >= 2:
             return self._next_stage(state, target)
         if state.halfway is None and state.steps >= self.steps // 2:
@@ -174,7 +184,7 @@ class FixedDraws:
             state = replace(state, switches=state.switches + 1)
             point = _evaluate(target, state.designs[state.stage], state.point.mean, factor)
             if point is not None:
-                return replace(state, point=point, damping=0.0), Ticks(np.array([point.loss]))
+                return replace(state, point=point, damping=0.0, rho=1.0), Ticks(np.array([point.loss]))
         _refuse_drift(target, state)
         return state, Ticks(loss, done=True, note="no step lowers the objective any more")
 
@@ -183,7 +193,7 @@ class FixedDraws:
         if state.stage + 1 < len(state.designs):
             point = _evaluate(target, state.designs[state.stage + 1], state.point.mean, state.point.factor)
             if point is not None:
-                return replace(state, stage=state.stage + 1, point=point, damping=0.0, quiet=0), Ticks(loss)
+                return replace(state, stage=state.stage + 1, point=point, damping=0.0, rho=1.0, quiet=0), Ticks(loss)
         return state, Ticks(loss, done=True)
 
     def finish(self, state: _State) -> Any:
@@ -195,6 +205,13 @@ class FixedDraws:
     def converged(self, state: _State) -> bool:
         """Mean within 0.1 posterior sd of the optimum, widths within 15%, on the last design."""
         return state.stage + 1 == len(state.designs) and _within(state.point, (0.1, 0.15))
+
+
+def _stop(point: _Point, stage: int) -> tuple[float, float]:
+    """How near its optimum q has to be on the last design; on a small one alone, nothing is known about the misfit."""
+    if stage > 0 and point.misfit > _MISFIT:
+        return _POOR
+    return _FINE if len(point.mean) <= 64 else _FINE_LARGE
 
 
 def _within(point: _Point, tolerances: tuple[float, float]) -> bool:
@@ -222,7 +239,10 @@ def _evaluate(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray)
     else:
         curvature = weighted.T @ z
         curvature = 0.5 * (curvature + curvature.T)
-    return _Point(mean, factor, float(-(weights @ log_p) - volume - half_entropy), weighted.sum(0), curvature)
+    loss, misfit = float(-(weights @ log_p) - volume - half_entropy), 0.0
+    if factor.ndim == 2:
+        misfit = float(weights @ ((u + z) ** 2).sum(1))
+    return _Point(mean, factor, loss, weighted.sum(0), curvature, misfit)
 
 
 def _out(mean: np.ndarray, factor: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -230,14 +250,26 @@ def _out(mean: np.ndarray, factor: np.ndarray, z: np.ndarray) -> np.ndarray:
     return mean + (z @ factor.T if factor.ndim == 2 else z * factor)
 
 
-def _step(target: Any, design: Design, point: _Point, damping: float) -> tuple[_Point | None, float]:
-    """Try steps from bold to timid; the first one that lowers F is returned with the damping for the next."""
+def _step(
+    target: Any, design: Design, point: _Point, damping: float, begin: float
+) -> tuple[_Point | None, float, float]:
+    """Try steps from bold to timid; the first one that lowers F is returned with the damping and the rho for the next."""
     propose = _spectral(point) if point.curvature.ndim == 2 else _matrix_free(target, design, point)
-    for rho, extra in _tries(damping):
+    for rho, extra in _tries(damping, begin):
         new = _evaluate(target, design, *propose(rho, extra))
         if new is not None and new.loss <= point.loss + 1e-13 * abs(point.loss):
-            return new, extra / 30 if extra > 1e-2 else 0.0
-    return None, damping
+            return new, extra / 30 if extra > 1e-2 else 0.0, _secant(point, new, rho)
+    return None, damping, 1.0
+
+
+def _secant(before: _Point, after: _Point, rho: float) -> float:
+    """The rho that would have nulled the errors along the step just taken, from how much of them it left."""
+    left = before.slope @ after.slope
+    all = before.slope @ before.slope
+    if before.curvature.ndim == 2:
+        gap, new = (np.eye(len(before.slope)) + point.curvature for point in (before, after))
+        left, all = left + 0.5 * (gap * new).sum(), all + 0.5 * (gap * gap).sum()
+    return float(np.clip(rho / max(1 - left / max(all, 1e-300), 1e-3), _TIMID, 1.0))
 
 
 _Proposal = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
@@ -285,10 +317,10 @@ def _widths(w: np.ndarray) -> np.ndarray:
     return np.where(w > -1, np.maximum(w, _CAP**-2), 1.0)
 
 
-def _tries(damping: float) -> Iterator[tuple[float, float]]:
+def _tries(damping: float, begin: float) -> Iterator[tuple[float, float]]:
     """Fractions rho of the Newton step, with damping added."""
-    for rho in (1.0, 0.5, 0.25):
-        yield rho, damping
+    for part in (1.0, 0.5, 0.25):
+        yield part * begin, damping
     rho, extra = 0.25, max(damping, 0.1)
     for _ in range(5):
         rho, extra = 0.3 * rho, 10 * extra

@@ -130,14 +130,18 @@ class ArrowGaussian:
         """Draws z (n, D) made of noise (n, D), and log q(z) (n,)."""
         return self.mean + spread(self.plates, self.head, self.reach, self.tails, noise), self._log_q(noise)
 
-    def log_prob(self, z: Any) -> Any:
-        """Log q(z) (n,) at points z (n, D)."""
+    def whiten(self, z: Any) -> Any:
+        """The noise (n, D) that points z (n, D) are made of."""
         xp = self.mean.__array_namespace__()
         g, own = split(self.plates, z - self.mean)
         head = xp.linalg.solve(self.head, g.T).T
         rest = own - xp.tensordot(head, self.reach, axes=([1], [2]))
         tails = xp.linalg.solve(self.tails, xp.permute_dims(rest, (1, 2, 0)))
-        return -0.5 * ((head**2).sum(-1) + (tails**2).sum((0, 1))) - self._log_volume()
+        return join(self.plates, head, xp.permute_dims(tails, (2, 0, 1)))
+
+    def log_prob(self, z: Any) -> Any:
+        """Log q(z) (n,) at points z (n, D)."""
+        return self._log_q(self.whiten(z))
 
     def entropy(self) -> Any:
         """Differential entropy, in nats."""
