@@ -24,7 +24,7 @@ from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import make_plan
 from jensen.core.precision import scope
 from jensen.core.threads import one_blas_thread
-from jensen.engines.coordinate import elbo, order, update
+from jensen.engines.coordinate import elbo, moments_of, one_sweep, order
 from jensen.models.read import read
 
 LARGE = {
@@ -33,14 +33,6 @@ LARGE = {
     "multilevel (1e5)": ("multilevel", partial(zoo_data.grouped, N=100_000, groups=500)),
 }
 LOOP = 100
-
-
-def _sweep(energy: Any, families: Any, names: tuple[str, ...], bound: bool) -> Any:
-    families = dict(families)
-    moments = {block: family.moments() for block, family in families.items()}
-    for block in names:
-        families[block], moments[block] = update(energy, families, moments, block)
-    return families, elbo(energy, families, moments) if bound else 0.0
 
 
 def _ours(name: str, arguments: dict[str, Any]) -> tuple[float, Any, Any]:
@@ -53,17 +45,18 @@ def _ours(name: str, arguments: dict[str, Any]) -> tuple[float, Any, Any]:
     families = jax.tree.map(jax.numpy.asarray, blocks.start(plan, np.random.default_rng(0)))
     names = tuple(site for site in model.order if site in plan.blocks)
 
-    changing, back = known(plan.energy)
+    changing, back, _ = known(plan.energy)
 
     def loop(changing: Any, families: Any, bound: bool) -> Any:
         energy = back(changing)
 
         def once(_: Any, carry: Any) -> Any:
-            families, total = carry
-            families, value = _sweep(energy, families, names, bound)
-            return families, total + value
+            state, total = carry
+            state = one_sweep(energy, *state, names, frozenset())
+            return state, total + (elbo(energy, *state) if bound else 0.0)
 
-        return jax.lax.fori_loop(0, LOOP, once, (families, 0.0))
+        (families, _), total = jax.lax.fori_loop(0, LOOP, once, ((families, moments_of(families)), 0.0))
+        return families, total
 
     plain = jax.jit(partial(loop, bound=False)).lower(changing, families).compile()
     seconds = time.process_time() - begun

@@ -82,10 +82,12 @@ class Tables:
             return self._chain(moments, probs)
         weight = joint([probs[name] for name in self.sites])
         total = jnp.zeros(())
+        # Levels first, and kept so by a barrier: loops over the many rows run in vector registers, loops over few levels do not.
+        first = jax.lax.optimization_barrier(weight.T)
         for part in self.parts:
             if part.hoisted:
                 stat, psi = part.flat(moments, self.count)
-                total = total + ((weight.T @ jnp.broadcast_to(stat, (len(weight), stat.shape[1]))) * psi).sum()
+                total = total + ((first @ jnp.broadcast_to(stat, (len(weight), stat.shape[1]))) * psi).sum()
             else:
                 total = total + (weight * part.table(moments, self.count)).sum()
         return total
