@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jensen.conjugate.drawn import free_factor, meetings
 from jensen.conjugate.energy import Energy, assemble
 from jensen.conjugate.flat import refuse_split
 from jensen.conjugate.layout import Layout
@@ -23,6 +24,7 @@ from jensen.conjugate.special import EXACT
 from jensen.conjugate.terms import (
     ONE_MINUS,
     Curved,
+    Drawn,
     Factor,
     MatrixQuadratic,
     Mean,
@@ -183,8 +185,12 @@ def _factors(
     factors, lost = [], {name: "its support has no conjugate family" for name, role in roles.items() if role == "none"}
     for node in graph.nodes:
         try:
-            one = factor(node, reader)
-            _check_roles(one, roles, reasons)
+            try:
+                one = factor(node, reader)
+                _check_roles(one, roles, reasons)
+            except NotConjugate as error:
+                one = free_factor(node, reader, error)
+                _check_roles(one, roles, reasons)
             factors.append(one)
         except NotConjugate as error:
             blamed = error.blame or {next(iter(roles))}
@@ -198,13 +204,14 @@ def _check_roles(one: Factor, roles: dict[str, str], reasons: dict[str, str]) ->
         if isinstance(term, Curved) and roles[term.read.site] != "log gaussian":
             roles[term.read.site] = "log gaussian"
             reasons[term.read.site] = f"it is a shape parameter of {one.node.name} ({one.node.distribution})"
-        if not isinstance(term, Mean | MeanLog | Quadratic):
-            continue
-        for one_slot, other in combinations(term.reads, 2):
+        if isinstance(term, Drawn):
+            _free(one, term, roles, reasons)
+        reads = _means(term)
+        for one_slot, other in combinations(reads, 2):
             if one_slot.site == other.site and ((one_slot.weight != 0) & (other.weight != 0)).any():
                 name = one_slot.site.removeprefix(ONE_MINUS)
                 raise NotConjugate({name}, f"{one.node.name} ({one.node.distribution}) multiplies elements of {name}")
-        for slot in term.reads:
+        for slot in reads:
             name, role = slot.site, roles.get(slot.site, "")
             power = {"gamma": 1.0, "inverse gamma": -1.0}.get(role)
             if role == "log gaussian" or (power is not None and np.isin(slot.weight, (0.0, power)).all()):
@@ -217,6 +224,22 @@ def _check_roles(one: Factor, roles: dict[str, str], reasons: dict[str, str]) ->
             roles[name] = "log gaussian"
             word = "Gamma" if role == "gamma" else "InverseGamma"
             reasons[name] = f"{where}, and a {word} has E[{name}{'' if role == 'gamma' else '^-1'}]; {_ADVICE[role]}"
+
+
+def _means(term: Any) -> tuple[Slot, ...]:
+    """The reads whose powers have expectations in a term."""
+    if isinstance(term, Drawn):
+        return tuple(slot for kind, affine in term.factors for slot in affine.slots if kind == "mean")
+    return term.reads if isinstance(term, Mean | MeanLog | Quadratic) else ()
+
+
+def _free(one: Factor, term: Drawn, roles: dict[str, str], reasons: dict[str, str]) -> None:
+    """Free sites are Gaussian, or Gaussian on their logarithm."""
+    where = f"{one.node.name} ({one.node.distribution}) is averaged over it: {term.why}"
+    for name in term.sites:
+        if roles[name] not in GAUSSIAN:
+            roles[name] = "log gaussian"
+        reasons[name] = where
 
 
 _ADVICE = {
@@ -256,6 +279,8 @@ def _finding(
     auxiliary = ""
     for one in factors:
         for term in one.terms:
+            if isinstance(term, Drawn) and name in term.sites:
+                return Finding(name, "natural gradient", _WORDS[role], reasons[name])
             if isinstance(term, Sampled) and term.site == name:
                 return Finding(name, "natural gradient", _WORDS[role], reasons[name])
             if not isinstance(term, Predicted):
@@ -294,7 +319,7 @@ def _layout(
     blocks: Sequence[Sequence[str]] | None,
 ) -> tuple[dict[str, tuple[str, ...]], Layout]:
     sizes = {name: int(np.prod(node.shape)) for name, node in latents.items()}
-    reads = _shared_reads(factors)
+    reads = _shared_reads(factors, latents)
     joined = _joined(latents, roles, reads, factors)
     groups = joined
     if blocks is not None:
@@ -353,7 +378,7 @@ def _pairs(i: np.ndarray, j: np.ndarray, n: int) -> np.ndarray:
     return np.stack([code // n, code % n], 1)
 
 
-def _shared_reads(factors: Sequence[Factor]) -> list[tuple[Slot, ...]]:
+def _shared_reads(factors: Sequence[Factor], latents: Mapping[str, Node]) -> list[tuple[Slot, ...]]:
     """Slots of Gaussian sites that meet in the rows of one residual or predictor."""
     found = []
     for one in factors:
@@ -369,6 +394,9 @@ def _shared_reads(factors: Sequence[Factor]) -> list[tuple[Slot, ...]]:
                 found.append(tuple(slots))
             elif isinstance(term, Predicted):
                 found.append(term.predictor.slots)
+            elif isinstance(term, Drawn):
+                found += [affine.slots for kind, affine in term.factors if kind == "square"]
+                found.append(meetings(term, latents))
     return [slots for slots in found if len(slots) > 1]
 
 
