@@ -147,7 +147,7 @@ def test_conjugacy_explains():
     assert found.table.loc["b", "update"] == "exact"
 
 
-@pytest.mark.parametrize("name", ["exp_mean", "two_views"])
+@pytest.mark.parametrize("name", ["noncentered", "two_views"])
 def test_what_coordinate_ascent_cannot_do_is_refused_with_the_table(name):
     one = next(control for control in CONTROLS if control.name == name)
     with pytest.raises(jn.UnsupportedError, match="Conjugacy of"):
@@ -156,7 +156,7 @@ def test_what_coordinate_ascent_cannot_do_is_refused_with_the_table(name):
 
 
 def test_auto_falls_through_to_what_works():
-    one = next(control for control in CONTROLS if control.name == "exp_mean")
+    one = next(control for control in CONTROLS if control.name == "noncentered")
     assert jn.fit(one.model, data=one.arguments, correct=False).run.status == "converged"
     views = next(control for control in CONTROLS if control.name == "two_views")
     with pytest.raises(jn.UnsupportedError, match="z is discrete"):

@@ -70,9 +70,7 @@ def sweeps(found: Plan, families: Any, count: int, names: tuple[str, ...] = ()) 
     damped, names, elbos = frozenset(found.damped), names or order(found), []
     with scope("float64"):
         if (found, names) not in _STEPS:
-            _STEPS[found, names] = _compiled(
-                lambda energy, q: _sweep(energy, q, names, damped), found.energy, families
-            )
+            _STEPS[found, names] = _compiled(lambda energy, q: _sweep(energy, q, names, damped), found.energy, families)
         step = _STEPS[found, names]
         for _ in range(count):
             families, elbo = step(found.energy, families)

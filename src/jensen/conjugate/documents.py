@@ -23,7 +23,7 @@ from jax import lax
 
 from jensen.conjugate.energy import Energy
 from jensen.conjugate.local import Local, Part
-from jensen.conjugate.pieces import Psi, Read, Sum, static
+from jensen.conjugate.pieces import Psi, Read, Rows, Sum, static
 
 
 @jax.tree_util.register_dataclass
@@ -58,11 +58,28 @@ def own(parts: Sequence[Part], site: str) -> int | None:
     One Dirichlet each, and another one for every group.
     """
     for number, part in enumerate(parts):
-        if part.node != site or part.code < 0 or part.varying or not isinstance(part.psi, Psi) or part.psi.kind != "log":
+        if (
+            part.node != site
+            or part.code < 0
+            or part.varying
+            or not isinstance(part.psi, Psi)
+            or part.psi.kind != "log"
+        ):
             continue
         if len(part.psi.reads) == 1 and part.psi.reads[0].role == "dirichlet" and _rows(part.psi.reads[0]) is not None:
             return number
     return None
+
+
+def mixed(energy: Energy) -> tuple[str, ...]:
+    """Discrete sites whose level probabilities are a Dirichlet of every group of rows."""
+    found = []
+    for name, tables in energy.tables.items():
+        psis = [part.psi for part in tables.parts if isinstance(part, Rows) and part.psi.kind == "log"]
+        reads = [read for psi in psis for read in psi.reads if read.role == "dirichlet"]
+        if tables.sites == (name,) and any(np.ndim(read.index) > 1 and np.shape(read.index)[1] > 1 for read in reads):
+            found.append(name)
+    return tuple(found)
 
 
 def _rows(read: Read) -> np.ndarray | None:

@@ -118,7 +118,9 @@ def _normal(node: Node, reader: Reader) -> Found | None:
         free = _reads(node, reader, "scale")
         if not free & residual.sites and all(reader.probe.coordinate[name] == "real" for name in residual.sites):
             return "scale", free, (("square", residual),)
-    if held is not None and held.held:  # non-centered: real sites are Gaussian given the others, which draws would not use
+    if (
+        held is not None and held.held
+    ):  # non-centered: real sites are Gaussian given the others, which draws would not use
         return None
     return _density(node, reader)
 
@@ -297,7 +299,9 @@ class Free:
         return jnp.broadcast_to(jnp.asarray(free, float), full), spread
 
 
-def free(term: Drawn, graph: Graph, node: Node, data: Mapping[str, Any], points: Mapping[str, Any], layout: Layout) -> Free:
+def free(
+    term: Drawn, graph: Graph, node: Node, data: Mapping[str, Any], points: Mapping[str, Any], layout: Layout
+) -> Free:
     """The piece of a drawn term.
 
     Parameters
@@ -334,9 +338,12 @@ def free(term: Drawn, graph: Graph, node: Node, data: Mapping[str, Any], points:
 def _held(kind: str, affine: Affine, shape: tuple[int, ...], layout: Layout) -> Held:
     axes = len(shape)
     if kind == "square":
-        rows = Affine(np.broadcast_to(fit(affine.constant, axes), (1, *shape))[0], tuple(
-            slot._replace(index=fit(slot.index, axes)[0], weight=fit(slot.weight, axes)[0]) for slot in affine.slots
-        ))
+        rows = Affine(
+            np.broadcast_to(fit(affine.constant, axes), (1, *shape))[0],
+            tuple(
+                slot._replace(index=fit(slot.index, axes)[0], weight=fit(slot.weight, axes)[0]) for slot in affine.slots
+            ),
+        )
         return Held(np.zeros(()), (), linear(rows, layout), "square")
     reads = []
     for slot in affine.slots:

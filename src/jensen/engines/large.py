@@ -40,6 +40,8 @@ SWEEPS = 30
 """Of the start, on these rows."""
 PLAIN = 40
 """First passes over groups of rows, with log E[x]."""
+GROUPED = 1e-6
+"""Tolerance where groups of rows have level probabilities of their own: their ELBO creeps upwards for thousands of passes."""
 ROUNDS = 5
 """Of the groups of a batch before the others move."""
 
@@ -127,9 +129,9 @@ class LargeCoordinateAscent:
         if state.broken:
             note = "the ELBO of a pass is not finite; the state before is kept"
             return state, Ticks(-elbos, done=True, note=note)
-        still = state.still
+        still, tolerance = state.still, max(self.tolerance, GROUPED) if _grouped(state.locals) else self.tolerance
         for gain, elbo in zip(np.diff(np.concatenate([[state.elbo], elbos])), elbos, strict=True):
-            still = still + 1 if gain <= self.tolerance * (1.0 + abs(elbo)) else 0
+            still = still + 1 if gain <= tolerance * (1.0 + abs(elbo)) else 0
         return replace(state, elbo=float(elbos[-1]), count=count, still=still), Ticks(-elbos, done=still >= 2)
 
     def finish(self, state: State) -> Any:
