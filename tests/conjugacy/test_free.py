@@ -11,7 +11,7 @@ from scipy import stats
 from tests.conjugacy.checks import make, passes, start, sweeps
 from tests.conjugacy.zoo_controls import exp_mean, noncentered
 
-from jensen.conjugate.drawn import _nodes
+from jensen.conjugate.free import _nodes
 from jensen.conjugate.product import Product
 
 RNG = np.random.default_rng(0)

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
-from jensen.conjugate.drawn import Free
 from jensen.conjugate.energy import IMPOSSIBLE
+from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.probe import coordinate

@@ -1,7 +1,7 @@
 """Rows in groups that have level probabilities of their own: words in documents, and the topics of a document.
 
-Where row n of a discrete site has level probabilities theta_d of its group d = d(n), and theta_d ~ Dirichlet(alpha_d) is read by no
-other rows, theta belongs to its rows: given the other mean parameters the group settles by itself,
+Where row n of a discrete site has level probabilities theta_d of its group d = d(n), and theta_d ~ Dirichlet(alpha_d) is read by
+no other rows, theta belongs to its rows: given the other mean parameters the group settles by itself,
 
     phi_nk ~ exp(E[log theta_dk] + e_nk),    gamma_d = alpha_d + sum of phi_n over the rows of d,
 
@@ -14,6 +14,7 @@ Reference: Hoffman, Blei & Bach (2010), Online learning for latent Dirichlet all
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from jax import lax
 from jensen.conjugate.energy import Energy
 from jensen.conjugate.local import Local, Part
 from jensen.conjugate.pieces import Psi, Read, Rows, Sum, static
+from jensen.core.compilation import FAST_COMPILE
 
 
 @jax.tree_util.register_dataclass
@@ -99,7 +101,7 @@ def order(code: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def bounds(code: np.ndarray, rows: int) -> np.ndarray:
-    """First rows of chunks of about `rows` rows that do not split a cell, for codes (n,) with equal ones side by side; ends with n."""
+    """First rows of chunks of about `rows` rows without split cells, for codes (n,) with equal ones side by side, and n."""
     ends = np.flatnonzero(np.diff(code, append=-1)) + 1
     chunk = np.maximum(ends - 1, 0) // rows
     last = np.flatnonzero(np.diff(chunk, append=-1))
@@ -119,7 +121,7 @@ def groups(local: Local, energy: Energy, families: Mapping[str, Any]) -> Groups 
         By block.
     """
     number = own(local.parts, local.site)
-    if number is None:
+    if number is None or local.weights is None:
         return None
     part = local.parts[number]
     read = part.psi.reads[0]
@@ -131,16 +133,24 @@ def groups(local: Local, energy: Energy, families: Mapping[str, Any]) -> Groups 
     family, row = families[read.block], _rows(read)
     if row is None or np.ndim(family.concentration) < 1:
         return None
-    moments = family.moments()
-    slope = jax.grad(lambda found: sum((piece({read.block: found}) for piece in pieces), jnp.zeros(())))(moments)
-    prior = np.asarray(family.from_gradient(slope, moments).concentration).reshape(-1, local.levels)
+    prior = np.asarray(_best(pieces, read.block, family)).reshape(-1, local.levels)
     codes = np.asarray(local.codes)[:, part.code]
-    found = [np.unique(own, return_inverse=True) for own in codes]
+    rows = np.asarray(local.weights) > 0  # the padding has codes too
+    found = [np.unique(some[inside], return_inverse=True) for some, inside in zip(codes, rows, strict=True)]
     members = np.full((len(found), max(len(some) for some, _ in found)), len(prior))
-    for chunk, (some, _) in enumerate(found):
+    inside = np.zeros(codes.shape, int)
+    for chunk, (some, place) in enumerate(found):
         members[chunk, : len(some)] = row[some]
-    inside = np.stack([place.reshape(-1) for _, place in found])
+        inside[chunk, rows[chunk]] = place.reshape(-1)
     return Groups(members.astype(np.int32), inside.astype(np.int32), prior, read.block, number)
+
+
+@partial(jax.jit, static_argnums=1, compiler_options=FAST_COMPILE)
+def _best(pieces: Any, block: str, family: Any) -> Any:
+    """Concentrations of a Dirichlet that only these pieces read."""
+    moments = family.moments()
+    slope = jax.grad(lambda own: sum((piece({block: own}) for piece in pieces), jnp.zeros(())))(moments)
+    return family.from_gradient(slope, moments).concentration
 
 
 def _blocks(piece: Any) -> set[str]:
@@ -172,8 +182,8 @@ def settle(groups: Groups, local: Local, moments: Any, family: Any, number: Any,
     rest = replace(local, parts=tuple(part for n, part in enumerate(local.parts) if n != groups.part))
     table, weights = rest.table(rest.natural(moments), number), local.multiplicity(number)
     members, inside = groups.members[number], groups.inside[number]
-    whole = family.concentration.reshape(-1, local.levels)
-    alpha = groups.prior[members]
+    whole = jnp.reshape(jnp.asarray(family.concentration), (-1, local.levels))
+    alpha = jnp.asarray(groups.prior)[members]
 
     def once(_: Any, gamma: Any) -> Any:
         own = replace(family, concentration=gamma)
@@ -183,4 +193,4 @@ def settle(groups: Groups, local: Local, moments: Any, family: Any, number: Any,
 
     gamma = lax.fori_loop(0, rounds, once, whole[members])
     whole = whole.at[members].set(gamma, mode="drop")
-    return replace(family, concentration=whole.reshape(family.concentration.shape))
+    return replace(family, concentration=whole.reshape(jnp.shape(family.concentration)))

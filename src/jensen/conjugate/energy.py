@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate.cells import arrange, sums, table
-from jensen.conjugate.drawn import Free, free
+from jensen.conjugate.free import Free, free
 from jensen.conjugate.layout import Layout
 from jensen.conjugate.naturals import Naturals, naturals
 from jensen.conjugate.pieces import Read, features, static

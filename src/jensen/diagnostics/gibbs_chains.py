@@ -16,7 +16,7 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.documents import mixed
-from jensen.conjugate.drawn import Free
+from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.product import Product
 from jensen.core import keys

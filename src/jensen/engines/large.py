@@ -40,6 +40,9 @@ SWEEPS = 30
 """Of the start, on these rows."""
 PLAIN = 40
 """First passes over groups of rows, with log E[x]."""
+STARTS = 8
+ENOUGH = 1_000_000
+"""Rows times levels times starts."""
 GROUPED = 1e-6
 """Tolerance where groups of rows have level probabilities of their own: their ELBO creeps upwards for thousands of passes."""
 ROUNDS = 5
@@ -117,10 +120,7 @@ class LargeCoordinateAscent:
         """First state."""
         state = begin(target, seed, self.start, self.smallest, ROWS)
         state = replace(state, groups=())  # a pass reads all rows, and levels and probabilities take turns in it
-        if self.start is None and _grouped(state.locals):
-            state, _ = steps(state, target, replace(full(state.locals), plain=STEPS), PLAIN)
-            state = replace(state, taken=0)
-        return state
+        return _formed(state, target, seed) if self.start is None and _grouped(state.locals) else state
 
     def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
         """Some passes."""
@@ -179,7 +179,6 @@ def _program(
     damped: frozenset[str],
 ) -> tuple[Any, Any, Any]:
     """Steps: families after the last finite one, ELBOs (STEPS,), whether all are finite."""
-
     settled = frozenset(some.block for some in groups if some is not None)
 
     def one(number: Any, carry: Any) -> Any:
@@ -248,7 +247,8 @@ def _plainly(families: Any, moments: Any, plain: Any) -> Any:
     """Moments with log E[x] in the place of E[log x] for probabilities x, where `plain`.
 
     exp(E[log x]) of a Dirichlet is nearly zero where its parameter is below one: a word that a topic has not met in the first
-    pass stays out of it. With log E[x] topics form in a few dozen passes from any start, and coordinate ascent goes on from there.
+    pass stays out of it. With log E[x] topics form in a few dozen passes from any start, and coordinate ascent goes on from
+    there.
     """
     found = dict(moments)
     for block, family in families.items():
@@ -312,6 +312,21 @@ def _mixed(target: Plan, state: State, rng: np.random.Generator) -> State:
     found = starts.start(target, rng) if len(state.locals) > 1 else blocks.start(target, rng)
     families = {block: found[block] for block in state.names}
     return replace(state, families=families, groups=_groups(state.energy, state.locals, families))
+
+
+def _formed(state: State, target: Plan, seed: int) -> State:
+    """The best by the ELBO of a few random starts, `PLAIN` passes on; one where there are many rows."""
+    numbers = max(one.columns.shape[0] * one.columns.shape[-1] * one.levels for one in state.locals)
+    whole, best = full(state.locals), None
+    for number in range(max(1, min(STARTS, ENOUGH // numbers))):
+        if number:
+            some = blocks.start(target, keys.generator(seed, "topics", number))
+            state = replace(state, families={block: some[block] for block in state.names})
+        tried, _ = steps(state, target, replace(whole, plain=PLAIN), PLAIN + 2)
+        tried, elbos = steps(tried, target, whole, 1)
+        if not tried.broken and (best is None or elbos[-1] > best[0]):
+            best = elbos[-1], tried
+    return state if best is None else replace(best[1], taken=0)
 
 
 def subset(plan: Plan, site: str, rows: Any) -> Plan:
