@@ -28,6 +28,8 @@ from jensen.models.graph import Node
 Found = tuple[str, frozenset[str], tuple[tuple[str, Affine], ...]]
 """Rule, free sites, and what else enters: "log", "mean" or "square" of affine arrays, see `jensen.conjugate.free.Held`."""
 
+STATEMENTS = ("factor", "Potential")
+"""Nodes that are no distributions: nobody can tell whether the posterior is proper."""
 MOST = 64
 """Free elements of one node; draws of more say too little."""
 
@@ -53,7 +55,9 @@ def free_factor(node: Node, reader: Reader, why: NotConjugate) -> Factor:
     names = frozenset().union(*leaves.values()) - {node.name}
     if node.levels is not None or any(reader.latents[name].levels is not None for name in names):
         raise why
-    if any(reader.latents[name].kind == "Flat" for name in names | ({node.name} if node.latent else set())):
+    if node.distribution in STATEMENTS or any(
+        reader.latents[name].kind == "Flat" for name in names | ({node.name} if node.latent else set())
+    ):
         raise why
     found = _RULES.get(node.kind, _density)(node, reader)
     if found is None:

@@ -61,9 +61,10 @@ def _checked(known: Mapping[str, Any], name: str, value: Any) -> np.ndarray:
         )
         raise OptionError(f"start names {name}, which is {what}; its continuous sites are {sites}.")
     value = np.asarray(value, float)
-    if np.broadcast_shapes(value.shape, node.shape) != node.shape:
-        raise OptionError(f"start['{name}'] has shape {value.shape}, and the site has shape {node.shape}.")
-    value = np.array(np.broadcast_to(value, node.shape))
+    try:
+        value = np.array(np.broadcast_to(value, node.shape))
+    except ValueError as error:
+        raise OptionError(f"start['{name}'] has shape {value.shape}, and the site has shape {node.shape}.") from error
     inside = {"positive": value > 0, "unit interval": (value > 0) & (value < 1), "simplex": value > 0}
     if not np.isfinite(value).all() or not np.all(inside.get(node.support, True)):
         raise OptionError(f"start['{name}'] has values outside of its support, which is {node.support}.")
