@@ -88,13 +88,22 @@ def _plan(record: Model, family: Any, settings: Settings, asked: bool) -> Plan |
         if asked or record.discrete:
             raise
         return None  # whatever is odd about the model: the Gaussian way does not need its graph
-    if not asked and not record.discrete and (plan.refusal or (plan.damped and not record.many_rows)):
+    if (
+        not asked
+        and not record.discrete
+        and (plan.refusal or (plan.damped and not record.many_rows) or _averaged(plan))
+    ):
         return None
     if not plan.refusal:
         return plan
     if not asked:
         Target(record)  # says which site is discrete, and what to do
     raise UnsupportedError(f"coordinate ascent cannot run on this model.\n{explain(record, plan, certificate)}")
+
+
+def _averaged(plan: Plan) -> bool:
+    """Whether free sites are averaged over draws: then Gaussians, which draw all sites, are no worse."""
+    return plan.energy is not None and plan.energy.averaged
 
 
 def _fit(

@@ -10,6 +10,7 @@ from numpyro import sample
 from scipy import stats
 from tests.conjugacy.checks import make, passes, start, sweeps
 from tests.conjugacy.zoo_controls import exp_mean, noncentered
+from tests.tiers import quick
 
 from jensen.conjugate.free import _nodes
 from jensen.conjugate.product import Product
@@ -74,7 +75,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("model", CASES, ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", quick(CASES, exp_mean, latent_shares), ids=lambda model: model.__name__)
 def test_the_rest_stays_exact(model):
     data, words = CASES[model]
     found = make(model, data)

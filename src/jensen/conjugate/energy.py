@@ -193,6 +193,11 @@ class Energy:
         own_pieces = (piece for piece in pieces if isinstance(piece, Prior | LogGammas) and piece.block == block)
         return Given(slope, tuple(own_pieces), powers)
 
+    @property
+    def averaged(self) -> bool:
+        """Whether nodes are averaged over draws of free sites."""
+        return any(isinstance(piece, Free) for pieces in self.sums.values() for piece in pieces)
+
     def _probs(self, moments: Mapping[str, Any], name: str) -> Any:
         probs = moments[name]["probs"]
         if name in self.chains:  # (*batch, time, K) -> (time, *batch, K), the order of the site's own axes

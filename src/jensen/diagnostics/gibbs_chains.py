@@ -16,7 +16,6 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.documents import mixed
-from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.product import Product
 from jensen.core import keys
@@ -55,7 +54,7 @@ def possible(q: Product) -> str:
             return f"{finding.site} has no complete conditional to draw from"
     energy = q.plan.energy
     assert energy is not None
-    if any(isinstance(piece, Free) for pieces in energy.sums.values() for piece in pieces):
+    if energy.averaged:
         return "its free sites can only be sliced, at the cost of all draws for every point"
     for site in mixed(energy):
         return (
