@@ -20,6 +20,7 @@ NAMES = (
     "conjugacy",
     "conjugacy_hand",
     "mixture_large",
+    "topics",
     "large",
     "minibatch",
     "loop",

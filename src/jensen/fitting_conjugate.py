@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from jensen.conjugate import blocks
 from jensen.conjugate.chunks import candidates
 from jensen.conjugate.explain import certified, explain
 from jensen.conjugate.labels import canonical, collapsed
+from jensen.conjugate.near import near
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.product import Product, completed
-from jensen.core.errors import OptionError, UnsupportedError
+from jensen.core import keys
+from jensen.core.errors import UnsupportedError
 from jensen.core.precision import scope
 from jensen.diagnostics.examine_chains import examine_chains
 from jensen.engines.coordinate import CoordinateAscent, bound
@@ -85,13 +88,22 @@ def _plan(record: Model, family: Any, settings: Settings, asked: bool) -> Plan |
         if asked or record.discrete:
             raise
         return None  # whatever is odd about the model: the Gaussian way does not need its graph
-    if not asked and not record.discrete and (plan.refusal or (plan.damped and not record.many_rows)):
+    if (
+        not asked
+        and not record.discrete
+        and (plan.refusal or (plan.damped and not record.many_rows) or _averaged(plan))
+    ):
         return None
     if not plan.refusal:
         return plan
     if not asked:
         Target(record)  # says which site is discrete, and what to do
     raise UnsupportedError(f"coordinate ascent cannot run on this model.\n{explain(record, plan, certificate)}")
+
+
+def _averaged(plan: Plan) -> bool:
+    """Whether free sites are averaged over draws: then Gaussians, which draw all sites, are no worse."""
+    return plan.energy is not None and plan.energy.averaged
 
 
 def _fit(
@@ -104,10 +116,10 @@ def _fit(
     left: Callable[[], float | None],
 ) -> Posterior:
     """A product of exponential families by coordinate ascent, or Gibbs chains that start from it."""
-    if start is not None:
-        raise OptionError("start is for Gaussian fits; coordinate ascent starts from the data, by the seed.")
     sampler = engine if isinstance(engine, Gibbs) else Gibbs() if settings.method == "gibbs" else None
     ascent = engine if engine is not None and sampler is None else _ascent(plan, settings.method)
+    if start is not None:
+        ascent = _from(plan, ascent, start, settings.seed)
     shown, fitted = run(_Shown(ascent, plan, record), plan, seed=settings.seed, **loop)
     families = completed(plan, shown.families)
     fitted = replace(fitted, notes=(*fitted.notes, _how(ascent)))
@@ -153,6 +165,14 @@ def _ascent(plan: Plan, method: str) -> Any:
         rows = max((int(np.prod(node.shape)) for node in plan.graph.nodes if node.levels is not None), default=1)
         return NaturalGradient(batch_size=max(1, min(NaturalGradient.batch_size, rows // _BATCHES)))
     return LargeCoordinateAscent() if candidates(plan) else Restarts()
+
+
+def _from(plan: Plan, ascent: Any, start: Any, seed: int) -> Any:
+    """The engine, with families around the user's values to start from."""
+    families = near(plan, blocks.start(plan, keys.generator(seed, "coordinate ascent")), start)
+    if isinstance(ascent, Restarts):
+        return replace(ascent, engine=replace(ascent.engine, start=families))
+    return replace(ascent, start=families)
 
 
 def _how(ascent: Any) -> str:

@@ -15,7 +15,7 @@ from jensen.conjugate.certificate import Certificate, certify
 from jensen.conjugate.plan import Plan, make_plan
 from jensen.conjugate.probe import FAST_COMPILE
 from jensen.core.precision import scope
-from jensen.engines.coordinate import one_sweep, order
+from jensen.engines.coordinate import elbo, moments_of, one_sweep, order
 from jensen.families.gaussian import Gaussian
 from jensen.models.cache import remember
 from jensen.models.numpyro_graph import graph
@@ -56,6 +56,11 @@ def _compiled(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.jit(function).lower(*arguments).compile(compiler_options=FAST_COMPILE)
 
 
+def _sweep(energy: Any, families: Any, names: tuple[str, ...], damped: frozenset[str]) -> tuple[Any, Any]:
+    new = one_sweep(energy, families, moments_of(families), names, damped)
+    return new[0], elbo(energy, *new)
+
+
 _STEPS: dict[Any, Any] = {}
 """Compiled sweeps by plan and order of blocks."""
 
@@ -65,9 +70,7 @@ def sweeps(found: Plan, families: Any, count: int, names: tuple[str, ...] = ()) 
     damped, names, elbos = frozenset(found.damped), names or order(found), []
     with scope("float64"):
         if (found, names) not in _STEPS:
-            _STEPS[found, names] = _compiled(
-                lambda energy, q: one_sweep(energy, q, names, damped), found.energy, families
-            )
+            _STEPS[found, names] = _compiled(lambda energy, q: _sweep(energy, q, names, damped), found.energy, families)
         step = _STEPS[found, names]
         for _ in range(count):
             families, elbo = step(found.energy, families)

@@ -3,6 +3,7 @@
 Never may a wrong energy pass. What passes is compared with E_q[log p] by Monte Carlo over the model's own densities.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -10,8 +11,11 @@ import numpyro.distributions as dist
 import pytest
 from numpyro import plate, sample
 from numpyro.contrib.control_flow import scan
+from numpyro.infer.util import log_density
 from tests.conjugacy.checks import expectation, make, monte_carlo, passes, random_start
 from tests.conjugacy.sites import COUNTS, TABLE, G, H, N, Y, gamma, levels, normal, seen
+
+from jensen.core.precision import scope
 
 # -- what is conjugate, however odd ---------------------------------------------------------------------------------------
 
@@ -292,15 +296,38 @@ def levels_of_both_axes(y):
     seen(y, mu[z, levels("w", 4, 0.3, 0.4, 0.3)])
 
 
-NOT_CONJUGATE = (
+FREE = (
     *((model, Y) for model in (sum_of_precisions, product_within_a_site, square, product_and_square, three_factors)),
-    *((model, Y) for model in (mean_and_scale, scale_of_a_gaussian, positive_mean_and_scale, gamma_shape_site)),
-    (product_within_precisions, Y),
-    *((model, Y) for model in (factor_statement, masked, levels_by_group)),
-    *((model, COUNTS) for model in (mixed_probabilities, normalized_gammas, unnormalized_gammas)),
-    *((model, COUNTS) for model in (product_of_probabilities, half_probability, sum_of_rates)),
-    *((model, TABLE) for model in (outer_square, levels_transposed, levels_of_both_axes)),
+    *((model, Y) for model in (mean_and_scale, gamma_shape_site, masked)),
+    *((model, COUNTS) for model in (normalized_gammas, unnormalized_gammas, sum_of_rates)),
+    (outer_square, TABLE),
 )
+NOT_CONJUGATE = (
+    *((model, Y) for model in (scale_of_a_gaussian, positive_mean_and_scale)),
+    (product_within_precisions, Y),
+    *((model, Y) for model in (factor_statement, levels_by_group)),
+    *((model, COUNTS) for model in (mixed_probabilities, product_of_probabilities, half_probability)),
+    *((model, TABLE) for model in (levels_transposed, levels_of_both_axes)),
+)
+
+
+@pytest.mark.parametrize(("model", "y"), FREE, ids=lambda value: getattr(value, "__name__", ""))
+def test_free_in_words(model, y):
+    found = make(model, {"y": y})
+    assert found.energy is not None
+    assert found.damped
+    assert any("averaged over it" in finding.reason for finding in found.findings)
+
+
+def test_the_energy_of_a_masked_node_is_that_of_the_model():
+    """At a point mass; what the certificate compares with are the distributions' own densities, masked or not."""
+    found = make(masked, {"y": Y})
+    with scope("float64"):
+        assert found.energy is not None
+        moments = {"m": {"mean": jnp.full(1, 0.3), "cov": jnp.zeros(1)}}
+        energy = float(jax.jit(lambda energy: energy(moments))(found.energy))
+        expected = float(log_density(masked, (Y,), {}, {"m": jnp.array(0.3)})[0])
+    np.testing.assert_allclose(energy, expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("model", "y"), NOT_CONJUGATE, ids=lambda value: getattr(value, "__name__", ""))

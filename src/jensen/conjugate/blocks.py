@@ -10,7 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.plan import GAUSSIAN, Plan
+from jensen.conjugate.layout import GAUSSIAN
+from jensen.conjugate.plan import Plan
 from jensen.families.discrete import Categorical
 from jensen.families.exponential import Beta, Dirichlet, Gamma, InverseGamma
 from jensen.families.gaussian import Gaussian

@@ -20,6 +20,7 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.energy import IMPOSSIBLE
+from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.probe import coordinate
@@ -89,7 +90,7 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
         return jax.tree.map(float, jax.device_get(found))
 
     density: dict[str, float] = {}
-    saturated = {name for name, pieces in whole.sums.items() if any(isinstance(p, Predictor) for p in pieces)}
+    saturated = {name for name, pieces in whole.sums.items() if any(isinstance(p, Predictor | Free) for p in pieces)}
     for pair, far_out in ((points, False), (points[::-1], False), (wide, True), (wide[::-1], True)):
         first, second = pair
         found, truth, _ = nodes(first, second, _zeros(spread), _share(plan, 0.0))

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jensen.conjugate import documents
 from jensen.conjugate.cells import _cells
 from jensen.conjugate.energy import Constant, Energy
-from jensen.conjugate.local import FOLD, Known, Local, Part
+from jensen.conjugate.local import FOLD, Known, Local, Part, sizes
 from jensen.conjugate.pieces import Rows
 from jensen.conjugate.plan import Plan
 
@@ -97,21 +98,30 @@ def local(
                 return None
             parts.append(part)
     weights, kept = _merged(columns, codes, size)
+    kept = np.arange(size) if kept is None else kept
+    grouped = None if shuffle is None else documents.own(parts, site)
+    starts = None
     if shuffle is not None:
-        order = shuffle.permutation(size if kept is None else len(kept))
-        kept = order if kept is None else kept[order]
+        code = None if grouped is None else codes[parts[grouped].code][kept]
+        order = shuffle.permutation(len(kept)) if code is None else documents.order(code, shuffle)
+        if code is not None:  # whole groups in every chunk: chunks are of different sizes, which weights say
+            starts = documents.bounds(code[order], rows)
+            weights = np.ones(len(kept)) if weights is None else weights
+        kept = kept[order]
         weights = None if weights is None else weights[order]
-    count = size if kept is None else len(kept)
+    count = len(kept)
+    if starts is None:
+        starts = np.concatenate([[0], np.cumsum(sizes(count, -(-count // rows)))])
     found = Local(
         tuple(parts),
-        _chunked(columns, kept, count, rows, float),
-        _chunked(codes, kept, count, rows, np.int32),
-        None if weights is None else _chunked([weights], None, count, rows, float)[:, 0],
+        _chunked([column[kept] for column in columns], starts, float),
+        _chunked([code[kept] for code in codes], starts, np.int32),
+        None if weights is None else _chunked([weights], starts, float)[:, 0],
         count,
         site,
         levels,
     )
-    return found, np.arange(size) if kept is None else kept
+    return found, kept
 
 
 def _part(node: str, table: Any, size: int, levels: int, columns: list[Any], codes: list[Any]) -> Part | None:
@@ -184,14 +194,11 @@ def _merged(columns: Sequence[Any], codes: Sequence[Any], size: int) -> tuple[An
     return np.bincount(cell, minlength=count).astype(float), first  # type: ignore[arg-type]
 
 
-def _chunked(arrays: Sequence[Any], kept: Any, count: int, rows: int, dtype: Any) -> np.ndarray:
-    """(chunks, arrays, rows), every chunk padded with zeros."""
-    chunks = -(-count // rows)
-    size, more = divmod(count, chunks)
-    found = np.zeros((chunks, len(arrays), -(-(size + (more > 0)) // FOLD) * FOLD), dtype)
-    for place, array in enumerate(arrays):
-        array = array if kept is None else array[kept]
-        if more:
-            found[:more, place, : size + 1] = array[: more * (size + 1)].reshape(more, size + 1)
-        found[more:, place, :size] = array[more * (size + 1) :].reshape(chunks - more, size)
+def _chunked(arrays: Sequence[Any], starts: np.ndarray, dtype: Any) -> np.ndarray:
+    """(chunks, arrays, rows), every chunk padded with zeros; chunk c has the rows from starts[c] to starts[c + 1]."""
+    longest = int(np.diff(starts).max())
+    found = np.zeros((len(starts) - 1, len(arrays), -(-longest // FOLD) * FOLD), dtype)
+    for chunk, (low, high) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        for place, array in enumerate(arrays):
+            found[chunk, place, : high - low] = array[low:high]
     return found

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate.cells import arrange, sums, table
+from jensen.conjugate.free import Free, free
 from jensen.conjugate.layout import Layout
 from jensen.conjugate.naturals import Naturals, naturals
 from jensen.conjugate.pieces import Read, features, static
@@ -23,7 +24,7 @@ from jensen.conjugate.priors import Prior, prior
 from jensen.conjugate.shapes import LogGammas, log_gammas
 from jensen.conjugate.slots import fit
 from jensen.conjugate.special import PoissonSum, poisson_sum, predictor, products
-from jensen.conjugate.terms import Curved, Factor, NotConjugate, Predicted, Quadratic, Sampled
+from jensen.conjugate.terms import Curved, Drawn, Factor, NotConjugate, Predicted, Quadratic, Sampled
 from jensen.models.graph import Graph, Node
 
 IMPOSSIBLE = -1e30
@@ -82,10 +83,12 @@ class Tables:
             return self._chain(moments, probs)
         weight = joint([probs[name] for name in self.sites])
         total = jnp.zeros(())
+        # Levels first, and kept so by a barrier: loops over the many rows run in vector registers, loops over few levels do not.
+        first = jax.lax.optimization_barrier(weight.T)
         for part in self.parts:
             if part.hoisted:
                 stat, psi = part.flat(moments, self.count)
-                total = total + ((weight.T @ jnp.broadcast_to(stat, (len(weight), stat.shape[1]))) * psi).sum()
+                total = total + ((first @ jnp.broadcast_to(stat, (len(weight), stat.shape[1]))) * psi).sum()
             else:
                 total = total + (weight * part.table(moments, self.count)).sum()
         return total
@@ -167,9 +170,11 @@ class Energy:
     def powers(self, block: str) -> tuple[float, ...] | None:
         """The powers with which a block of `logarithms` is read; None where the rest of the energy is not affine in them."""
         found: set[float] = set()
-        kinds = (Read, PoissonSum)
+        kinds = (Read, PoissonSum, Free)
         for piece in jax.tree.leaves((self.sums, self.tables), is_leaf=lambda leaf: isinstance(leaf, kinds)):
             if isinstance(piece, PoissonSum) and block in (piece.a.block, piece.b.block):
+                return None
+            if isinstance(piece, Free):
                 return None
             if isinstance(piece, Read) and piece.block == block:
                 if piece.powers is None:
@@ -187,6 +192,11 @@ class Energy:
         pieces = (piece for some in self.sums.values() for piece in some)
         own_pieces = (piece for piece in pieces if isinstance(piece, Prior | LogGammas) and piece.block == block)
         return Given(slope, tuple(own_pieces), powers)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether nodes are averaged over draws of free sites."""
+        return any(isinstance(piece, Free) for pieces in self.sums.values() for piece in pieces)
 
     def _probs(self, moments: Mapping[str, Any], name: str) -> Any:
         probs = moments[name]["probs"]
@@ -276,6 +286,8 @@ def _summed(factor: Factor, graph: Graph, data: Any, layout: Layout, points: Any
             index, block = layout.offset[node.name] + np.arange(int(np.prod(node.shape))), layout.block[node.name]
             positive = layout.role[node.name] == "log gaussian"
             pieces.append(prior(graph, node, data, points, index, block, positive))
+        elif isinstance(term, Drawn):
+            pieces.append(free(term, graph, node, data, points, layout))
         elif isinstance(term, Predicted) and term.rule == "poisson sum":
             pieces.append(poisson_sum(term.data["y"], term.data["pairs"], node.shape, layout))  # type: ignore[arg-type]
         elif isinstance(term, Predicted):
@@ -302,7 +314,7 @@ def _tabled(factor: Factor, latents: Mapping[str, Node], layout: Layout) -> tupl
     parts: list[Any] = []
     parents = int(np.prod(counts[:-1])) if factor.own else 0
     for term in factor.terms:
-        if isinstance(term, Sampled | Predicted | Curved) or (isinstance(term, Quadratic) and term.pairs):
+        if isinstance(term, Sampled | Predicted | Curved | Drawn) or (isinstance(term, Quadratic) and term.pairs):
             raise NotConjugate(
                 set(sites), f"{node.name} has no exact expectation under the discrete sites {', '.join(sites)}"
             )

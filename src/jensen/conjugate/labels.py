@@ -21,8 +21,9 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.energy import Tables
+from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.pieces import Rows
-from jensen.conjugate.plan import GAUSSIAN, Plan
+from jensen.conjugate.plan import Plan
 from jensen.conjugate.special import Products
 from jensen.core.compilation import FAST_COMPILE
 from jensen.core.errors import OptionError

@@ -12,6 +12,9 @@ import numpy as np
 
 from jensen.conjugate.terms import ONE_MINUS
 
+GAUSSIAN = ("gaussian", "log gaussian")
+"""Roles whose block is a Gaussian."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:

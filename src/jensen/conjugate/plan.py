@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from jensen.conjugate.drawn import free_factor
 from jensen.conjugate.energy import Energy, assemble
-from jensen.conjugate.flat import refuse_split
-from jensen.conjugate.layout import Layout
+from jensen.conjugate.joint import lay_out
+from jensen.conjugate.layout import GAUSSIAN, Layout
 from jensen.conjugate.probe import Probe, base, probe
 from jensen.conjugate.rules import factor
 from jensen.conjugate.slots import Slot
@@ -23,8 +24,8 @@ from jensen.conjugate.special import EXACT
 from jensen.conjugate.terms import (
     ONE_MINUS,
     Curved,
+    Drawn,
     Factor,
-    MatrixQuadratic,
     Mean,
     MeanLog,
     NotConjugate,
@@ -33,8 +34,7 @@ from jensen.conjugate.terms import (
     Reader,
     Sampled,
 )
-from jensen.core.errors import DataError, OptionError, UnsupportedError
-from jensen.families.patterns import find_pattern
+from jensen.core.errors import DataError, OptionError
 from jensen.models.graph import Graph, Node
 
 _ROLES = {
@@ -50,7 +50,6 @@ _ROLES = {
     "Categorical": "categorical",
     "Bernoulli": "categorical",
 }
-GAUSSIAN = ("gaussian", "log gaussian")
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def make_plan(
     if lost:
         name, reason = next(iter(lost.items()))
         return Plan(graph, findings, refusal=f"{name} has no coordinate update: {reason}")
-    grouping, layout = _layout(latents, roles, factors, blocks)
+    grouping, layout = lay_out(latents, roles, factors, blocks)
     points = {name: base(node) if node.levels is None else np.zeros(node.shape, int) for name, node in latents.items()}
     try:
         energy = assemble(factors, graph, data, layout, points)
@@ -183,8 +182,12 @@ def _factors(
     factors, lost = [], {name: "its support has no conjugate family" for name, role in roles.items() if role == "none"}
     for node in graph.nodes:
         try:
-            one = factor(node, reader)
-            _check_roles(one, roles, reasons)
+            try:
+                one = factor(node, reader)
+                _check_roles(one, roles, reasons)
+            except NotConjugate as error:
+                one = free_factor(node, reader, error)
+                _check_roles(one, roles, reasons)
             factors.append(one)
         except NotConjugate as error:
             blamed = error.blame or {next(iter(roles))}
@@ -198,13 +201,14 @@ def _check_roles(one: Factor, roles: dict[str, str], reasons: dict[str, str]) ->
         if isinstance(term, Curved) and roles[term.read.site] != "log gaussian":
             roles[term.read.site] = "log gaussian"
             reasons[term.read.site] = f"it is a shape parameter of {one.node.name} ({one.node.distribution})"
-        if not isinstance(term, Mean | MeanLog | Quadratic):
-            continue
-        for one_slot, other in combinations(term.reads, 2):
+        if isinstance(term, Drawn):
+            _free(one, term, roles, reasons)
+        reads = _means(term)
+        for one_slot, other in combinations(reads, 2):
             if one_slot.site == other.site and ((one_slot.weight != 0) & (other.weight != 0)).any():
                 name = one_slot.site.removeprefix(ONE_MINUS)
                 raise NotConjugate({name}, f"{one.node.name} ({one.node.distribution}) multiplies elements of {name}")
-        for slot in term.reads:
+        for slot in reads:
             name, role = slot.site, roles.get(slot.site, "")
             power = {"gamma": 1.0, "inverse gamma": -1.0}.get(role)
             if role == "log gaussian" or (power is not None and np.isin(slot.weight, (0.0, power)).all()):
@@ -217,6 +221,22 @@ def _check_roles(one: Factor, roles: dict[str, str], reasons: dict[str, str]) ->
             roles[name] = "log gaussian"
             word = "Gamma" if role == "gamma" else "InverseGamma"
             reasons[name] = f"{where}, and a {word} has E[{name}{'' if role == 'gamma' else '^-1'}]; {_ADVICE[role]}"
+
+
+def _means(term: Any) -> tuple[Slot, ...]:
+    """The reads whose powers have expectations in a term."""
+    if isinstance(term, Drawn):
+        return tuple(slot for kind, affine in term.factors for slot in affine.slots if kind == "mean")
+    return term.reads if isinstance(term, Mean | MeanLog | Quadratic) else ()
+
+
+def _free(one: Factor, term: Drawn, roles: dict[str, str], reasons: dict[str, str]) -> None:
+    """Free sites are Gaussian, or Gaussian on their logarithm."""
+    where = f"{one.node.name} ({one.node.distribution}) is averaged over it: {term.why}"
+    for name in term.sites:
+        if roles[name] not in GAUSSIAN:
+            roles[name] = "log gaussian"
+        reasons[name] = where
 
 
 _ADVICE = {
@@ -256,6 +276,8 @@ def _finding(
     auxiliary = ""
     for one in factors:
         for term in one.terms:
+            if isinstance(term, Drawn) and name in term.sites:
+                return Finding(name, "natural gradient", _WORDS[role], reasons[name])
             if isinstance(term, Sampled) and term.site == name:
                 return Finding(name, "natural gradient", _WORDS[role], reasons[name])
             if not isinstance(term, Predicted):
@@ -282,116 +304,3 @@ def _check_blocks(blocks: Any, latents: Mapping[str, Node]) -> None:
             if name in seen:
                 raise OptionError(f"jn.Blocks names {name} twice; a site is in one block.")
             seen.add(name)
-
-
-# -- blocks of Gaussian sites ------------------------------------------------------------------------------------------------
-
-
-def _layout(
-    latents: Mapping[str, Node],
-    roles: Mapping[str, str],
-    factors: Sequence[Factor],
-    blocks: Sequence[Sequence[str]] | None,
-) -> tuple[dict[str, tuple[str, ...]], Layout]:
-    sizes = {name: int(np.prod(node.shape)) for name, node in latents.items()}
-    reads = _shared_reads(factors)
-    joined = _joined(latents, roles, reads, factors)
-    groups = joined
-    if blocks is not None:
-        groups = [tuple(name for name in latents if name in group) for group in blocks]
-        for group in groups:
-            wrong = [name for name in group if roles[name] != "gaussian"]
-            if wrong and len(group) > 1:
-                raise OptionError(
-                    f"jn.Blocks joins {wrong[0]} with other sites, and only Gaussian sites share a block."
-                )
-    try:
-        placed = _placed(latents, roles, sizes, reads, groups)
-    except UnsupportedError:
-        if blocks is not None:
-            raise
-        placed = _placed(latents, roles, sizes, reads, [])
-    refuse_split(joined, placed[1], latents)
-    return placed
-
-
-def _placed(
-    latents: Mapping[str, Node],
-    roles: Mapping[str, str],
-    sizes: Mapping[str, int],
-    reads: Any,
-    groups: Sequence[tuple[str, ...]],
-) -> tuple[dict[str, tuple[str, ...]], Layout]:
-    block = {name: name for name in latents}
-    for group in groups:
-        block |= dict.fromkeys(group, " + ".join(group))
-    members: dict[str, list[str]] = {}
-    for name in latents:
-        members.setdefault(block[name], []).append(name)
-    offset, pattern = {}, {}
-    for word, names in members.items():
-        if roles[names[0]] not in GAUSSIAN:
-            continue
-        start = 0
-        for name in names:
-            offset[name], start = start, start + sizes[name]
-        pairs = [np.zeros((0, 2), int)]
-        for slots in reads:
-            inside = [slot.index + offset[slot.site] for slot in slots if slot.site in names]
-            if all(index.size == 1 for index in inside):  # the same elements in all rows, maybe hundreds of them
-                some = np.array([index.reshape(-1)[0] for index in inside], int)
-                pairs.append(np.stack([some[k] for k in np.triu_indices(len(some), 1)], 1))
-            else:
-                pairs += [_pairs(i, j, start) for i, j in combinations(inside, 2)]
-        pattern[word] = find_pattern(start, np.concatenate(pairs))
-    return {word: tuple(names) for word, names in members.items()}, Layout(dict(roles), block, offset, pattern)
-
-
-def _pairs(i: np.ndarray, j: np.ndarray, n: int) -> np.ndarray:
-    i, j = np.broadcast_arrays(i, j)
-    code = np.unique((i.astype(np.int64) * n + j).reshape(-1))
-    return np.stack([code // n, code % n], 1)
-
-
-def _shared_reads(factors: Sequence[Factor]) -> list[tuple[Slot, ...]]:
-    """Slots of Gaussian sites that meet in the rows of one residual or predictor."""
-    found = []
-    for one in factors:
-        for term in one.terms:
-            if isinstance(term, Quadratic):
-                found.append(term.residual.slots + tuple(slot for pair in term.pairs for slot in pair))
-            elif isinstance(term, MatrixQuadratic):
-                dim = term.index.shape[-1]
-                slots = []
-                for slot in term.residual.slots:
-                    index = np.broadcast_to(slot.index, (*slot.index.shape[:-1], dim))
-                    slots += [Slot(slot.site, index[..., a], slot.weight) for a in range(dim)]
-                found.append(tuple(slots))
-            elif isinstance(term, Predicted):
-                found.append(term.predictor.slots)
-    return [slots for slots in found if len(slots) > 1]
-
-
-def _joined(
-    latents: Mapping[str, Node], roles: Mapping[str, str], reads: Sequence[tuple[Slot, ...]], factors: Sequence[Factor]
-) -> list[tuple[str, ...]]:
-    """Groups of Gaussian sites that meet in some row; sites that are multiplied with each other stay alone."""
-    alone = {
-        slot.site
-        for one in factors
-        for term in one.terms
-        if isinstance(term, Quadratic)
-        for pair in term.pairs
-        for slot in pair
-    }
-    root = {name: name for name, role in roles.items() if role == "gaussian" and name not in alone}
-    for slots in reads:
-        names = sorted({slot.site for slot in slots if slot.site in root})
-        for name in names[1:]:
-            old, new = root[name], root[names[0]]
-            root = {key: new if value == old else value for key, value in root.items()}
-    groups: dict[str, list[str]] = {}
-    for name in latents:
-        if name in root:
-            groups.setdefault(root[name], []).append(name)
-    return [tuple(names) for names in groups.values() if len(names) > 1]

@@ -15,9 +15,10 @@ import numpy as np
 from scipy.special import softmax
 
 from jensen.conjugate import blocks
+from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.local import responsibilities
 from jensen.conjugate.pieces import signature
-from jensen.conjugate.plan import GAUSSIAN, Plan
+from jensen.conjugate.plan import Plan
 from jensen.core import layout
 from jensen.core.compilation import FAST_COMPILE
 from jensen.core.precision import scope

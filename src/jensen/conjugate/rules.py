@@ -182,7 +182,7 @@ def _log_value(node: Node, reader: Reader) -> Affine:
 
 def _beta(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
     a, b = reader.constant(node, "a"), reader.constant(node, "b")
-    logs = _log_probability(node, "value", reader)
+    logs = log_probability(node, "value", reader)
     return [*_times(a - 1, logs[0]), *_times(b - 1, logs[1])], -betaln(a, b) + (a - 1) * logs[0].constant + (
         b - 1
     ) * logs[1].constant
@@ -192,7 +192,7 @@ def _times(stat: np.ndarray, affine: Affine) -> list[Term]:
     return [Log(like(stat, affine), affine.slots)] if affine.slots else []
 
 
-def _log_probability(node: Node, leaf: str, reader: Reader) -> tuple[Affine, Affine]:
+def log_probability(node: Node, leaf: str, reader: Reader) -> tuple[Affine, Affine]:
     """Logarithms of a probability p and of 1 - p, for a leaf that is a unit site (or one minus it, or constant)."""
     if leaf == "probs" and (found := reader.reading(node, leaf, "log")) is not None and found.affine is not None:
         raise NotConjugate(found.affine.sites, f"{leaf} of {node.name} is a product of powers, and 1 - {leaf} is not")
@@ -269,7 +269,7 @@ def _binary(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
         raise NotConjugate(
             reader.continuous(found.parents), f"probs of {node.name} is no known link of a linear predictor"
         )
-    p, q = _log_probability(node, "probs", reader)
+    p, q = log_probability(node, "probs", reader)
     return [*_times(y, p), *_times(n - y, q)], y * _finite(p.constant, y) + (n - y) * _finite(
         q.constant, n - y
     ) + binomial
@@ -280,7 +280,7 @@ def _two_levels(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
     if "logits" in reader.probe.parents[node.name]:
         logits = reader.constant(node, "logits")
         return [], -np.logaddexp(0.0, np.stack([logits, -logits], -1))
-    yes, no = _log_probability(node, "probs", reader)
+    yes, no = log_probability(node, "probs", reader)
     slots = tuple(
         Slot(slot.site, slot.index[..., None], slot.weight[..., None] * level)
         for log, level in ((no, np.array([1.0, 0.0])), (yes, np.array([0.0, 1.0])))
@@ -342,7 +342,7 @@ def _log_categories(node: Node, leaf: str, reader: Reader) -> Affine:
             return Affine(np.log(probs / probs.sum(-1, keepdims=True)), ())
     unit = reader.reading(node, leaf, "id")
     if unit is not None and unit.affine is not None:
-        return _log_probability(node, leaf, reader)[0]
+        return log_probability(node, leaf, reader)[0]
     log = reader.affine(node, leaf, "log")
     wrong = {slot.site for slot in log.slots if reader.latents[slot.site].support != "simplex"}
     if wrong or not all(np.isin(slot.weight, (0.0, 1.0)).all() for slot in log.slots):

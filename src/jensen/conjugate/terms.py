@@ -9,8 +9,9 @@ sites. Five kinds of term cover all kinds of node:
     Quadratic  -1/2 stat * prod_j E[s_j^p_j] * E[(c + sum_i w_i x_i + sum pairs)^2]
     Predicted  E[f(eta)], eta = c + sum_i w_i x_i Gaussian       likelihoods that are not conjugate, and probit
 
-plus Entries (Wishart), Curved (log normalizers of shape parameters) and Sampled (priors of other kinds). Powers and weights come
-from the probe; a node whose leaves cannot be read this way raises `NotConjugate`, which names the sites to blame and says why.
+plus Entries (Wishart), Curved (log normalizers of shape parameters), Sampled (priors of other kinds) and Drawn (free sites).
+Powers and weights come from the probe; a node whose leaves cannot be read this way raises `NotConjugate`, which names the
+sites to blame and says why.
 """
 
 from collections.abc import Mapping
@@ -106,7 +107,16 @@ class Sampled(NamedTuple):
     site: str
 
 
-Term = Log | Mean | MeanLog | Curved | Quadratic | Predicted | Entries | MatrixQuadratic | Sampled
+class Drawn(NamedTuple):
+    """A node with free sites, under one of the rules of `jensen.conjugate.drawn`; `factors` are what else enters, and how."""
+
+    rule: str
+    sites: tuple[str, ...]
+    factors: tuple[tuple[str, Affine], ...]
+    why: str
+
+
+Term = Log | Mean | MeanLog | Curved | Quadratic | Predicted | Entries | MatrixQuadratic | Sampled | Drawn
 
 
 @dataclass(frozen=True)

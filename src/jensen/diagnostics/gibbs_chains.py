@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.documents import mixed
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.product import Product
 from jensen.core import keys
@@ -54,6 +55,15 @@ def possible(q: Product) -> str:
     for finding in q.plan.findings:
         if finding.update == "natural gradient" or (finding.update == "exact" and finding.reason):
             return f"{finding.site} has no complete conditional to draw from"
+    energy = q.plan.energy
+    assert energy is not None
+    if energy.averaged:
+        return "its free sites can only be sliced, at the cost of all draws for every point"
+    for site in mixed(energy):
+        return (
+            f"the levels of {site} (topics) can be exchanged, group by group, and have many optima between which chains wander: "
+            "all is said within the optimum that was found"
+        )
     if _chains(q) < GROUPS or set(q.families) != set(q.plan.blocks):
         return "the model is too large for chains"
     return ""

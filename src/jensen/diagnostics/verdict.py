@@ -322,7 +322,7 @@ def exact(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
 def unchecked(names: list[str], why: str, log_weights: np.ndarray) -> Verdict:
     """Verdict on coordinate ascent that no chain has checked: its means are usually right, its sds leave something out."""
     reasons = (why, "q leaves out the dependence between its blocks, so its sds may be too small")
-    advice = "Use the means with care; method='gibbs', or fewer rows, would check them."
+    advice = "Use the means with care, and compare them with fits of other seeds, or of fewer rows by method='gibbs'."
     return Verdict(tuple(names), (MEANS_ONLY,) * len(names), {}, reasons, advice, log_weights, "q")
 
 

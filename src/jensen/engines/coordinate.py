@@ -171,13 +171,17 @@ def _chunk(back: Any, names: tuple[str, ...], damped: frozenset[str], levels: tu
         energy = back(changing)
 
         def sweep(number: Any, carry: Any) -> Any:
-            families, elbos, good = carry
-            new, elbo = one_sweep(energy, families, names, damped, levels, number < held)
-            good = good & jnp.isfinite(elbo)
-            families = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, families)
-            return families, elbos.at[number].set(elbo), good
+            old, elbos, good = carry
+            families, moments = old
+            new = one_sweep(energy, families, moments, names, damped, levels, number < held)
+            value = elbo(energy, *new)
+            good = good & jnp.isfinite(value)
+            return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old), elbos.at[number].set(value), good
 
-        return jax.lax.fori_loop(0, count, sweep, (families, jnp.full(CHUNK, jnp.nan), jnp.array(True)))
+        # Moments are carried along: those of a Gaussian are an inverse, which every sweep would compute anew.
+        start = (families, moments_of(families)), jnp.full(CHUNK, jnp.nan), jnp.array(True)
+        (families, _), elbos, good = jax.lax.fori_loop(0, count, sweep, start)
+        return families, elbos, good
 
     return chunk
 
@@ -196,17 +200,22 @@ class _Program:
         return self.compiled[optimized](*args)
 
 
+def moments_of(families: Any) -> Any:
+    """Mean parameters of all blocks."""
+    return {block: family.moments() for block, family in families.items()}
+
+
 def one_sweep(
     energy: Any,
     families: Any,
+    moments: Any,
     names: tuple[str, ...],
     damped: frozenset[str],
     levels: tuple[str, ...] = (),
     held: Any = False,
 ) -> tuple[Any, Any]:
-    """Update every block once, but none of `levels` when `held`; return the families and the ELBO."""
-    families = dict(families)
-    moments = {block: family.moments() for block, family in families.items()}
+    """Update every block once, but none of `levels` when `held`; return the families and their moments."""
+    families, moments = dict(families), dict(moments)
     for block in names:
         step = damped_update if block in damped else update
         old = families[block], moments[block]
@@ -214,7 +223,7 @@ def one_sweep(
         if block in levels:
             new = jax.tree.map(lambda a, b: jnp.where(held, a, b), old, new)
         families[block], moments[block] = new
-    return families, elbo(energy, families, moments)
+    return families, moments
 
 
 def update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, Any]:
@@ -299,4 +308,4 @@ def bound(target: Plan, families: Any) -> float:
 
 
 def _nodes(energy: Any, families: Any) -> Any:
-    return energy.nodes({block: family.moments() for block, family in families.items()})
+    return energy.nodes(moments_of(families))

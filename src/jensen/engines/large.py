@@ -19,14 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate import starts
+from jensen.conjugate import blocks, documents, starts
 from jensen.conjugate.chunks import ROWS, split
+from jensen.conjugate.documents import Groups
 from jensen.conjugate.energy import Constant, Energy
 from jensen.conjugate.local import Local, given, held, some_rows, total
 from jensen.conjugate.plan import Plan
 from jensen.core import keys
 from jensen.engines import coordinate
 from jensen.engines.engine import Ticks
+from jensen.families.exponential import Dirichlet
 
 STEPS = coordinate.CHUNK
 """Most steps of one call."""
@@ -36,6 +38,15 @@ ROWS_A_CELL = 20
 """More rows for models with parameters of their own for groups of rows."""
 SWEEPS = 30
 """Of the start, on these rows."""
+PLAIN = 40
+"""First passes over groups of rows, with log E[x]."""
+STARTS = 8
+ENOUGH = 1_000_000
+"""Rows times levels times starts."""
+GROUPED = 1e-6
+"""Tolerance where groups of rows have level probabilities of their own: their ELBO creeps upwards for thousands of passes."""
+ROUNDS = 5
+"""Of the groups of a batch before the others move."""
 
 
 @jax.tree_util.register_dataclass
@@ -53,6 +64,8 @@ class Schedule:
         Length of every step.
     held
         Number of first steps whose sums are the given ones.
+    plain
+        Number of first steps whose levels are found with log E[x] in the place of E[log x]; see `_plainly`.
     """
 
     order: tuple[Any, ...]
@@ -61,6 +74,7 @@ class Schedule:
     times: Any
     rho: Any
     held: Any = 0
+    plain: Any = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ class State:
     """The problem, the families of all blocks but the large sites', the ELBO, and what decides when to stop.
 
     `blank` are sums of the large sites that nobody reads: what steps over rows are given in the place of those that are held.
+    `groups` are those of the large sites, where steps shorter than one settle the groups of their rows first.
     """
 
     energy: Energy
@@ -80,6 +95,7 @@ class State:
     taken: int = 0
     broken: bool = False
     blank: Any = None
+    groups: tuple[Groups | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,9 @@ class LargeCoordinateAscent:
 
     def init(self, target: Plan, seed: int) -> State:
         """First state."""
-        return begin(target, seed, self.start, self.smallest, ROWS)
+        state = begin(target, seed, self.start, self.smallest, ROWS)
+        state = replace(state, groups=())  # a pass reads all rows, and levels and probabilities take turns in it
+        return _formed(state, target, seed) if self.start is None and _grouped(state.locals) else state
 
     def advance(self, state: State, target: Plan) -> tuple[State, Ticks]:
         """Some passes."""
@@ -111,9 +129,9 @@ class LargeCoordinateAscent:
         if state.broken:
             note = "the ELBO of a pass is not finite; the state before is kept"
             return state, Ticks(-elbos, done=True, note=note)
-        still = state.still
+        still, tolerance = state.still, max(self.tolerance, GROUPED) if _grouped(state.locals) else self.tolerance
         for gain, elbo in zip(np.diff(np.concatenate([[state.elbo], elbos])), elbos, strict=True):
-            still = still + 1 if gain <= self.tolerance * (1.0 + abs(elbo)) else 0
+            still = still + 1 if gain <= tolerance * (1.0 + abs(elbo)) else 0
         return replace(state, elbo=float(elbos[-1]), count=count, still=still), Ticks(-elbos, done=still >= 2)
 
     def finish(self, state: State) -> Any:
@@ -141,7 +159,7 @@ def steps(
         state = replace(state, blank=jax.tree.map(lambda x: np.zeros(x.shape), shapes))
     fixed = state.blank if fixed is None else list(fixed)
     program = partial(_program, names=state.names, damped=frozenset(target.damped))
-    families, elbos, good = program(state.energy, state.locals, state.families, schedule, fixed, count)
+    families, elbos, good = program(state.energy, state.locals, state.groups, state.families, schedule, fixed, count)
     elbos = np.asarray(elbos)[:count]
     broken = not bool(good)
     return replace(state, families=families, broken=broken, taken=state.taken + count), elbos[np.isfinite(elbos)]
@@ -151,6 +169,7 @@ def steps(
 def _program(
     energy: Energy,
     locals_: tuple[Local, ...],
+    groups: tuple[Groups | None, ...],
     families: Any,
     schedule: Schedule,
     fixed: list[Any],
@@ -160,36 +179,82 @@ def _program(
     damped: frozenset[str],
 ) -> tuple[Any, Any, Any]:
     """Steps: families after the last finite one, ELBOs (STEPS,), whether all are finite."""
+    settled = frozenset(some.block for some in groups if some is not None)
 
     def one(number: Any, carry: Any) -> Any:
-        families, elbos, good = carry
+        before, elbos, good = carry
+        families = _settled(groups, locals_, before, schedule, number)
         moments, whole, entropy = _moments(families), energy, jnp.zeros(())
+        seen = _plainly(families, moments, number < schedule.plain)
         for place, (local, order, own) in enumerate(zip(locals_, schedule.order, fixed, strict=True)):
             low, high = schedule.low[place, number], schedule.high[place, number]
-            found = total(local, moments, order, low, jnp.where(number < schedule.held, low, high))
+            found = total(local, seen, order, low, jnp.where(number < schedule.held, low, high))
             found = jax.tree.map(partial(jnp.where, number < schedule.held), own, found)
             whole, more = given(whole, local, found, moments, schedule.times[place, number])
             entropy = entropy + more
-        new = _sweep(whole, families, moments, names, damped, schedule.rho[number])
+        new = _sweep(whole, families, moments, names, damped, settled, schedule.rho[number])
         elbo = coordinate.elbo(whole, new, _moments(new)) + entropy
         good = good & jnp.isfinite(elbo)
-        return jax.tree.map(partial(jnp.where, good), new, families), elbos.at[number].set(elbo), good
+        return jax.tree.map(partial(jnp.where, good), new, before), elbos.at[number].set(elbo), good
 
     return jax.lax.fori_loop(0, count, one, (families, jnp.full(STEPS, jnp.nan), jnp.array(True)))
 
 
-def _sweep(
-    energy: Energy, families: Any, moments: Any, names: tuple[str, ...], damped: frozenset[str], rho: Any
+def _settled(
+    groups: Sequence[Groups | None], locals_: Sequence[Local], families: Any, schedule: Any, number: Any
 ) -> Any:
-    """Move every block in turn by rho towards its optimum."""
+    """The families with the groups of this step's rows settled."""
+    for place, (some, local) in enumerate(zip(groups, locals_, strict=False)):
+        if some is None:
+            continue
+        plain = number < schedule.plain
+        seen, order = _plainly(families, _moments(families), plain), schedule.order[place]
+        turn = partial(_settle, some, local, seen, order, plain)
+        low, high = schedule.low[place, number], schedule.high[place, number]
+        families = families | {some.block: jax.lax.fori_loop(low, high, turn, families[some.block])}
+    return families
+
+
+def _settle(some: Groups, local: Local, seen: Any, order: Any, plain: Any, turn: Any, family: Any) -> Any:
+    return documents.settle(some, local, seen, family, order[turn], ROUNDS, plain)
+
+
+def _sweep(
+    energy: Energy,
+    families: Any,
+    moments: Any,
+    names: tuple[str, ...],
+    damped: frozenset[str],
+    settled: frozenset[str],
+    rho: Any,
+) -> Any:
+    """Move every block in turn by rho towards its optimum; those that are settled stay where they are in shorter steps."""
     families, moments = dict(families), dict(moments)
     for block in names:
         step = coordinate.damped_update if block in damped else coordinate.update
         best, _ = step(energy, families, moments, block)
-        old = families[block]
-        families[block] = jax.tree.map(lambda a, b: jnp.where(rho < 1, a + rho * (b - a), b), old, best)
+        old, length = families[block], jnp.where(rho < 1, 0.0, 1.0) if block in settled else rho
+        families[block] = jax.tree.map(partial(_moved, length), old, best)
         moments[block] = families[block].moments()
     return families
+
+
+def _moved(rho: Any, a: Any, b: Any) -> Any:
+    return jnp.where(rho < 1, a + rho * (b - a), b)
+
+
+def _plainly(families: Any, moments: Any, plain: Any) -> Any:
+    """Moments with log E[x] in the place of E[log x] for probabilities x, where `plain`.
+
+    exp(E[log x]) of a Dirichlet is nearly zero where its parameter is below one: a word that a topic has not met in the first
+    pass stays out of it. With log E[x] topics form in a few dozen passes from any start, and coordinate ascent goes on from
+    there.
+    """
+    found = dict(moments)
+    for block, family in families.items():
+        if isinstance(family, Dirichlet):
+            found[block] = {"log": jnp.where(plain, jnp.log(family.mean), moments[block]["log"])}
+    return found
 
 
 def _moments(families: Any) -> Any:
@@ -207,7 +272,10 @@ def begin(target: Plan, seed: int, start: Any, smallest: int | None, rows: int) 
     names = tuple(name for name in coordinate.order(target) if name not in gone)
     energy, locals_ = jax.tree.map(jnp.asarray, (energy, locals_))
     if start is not None:
-        return State(energy, locals_, names, {block: q for block, q in start.items() if block in names})
+        families = {block: q for block, q in start.items() if block in names}
+        return State(energy, locals_, names, families, groups=_groups(energy, locals_, families))
+    if _grouped(locals_):
+        return _mixed(target, State(energy, locals_, names, {}), rng)
     small, firsts, sweeps = target, [], SWEEPS
     for local, order in zip(locals_, orders, strict=True):
         cells = max(part.cells for part in local.parts)
@@ -228,6 +296,37 @@ def begin(target: Plan, seed: int, start: Any, smallest: int | None, rows: int) 
     state = State(energy, locals_, names, {block: families[block] for block in names})
     state, _ = steps(state, target, schedule, starts.HELD + sweeps, fixed)
     return replace(state, broken=False, taken=0)
+
+
+def _groups(energy: Energy, locals_: Sequence[Local], families: Any) -> tuple[Groups | None, ...]:
+    return tuple(documents.groups(local, energy, families) for local in locals_)
+
+
+def _grouped(locals_: Sequence[Local]) -> bool:
+    """Whether rows of a site have level probabilities that differ from group to group."""
+    return any(documents.own(local.parts, local.site) is not None for local in locals_)
+
+
+def _mixed(target: Plan, state: State, rng: np.random.Generator) -> State:
+    """Groups of rows with level probabilities of their own: any start will do, see `_plainly`."""
+    found = starts.start(target, rng) if len(state.locals) > 1 else blocks.start(target, rng)
+    families = {block: found[block] for block in state.names}
+    return replace(state, families=families, groups=_groups(state.energy, state.locals, families))
+
+
+def _formed(state: State, target: Plan, seed: int) -> State:
+    """The best by the ELBO of a few random starts, `PLAIN` passes on; one where there are many rows."""
+    numbers = max(one.columns.shape[0] * one.columns.shape[-1] * one.levels for one in state.locals)
+    whole, best = full(state.locals), None
+    for number in range(max(1, min(STARTS, ENOUGH // numbers))):
+        if number:
+            some = blocks.start(target, keys.generator(seed, "topics", number))
+            state = replace(state, families={block: some[block] for block in state.names})
+        tried, _ = steps(state, target, replace(whole, plain=PLAIN), PLAIN + 2)
+        tried, elbos = steps(tried, target, whole, 1)
+        if not tried.broken and (best is None or elbos[-1] > best[0]):
+            best = elbos[-1], tried
+    return state if best is None else replace(best[1], taken=0)
 
 
 def subset(plan: Plan, site: str, rows: Any) -> Plan:

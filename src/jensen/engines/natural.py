@@ -112,7 +112,8 @@ class NaturalGradient:
             times.append(rows[-1] / (rows[high[-1]] - rows[low[-1]]))
         t = inner.taken + np.arange(large.STEPS)
         rho = (t + self.tau) ** -self.kappa
-        return Schedule(tuple(orders), np.array(low), np.array(high), np.array(times), rho)
+        plain = large.STEPS if state.epoch == 0 and inner.groups else 0
+        return Schedule(tuple(orders), np.array(low), np.array(high), np.array(times), rho, plain=plain)
 
     def finish(self, state: "Stochastic") -> Any:
         """Families by block, without those of the discrete sites whose rows were batched."""

@@ -46,16 +46,9 @@ def _unit(weights: Any, axes: int | tuple[int, ...] = -1) -> Any:
 # The steps of the scans are module-level functions so that JAX finds them compiled when it is called without jit.
 
 
-def _forward(message: Any, step: Any) -> tuple[Any, Any]:
-    matrix, here = step
-    message = _unit((message[..., :, None] * matrix).sum(-2) * here)
-    return message, message
-
-
-def _backward(message: Any, step: Any) -> tuple[Any, Any]:
-    matrix, here = step
-    message = _unit((matrix * message[..., None, :]).sum(-1) * here)
-    return message, message
+def _both_ways(messages: Any, matrices: Any) -> tuple[Any, Any]:
+    messages = _unit((messages[..., :, None] * matrices).sum(-2))
+    return messages, messages
 
 
 def _log_forward(message: Any, step: Any) -> tuple[Any, Any]:
@@ -81,13 +74,20 @@ def _draw_backward(after: Any, step: Any) -> tuple[Any, Any]:
 
 
 def _direct_moments(unary: Any, pairwise: Any) -> tuple[Any, Any]:
-    """Probabilities of levels and pairs, time first, by products of probabilities."""
+    """Probabilities of levels and pairs, time first, by products of probabilities; both messages in one loop."""
     e = jnp.exp(unary - unary.max(-1, keepdims=True))
     transition = jnp.exp(pairwise - pairwise.max((-1, -2), keepdims=True))
-    first, last = _unit(e[0]), _unit(e[-1])
-    f = jnp.concatenate([first[None], lax.scan(_forward, first, (transition, e[1:]))[1]])
-    b = jnp.concatenate([lax.scan(_backward, last, (transition, e[:-1]), reverse=True)[1], last[None]])
-    return _unit(f * b / e), _unit(f[:-1, ..., :, None] * transition * b[1:, ..., None, :], (-1, -2))
+    back = jnp.swapaxes(transition * e[:-1, ..., :, None], -1, -2)[::-1]
+    matrices = jnp.stack([transition * e[1:, ..., None, :], back], 1)
+    ends = jnp.stack([_unit(e[0]), _unit(e[-1])])
+    messages = lax.scan(_both_ways, ends, matrices)[1]
+    f = jnp.concatenate([ends[:1], messages[:, 0]])
+    b = jnp.concatenate([messages[::-1, 1], ends[1:]])
+    # Time last: loops over it run in vector registers, loops over few levels do not.
+    e, f, b, transition = (jnp.moveaxis(x, 0, -1) for x in (e, f, b, transition))
+    probs = _unit(f * b / e, -2)
+    pairs = _unit(f[..., :, None, :-1] * transition * b[..., None, :, 1:], (-2, -3))
+    return jnp.moveaxis(probs, -1, 0), jnp.moveaxis(pairs, -1, 0)
 
 
 def _log_messages(unary: Any, pairwise: Any) -> tuple[Any, Any]:
@@ -159,8 +159,16 @@ class MarkovChain:
         raised = jnp.maximum(unary, unary.max(-1, keepdims=True) - floor)
         direct = (levels < floor) | harmless
         unary = jnp.where(direct, raised, unary)
-        probs, pairs = lax.cond(direct, _direct_moments, _log_moments, unary, pairwise)
-        return {"probs": jnp.moveaxis(probs, 0, -2), "pairs": jnp.moveaxis(pairs, 0, -3)}
+        probs, pairs = _direct_moments(unary, pairwise)
+
+        def by_logarithms(carry: Any) -> Any:
+            found = _log_moments(unary, pairwise)
+            return jnp.array(True), *(jnp.moveaxis(x, 0, -1) for x in found)
+
+        # A loop of no or one turn and not a branch, which would copy all that goes in and out.
+        start = direct, jnp.moveaxis(probs, 0, -1), jnp.moveaxis(pairs, 0, -1)
+        _, probs, pairs = lax.while_loop(lambda carry: ~carry[0], by_logarithms, start)
+        return {"probs": jnp.swapaxes(probs, -1, -2), "pairs": jnp.moveaxis(pairs, -1, -3)}
 
     def statistics(self, z: Any) -> Moments:
         """Indicators (..., T, K) and (..., T - 1, K, K) of integer paths z (..., T)."""
