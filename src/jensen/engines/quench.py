@@ -189,6 +189,9 @@ def _across(vectors: np.ndarray, direction: np.ndarray) -> np.ndarray:
 
 def _once(x: np.ndarray, log_p: np.ndarray) -> np.ndarray:
     """The points (n, D), best first, without those next to a better one; next to means farther where too many are left."""
+    with np.errstate(over="ignore"):  # around a q that has collapsed there are points that are nowhere
+        somewhere = np.isfinite(np.linalg.norm(x, axis=1))
+    x, log_p = x[somewhere], log_p[somewhere]
     order = np.argsort(-log_p)
     x, log_p = x[order], log_p[order]
     same, height = _SAME, _SAME_HEIGHT
@@ -196,7 +199,7 @@ def _once(x: np.ndarray, log_p: np.ndarray) -> np.ndarray:
         left, kept = np.arange(len(x)), []
         while len(left):
             kept.append(left[0])
-            near = np.linalg.norm(x[left] - x[left[0]], axis=1) < same
+            near = ~(np.linalg.norm(x[left] - x[left[0]], axis=1) > same)
             left = left[1:][~(near & (log_p[left] > log_p[left[0]] - height))[1:]]
         if len(kept) <= _MOST_ENDS:
             return x[kept]
