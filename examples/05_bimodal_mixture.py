@@ -82,7 +82,7 @@ one_gaussian = over_the_truth(NUTS=nuts_x, ADVI=meanfield_trace.posterior["x"])
 with mixture_model:
     relative = vi.fit(callbacks=[CheckParametersConvergence()], random_seed=1)
     absolute = vi.fit(
-        method="advi", callbacks=[vi.callbacks.CheckParametersConvergence(diff="absolute")], random_seed=1
+        method="advi", callbacks=[vi.callbacks.CheckParametersConvergence(diff="absolute")], random_seed=2
     )
 
 losses, panels = plt.subplots(1, 2, figsize=(9, 2.8), sharey=True)

@@ -105,7 +105,7 @@ def test_statistic_forced_through_is_caught_by_affinity(monkeypatch):
 
     monkeypatch.setattr(planning, "_check_roles", lambda *_: None)
     monkeypatch.setattr(Read, "mean", plug_in)
-    found = make(_gamma_sd, {"y": Y})
+    found = make(lambda y: _gamma_sd(y), {"y": Y})  # a model of its own, whose certificate is not compiled yet
     with scope("float64"):
         certificate = certify(found, {"y": Y})
     assert "s" in certificate.bent
