@@ -96,6 +96,7 @@ def test_stochastic_steps_arrive_where_passes_do():
     assert passes.verdict.overall == "means only"
 
 
+@pytest.mark.slow
 def test_blocks_decide_the_factorization():
     one = example("multilevel_correlated")
     joint = jn.fit(one.model, "cavi", data=one.arguments, correct=False)

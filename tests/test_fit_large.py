@@ -163,6 +163,7 @@ def test_a_bad_last_row_is_named():
         jn.fit(in_numpyro, data=jn.table(X=bad, y=Y), **QUIET)
 
 
+@pytest.mark.slow
 def test_separable_rows_without_a_prior_are_refused(without_flow):
     def flat(X, y):
         b = numpyro.sample("b", dist.ImproperUniform(dist.constraints.real, (), (2,)))
@@ -197,6 +198,7 @@ def test_fits_cut_short_are_never_trusted(steps):
     assert found.verdict.overall == "do not use"
 
 
+@pytest.mark.slow
 def test_half_of_the_mass_is_not_missed():
     y = np.random.default_rng(0).normal(5, 0.3, N)
     y[1::2] = -y[::2]

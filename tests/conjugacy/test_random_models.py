@@ -101,7 +101,7 @@ def build(recipe):
     return model, {"y": y}
 
 
-@settings(max_examples=9, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
 @given(recipes())
 def test_energy_is_the_expectation(recipe):
     model, data = build(recipe)
