@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 from jax.scipy.special import betaln, gammaln
 
 from jensen.conjugate.layout import Layout
 from jensen.conjugate.pieces import Read, few_powers, static
-from jensen.conjugate.priors import NODES, WEIGHTS
+from jensen.conjugate.priors import NODES, WEIGHTS, trimmed
 from jensen.conjugate.slots import Affine, fit
 from jensen.conjugate.special import Linear, linear
 from jensen.conjugate.terms import Drawn
@@ -246,23 +245,12 @@ def _traced(
 ) -> tuple[Callable[..., Any], list[int], tuple[Any, ...]]:
     """Leaves as functions (*values, *inputs); which leaves of the data the inputs are, after constants of the model's own."""
 
-    def evaluate(values: Any, data: Any) -> Any:
+    def evaluate(*given: Any) -> Any:
+        *values, data = given
         whole = {**points, **dict(zip(sites, values, strict=True))}
         if leaves == ("density",):
             return [jnp.asarray(graph.densities(whole, data)[name], float)]
         found = graph.leaves(whole, data)[name]
         return [jnp.asarray(found[leaf], float) if leaf in found else whole[name] for leaf in leaves]
 
-    closed = jax.make_jaxpr(evaluate)([jnp.asarray(points[site], float) for site in sites], data)
-    jaxpr = closed.jaxpr
-    wanted, equations = {v for v in jaxpr.outvars if not hasattr(v, "val")}, []
-    for equation in reversed(jaxpr.eqns):
-        if wanted & set(equation.outvars):
-            equations.append(equation)
-            wanted |= {v for v in equation.invars if not hasattr(v, "val")}
-    values, rest = jaxpr.invars[: len(sites)], jaxpr.invars[len(sites) :]
-    reads = [n for n, variable in enumerate(rest) if variable in wanted]
-    some = [n for n, variable in enumerate(jaxpr.constvars) if variable in wanted]
-    inputs = [*values, *(jaxpr.constvars[n] for n in some), *(rest[n] for n in reads)]
-    short = core.Jaxpr((), inputs, jaxpr.outvars, equations[::-1], debug_info=jaxpr.debug_info.with_unknown_names())
-    return core.jaxpr_as_fun(core.ClosedJaxpr(short, ())), reads, tuple(closed.consts[n] for n in some)
+    return trimmed(evaluate, [jnp.asarray(points[site], float) for site in sites], data)

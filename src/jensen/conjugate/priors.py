@@ -7,7 +7,7 @@ traced once for a graph and only the operations that lead to this node are kept:
 of every program that holds a prior, and cost seconds to compile.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,17 +101,27 @@ def _traced(graph: Graph, name: str, data: Any, points: Any) -> tuple[Callable[.
     def log_prob(value: Any, data: Any) -> Any:
         return jnp.asarray(graph.leaves({**points, name: value}, data)[name]["log_prob"], float)
 
-    closed = jax.make_jaxpr(log_prob)(points[name], data)
+    function, reads, fixed = trimmed(log_prob, [points[name]], data)
+    return lambda *given: function(*given)[0], reads, fixed
+
+
+def trimmed(
+    function: Callable[..., Any], values: Sequence[Any], data: Any
+) -> tuple[Callable[..., Any], list[int], tuple[Any, ...]]:
+    """``function(*values, data)`` as a list of outputs of (*values, *inputs), without what they do not need.
+
+    Also which leaves of the data are inputs, after constants of the model's own, and these constants.
+    """
+    closed = jax.make_jaxpr(function)(*values, data)
     jaxpr = closed.jaxpr
     wanted, equations = {v for v in jaxpr.outvars if not hasattr(v, "val")}, []
     for equation in reversed(jaxpr.eqns):
         if wanted & set(equation.outvars):
             equations.append(equation)
             wanted |= {v for v in equation.invars if not hasattr(v, "val")}
-    value, *rest = jaxpr.invars
+    own, rest = jaxpr.invars[: len(values)], jaxpr.invars[len(values) :]
     reads = [n for n, variable in enumerate(rest) if variable in wanted]
     some = [n for n, variable in enumerate(jaxpr.constvars) if variable in wanted]
-    inputs = [value, *(jaxpr.constvars[n] for n in some), *(rest[n] for n in reads)]
+    inputs = [*own, *(jaxpr.constvars[n] for n in some), *(rest[n] for n in reads)]
     short = core.Jaxpr((), inputs, jaxpr.outvars, equations[::-1], debug_info=jaxpr.debug_info.with_unknown_names())
-    function = core.jaxpr_as_fun(core.ClosedJaxpr(short, ()))
-    return lambda *given: function(*given)[0], reads, tuple(closed.consts[n] for n in some)
+    return core.jaxpr_as_fun(core.ClosedJaxpr(short, ())), reads, tuple(closed.consts[n] for n in some)

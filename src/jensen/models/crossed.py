@@ -26,13 +26,11 @@ from jensen.core import keys
 from jensen.core.errors import OptionError, UnsupportedError
 from jensen.core.layout import Site, unflatten
 from jensen.models.local_rows import ROW, by_number, own_numbers
-from jensen.models.minibatch import Part, block_of, working_precision
+from jensen.models.minibatch import Part, block_of, turns, working_precision
 from jensen.models.model import Factors, Model, total
 from jensen.models.plates import Axes, Plate, find
 from jensen.models.target import Target
 
-_EPOCHS, _STEPS = 100, 100
-"""Rows are permuted anew after so many epochs that make at least so many steps."""
 _CHUNK = 200
 """Blocks a call of the programs that go through all of them."""
 _PROBED, _RANDOM = 64, 32
@@ -157,16 +155,10 @@ class Crossed:
 
     def part(self, seed: int, step: int, most: int) -> Part:
         """Batches of steps `step`, `step` + 1, ...: at most `most` of them, fewer where rows are permuted anew."""
-        cycle = self.epoch * max(_EPOCHS, -(-_STEPS // self.epoch))
-        number, at = divmod(step, cycle)
+        number, pairs, count = turns(self.epoch, seed, step, most)
         if self._blocks is None or self._blocks[0] != (seed, number):
             self._blocks = None  # before the next ones are made: not twice in memory
             self._blocks = (seed, number), self._permuted(keys.generator(seed, "rows of batches", number))
-        count = min(most, cycle - at)
-        epochs = range(step // self.epoch, (step + count - 1) // self.epoch + 1)
-        order = np.concatenate([keys.generator(seed, "epoch", e).permutation(self.epoch) for e in epochs])
-        pairs = np.zeros(most, np.int32)
-        pairs[:count] = order[step % self.epoch :][:count]
         return Part(self._blocks[1], self._index(pairs), count)
 
     def _index(self, pairs: np.ndarray) -> np.ndarray:

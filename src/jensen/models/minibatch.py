@@ -117,16 +117,10 @@ class Batches:
         return float(value), np.asarray(slope, float)
 
     def _resident(self, seed: int, step: int, most: int) -> Part:
-        cycle = self.epoch * max(_EPOCHS, -(-_STEPS // self.epoch))
-        number, at = divmod(step, cycle)
+        number, index, count = turns(self.epoch, seed, step, most)
         if self._blocks is None or self._blocks[0] != (seed, number):
             self._blocks = None  # before the next ones are made: not twice in memory
             self._blocks = (seed, number), self._permuted(keys.generator(seed, "rows of batches", number))
-        count = min(most, cycle - at)
-        epochs = range(step // self.epoch, (step + count - 1) // self.epoch + 1)
-        order = np.concatenate([keys.generator(seed, "epoch", e).permutation(self.epoch) for e in epochs])
-        index = np.zeros(most, np.int32)
-        index[:count] = order[step % self.epoch :][:count]
         return Part((self._blocks[1],), index[:, None], count)
 
     def _permuted(self, rng: np.random.Generator) -> dict[str, Any]:
@@ -180,6 +174,21 @@ def batches(target: LargeTarget, size: int) -> Batches:
         kept.clear()
         kept[size] = Batches(target.model, target.plate, target.source, size, target.precision)
     return kept[size]
+
+
+def turns(epoch: int, seed: int, step: int, most: int) -> tuple[int, np.ndarray, int]:
+    """The permutation of rows in use, the batches (most,) of steps `step`, `step` + 1, ..., and how many of them count.
+
+    Fewer than `most` count where rows are permuted anew.
+    """
+    cycle = epoch * max(_EPOCHS, -(-_STEPS // epoch))
+    number, at = divmod(step, cycle)
+    count = min(most, cycle - at)
+    epochs = range(step // epoch, (step + count - 1) // epoch + 1)
+    order = np.concatenate([keys.generator(seed, "epoch", e).permutation(epoch) for e in epochs])
+    index = np.zeros(most, np.int32)
+    index[:count] = order[step % epoch :][:count]
+    return number, index, count
 
 
 @lru_cache(maxsize=16)
