@@ -56,7 +56,7 @@ def named(model: Model, sizes: Mapping[str, int]) -> tuple[Plate, ...]:
         if name not in found:
             raise OptionError(
                 f"batch_size names {name!r}, which is no axis of rows of {model.name}; there are {', '.join(found) or 'none'}. "
-                "Axes of equal length cannot be told apart: of them only the first counts."
+                "Axes of equal length cannot be told apart."
             )
         check_size(size, found[name])
     return tuple(found[name] for name in sizes)
