@@ -67,7 +67,9 @@ def _checked(known: Mapping[str, Any], name: str, value: Any) -> np.ndarray:
         raise OptionError(f"start['{name}'] has shape {value.shape}, and the site has shape {node.shape}.") from error
     inside = {"positive": value > 0, "unit interval": (value > 0) & (value < 1), "simplex": value > 0}
     if not np.isfinite(value).all() or not np.all(inside.get(node.support, True)):
-        raise OptionError(f"start['{name}'] has values outside of its support, which is {node.support}; give finite values inside of it.")
+        raise OptionError(
+            f"start['{name}'] has values outside of its support, which is {node.support}; give finite values inside of it."
+        )
     return value
 
 
