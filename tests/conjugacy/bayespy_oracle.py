@@ -215,5 +215,4 @@ def run(name: str, data: Data, state: State, order: tuple[str, ...], sweeps: int
         for site in order:
             nodes[site].update()
         elbos[sweep] = engine.compute_lowerbound()
-    engine._autosave_tmpfile.close()  # VB leaves it to the garbage collector, which warns in some later test
     return elbos, {site: node.get_moments() for site, node in nodes.items()}
