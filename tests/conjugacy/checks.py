@@ -95,14 +95,16 @@ def monte_carlo(found: Plan, data: Mapping[str, Any], families: Any, draws: int 
     """E_q[log p] by the densities of the model's own distributions, and the standard error of it."""
     with scope("float64"):
 
-        def total(families: Any, data: Any) -> Any:
+        def total(families: Any, data: Any, noise: Any) -> Any:
             values = {}
-            for number, (block, family) in enumerate(families.items()):
-                values |= blocks.unflat(found, block, family.sample(jax.random.key(number), draws))
+            for block, family in families.items():
+                values |= blocks.unflat(found, block, family.at(noise[block]))
             one = lambda some: sum(jnp.sum(rows) for rows in found.graph.densities(some, data).values())  # noqa: E731
             return jax.lax.map(one, values, batch_size=1000)
 
-        drawn = np.asarray(_compiled(total, families, dict(data))(families, dict(data)))
+        rng = np.random.default_rng(0)
+        args = families, dict(data), {block: family.noise(rng, draws) for block, family in families.items()}
+        drawn = np.asarray(_compiled(total, *args)(*args))
     return float(drawn.mean()), float(drawn.std() / np.sqrt(draws))
 
 

@@ -62,7 +62,11 @@ def everything(q, z):
     return known | {"statistics": jax.vmap(q.statistics)(z), "log_prob": jax.vmap(q.log_prob)(z)}
 
 
-sample = jax.jit(MarkovChain.sample, static_argnums=2)
+at = jax.jit(MarkovChain.at)
+
+
+def sample(q, seed, n):
+    return np.asarray(at(q, q.noise(np.random.default_rng(seed), n)))
 
 
 def close(got, probs, pairs, tolerance=1e-12):
@@ -86,7 +90,7 @@ def test_everything_is_that_of_the_enumerated_paths(length):
 def test_draws_have_the_frequencies_of_the_paths():
     q, n = chain(length=4, width=0.7), 50_000
     z, probability, _ = enumerated(q)
-    draws = np.asarray(sample(q, jax.random.key(3), n))
+    draws = sample(q, 3, n)
     assert draws.shape == (n, 4)
     place = 3 ** np.arange(4)[::-1]
     counts = np.bincount(draws @ place, minlength=81)
@@ -96,7 +100,7 @@ def test_draws_have_the_frequencies_of_the_paths():
 
 def test_batch_axes_are_independent_chains():
     q = chain(length=6, batch=(2, 3))
-    draws = np.asarray(sample(q, jax.random.key(0), 4))
+    draws = sample(q, 0, 4)
     assert draws.shape == (4, 2, 3, 6)
     got = everything(q, jnp.asarray(draws))
     entropy, log_prob = 0.0, 0.0
@@ -159,7 +163,7 @@ def test_impossible_levels_and_transitions():
     np.testing.assert_allclose(got["entropy"], -(possible * np.log(possible)).sum(), rtol=1e-11)
     assert np.isneginf(got["log_prob"][probability == 0]).all()
     assert got["valid"]
-    draws = np.asarray(sample(q, jax.random.key(0), 300))
+    draws = sample(q, 0, 300)
     assert (np.diff(draws, axis=1) >= 0).all()
 
 

@@ -72,9 +72,9 @@ def known(family):
     """All that the laws are about, in one compiled program a family: compilation is what these tests cost."""
     make, natural = FAMILIES[family]
 
-    def program(q, other, key):
+    def program(q, other, noise):
         mu, eta, end = q.moments(), natural(q), natural(other)
-        draws = q.sample(key, N)
+        draws = q.at(noise)
         x = draws[0]
         broken = []
         for k, leaf in enumerate(jax.tree.leaves(q)):
@@ -100,7 +100,7 @@ def known(family):
         }
 
     q, other = (jax.tree.map(jnp.asarray, make(np.random.default_rng(seed))) for seed in (0, 1))
-    return q, other, jax.device_get(jax.jit(program)(q, other, jax.random.key(7)))
+    return q, other, jax.device_get(jax.jit(program)(q, other, q.noise(np.random.default_rng(7), N)))
 
 
 def close(one, other, **tolerance):

@@ -223,22 +223,23 @@ def _possible(plan: Plan, families: Any, points: list[Any], seed: int) -> list[d
     """The points with levels that are not excluded given all else: a Gibbs sweep with equal odds for what is possible."""
     discrete = plan.energy.discrete  # type: ignore[union-attr]
 
-    def levels(energy: Any, values: Any, key: Any) -> dict[str, Any]:
+    def levels(energy: Any, values: Any, noise: Any) -> dict[str, Any]:
         moments = blocks.statistics(plan, families, values)
         own = {name: moments[name] for name in discrete}
         potentials = jax.tree.map(
             lambda slope: jnp.where(slope > 0.1 * IMPOSSIBLE, 0.0, IMPOSSIBLE),
             jax.grad(lambda own: energy(moments | own))(own),
         )
-        drawn = {name: families[name].from_gradient(potentials[name], own[name]).sample(key, 1) for name in discrete}
+        drawn = {name: families[name].from_gradient(potentials[name], own[name]).at(noise[name]) for name in discrete}
         return {name: blocks.unflat(plan, name, x)[name][0] for name, x in drawn.items()}
 
-    program = jax.jit(levels).lower(plan.energy, points[0], keys.key(seed, "possible levels"))
-    compiled = program.compile(compiler_options=FAST_COMPILE)
+    rng = keys.generator(seed, "possible levels")
+    noise = {name: families[name].noise(rng, 1) for name in discrete}
+    compiled = jax.jit(levels).lower(plan.energy, points[0], noise).compile(compiler_options=FAST_COMPILE)
     found = []
-    for number, point in enumerate(points):
-        for turn, name in enumerate(discrete * 2):
-            key = keys.key(seed, f"possible levels {number}", turn)
-            point = point | {name: np.asarray(compiled(plan.energy, point, key)[name], points[0][name].dtype)}
+    for point in points:
+        for name in discrete * 2:
+            drawn = compiled(plan.energy, point, {name: families[name].noise(rng, 1) for name in discrete})
+            point = point | {name: np.asarray(drawn[name], points[0][name].dtype)}
         found.append(point)
     return found

@@ -119,11 +119,9 @@ class Product:
         return np.asarray(jnp.moveaxis(probs, -2, 0) if self.plan.layout.role[site] == "chain" else probs)  # type: ignore[union-attr]
 
     @wide
-    def values(self, key: Any, n: int, discrete: bool = True) -> dict[str, np.ndarray]:
+    def values(self, rng: np.random.Generator, n: int, discrete: bool = True) -> dict[str, np.ndarray]:
         """Independent draws by site, in the model's own space, draws first; large discrete sites are left out."""
         known, found = blocks.nodes(self.plan), {}
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        compiled: dict[str, Any] = {}
         for block, names in self.plan.blocks.items():
             node = known[names[0]]
             large = n * int(np.prod(node.shape)) > MOST_NUMBERS
@@ -131,24 +129,9 @@ class Product:
                 continue
             family = self.families[block]
             x = host_draws(family, rng, n)
-            if x is None and isinstance(family, Gaussian):
-                noise = rng.standard_normal((n, family.pattern.n))
-                x = self._compiled(
-                    f"draws of {block}", lambda own, z: own.pattern.shifted(z, own.h, own.precision), family, noise
-                )
             if x is None:
-                compiled[block] = family
-            else:
-                found |= blocks.unflat(self.plan, block, x)
-
-        def draw(families: dict[str, Any], key: Any) -> dict[str, Any]:
-            parts: dict[str, Any] = {}
-            for number, (block, family) in enumerate(families.items()):
-                parts |= blocks.unflat(self.plan, block, family.sample(jax.random.fold_in(key, number), n))
-            return parts
-
-        if compiled:
-            found |= self._compiled("draws", draw, compiled, key)
+                x = self._compiled(f"draws of {block}", _at, family, family.noise(rng, n))
+            found |= blocks.unflat(self.plan, block, x)
         return {name: np.asarray(found[name]) for name in known if name in found}
 
     @wide
@@ -182,7 +165,7 @@ class Product:
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Independent draws (n, D) of the flat vector."""
-        return self.flatten(self.values(jax.random.key(int(rng.integers(2**31))), n, discrete=False))
+        return self.flatten(self.values(rng, n, discrete=False))
 
     @wide
     def flatten(self, values: Mapping[str, Any]) -> np.ndarray:
@@ -204,6 +187,10 @@ class Product:
 
         values, jacobian = jax.jit(jax.vmap(one, in_axes=(0, None)))(np.asarray(z), dict(self.model.data))
         return self.log_prob_values({site.name: values[site.name] for site in self.model.sites}) + np.asarray(jacobian)
+
+
+def _at(family: Any, noise: Any) -> Any:
+    return family.at(noise)
 
 
 def host_draws(family: Any, rng: np.random.Generator, n: int) -> np.ndarray | None:

@@ -129,7 +129,7 @@ def _draws(q: Product, seed: int) -> Draws:
     size = sum(int(np.prod(variable.shape)) for variable in q.model.sites + q.model.derived)
     n = max(_FEWEST, min(_DRAWS, _NUMBERS // max(size, 1)))
     n = max(min(n, _ENOUGH), min(n, _LARGE // max(size, 1)))
-    values = q.values(keys.key(seed, "moments"), n)
+    values = q.values(keys.generator(seed, "moments"), n)
     return Draws(np.zeros((n, 0)), np.full(n, np.nan), values, Own(q).derived(values))
 
 

@@ -100,14 +100,13 @@ def correct(q: Product, draws: Draws, *, seed: int, judging: bool = False, deadl
         `time.perf_counter()` value after which no further stage is begun.
     """
     count = min(_chains(q), len(draws.log_p) // GROUPS * GROUPS)
-    streams = jax.random.split(keys.key(seed, "gibbs chains"), count)
     values = _flat(q, draws, count)
     chains = _Sweeps(q, count, seed)
     evidence, pool, sweeps = None, [], 0
     stages = THINNING[:JUDGING_STAGES] if judging else THINNING
     for number, thin in enumerate(stages):
         begun = time.perf_counter()
-        values, history = chains.stage(streams, values, sweeps, thin)
+        values, history = chains.stage(values, sweeps, thin)
         seconds = time.perf_counter() - begun
         sweeps += KEPT * thin
         draws = _draws(q, history)
@@ -176,39 +175,38 @@ class _Sweeps:
     """
 
     def __init__(self, q: Product, count: int, seed: int):
-        self.q, self.seed, self.kept, self.compiled = q, seed, _kept(q, count), None
+        self.q, self.count, self.seed, self.kept, self.compiled = q, count, seed, _kept(q, count), None
         self.large = count * _numbers(q) > OPTIMIZED
 
-    def stage(self, streams: Any, values: Any, number: int, thin: int) -> tuple[Any, dict[str, np.ndarray]]:
+    def stage(self, values: Any, number: int, thin: int) -> tuple[Any, dict[str, np.ndarray]]:
         """`KEPT` transitions of `thin` sweeps, from sweep `number` on: the last values, and the kept blocks' history."""
         history: dict[str, list[np.ndarray]] = {block: [] for block in self.kept}
         for sweep in range(KEPT * thin):
-            values = self._sweep(streams, values, number + sweep)
+            values = self._sweep(values, number + sweep)
             if (sweep + 1) % thin == 0:
                 for block in self.kept:
                     history[block].append(np.asarray(values[block]))
         return values, {block: np.stack(draws) for block, draws in history.items()}
 
-    def _sweep(self, streams: Any, values: Any, number: int) -> Any:
+    def _sweep(self, values: Any, number: int) -> Any:
         plan = self.q.plan
-        noise = host_noise(plan, keys.generator(self.seed, "gibbs chains", number), len(streams))
+        noise = host_noise(plan, self.q.families, keys.generator(self.seed, "gibbs chains", number), self.count)
         if self.compiled is None:
             self.changing, back, shape = known(plan.energy)
-            args = (self.changing, self.q.families, values, streams, np.uint32(number), noise)
+            args = (self.changing, self.q.families, values, noise)
             names, sliced = order(plan), frozenset(plan.damped)
 
-            def sweep(changing: Any, families: Any, values: Any, streams: Any, number: Any, noise: Any) -> Any:
-                here = jax.vmap(jax.random.fold_in, (0, None))(streams, number)
+            def sweep(changing: Any, families: Any, values: Any, noise: Any) -> Any:
                 energy = back(changing)
 
-                def one(values: Any, key: Any, noise: Any) -> Any:
-                    return one_sweep(energy, families, values, key, names, sliced, noise)[0]
+                def one(values: Any, noise: Any) -> Any:
+                    return one_sweep(energy, families, values, noise, names, sliced)[0]
 
-                return jax.vmap(one)(values, here, noise)
+                return jax.vmap(one)(values, noise)
 
             def build() -> Any:
                 options = None if self.large else FAST_COMPILE
                 return jax.jit(sweep).lower(*args).compile(compiler_options=options)
 
             self.compiled = plan.graph.remember(("chains", shape, names, sliced, self.large, signature(args)), build)
-        return self.compiled(self.changing, self.q.families, values, streams, np.uint32(number), noise)
+        return self.compiled(self.changing, self.q.families, values, noise)

@@ -91,7 +91,7 @@ class Own:
 
     def fresh(self, rng: np.random.Generator, n: int) -> Draws:
         """Independent draws of q."""
-        values = self.q.values(jax.random.key(int(rng.integers(2**31))), n)
+        values = self.q.values(rng, n)
         return Draws(np.zeros((n, 0)), np.full(n, np.nan), values, self.derived(values))
 
     def derived(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -8,14 +8,13 @@ Discrete sites come first in a sweep, then the others in the order of the model.
 their precision pattern, Markov chains by messages forward and draws backward. A positive site that is not conditionally
 conjugate is moved by slice sampling of its logarithm, element by element (slices.py).
 
-Every number is a function of (seed, chain, sweep, block), so that the length of a chunk or a pause changes nothing. One sweep
-of all chains is one compiled program, and the host counts them: a loop over sweeps inside of the program can hang on CPU, where
-XLA's runtime loses track of LAPACK calls in nested loops.
+Every number is a function of (seed, sweep), so that the length of a chunk or a pause changes nothing. One sweep of all chains is
+one compiled program, and the host counts them: a loop over sweeps inside of the program can hang on CPU, where XLA's runtime
+loses track of LAPACK calls in nested loops. NumPy makes the noise: generators of random numbers take seconds to compile.
 
 References: Geman and Geman (1984), IEEE PAMI 6; Gelfand and Smith (1990), JASA 85.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
@@ -29,6 +28,7 @@ import numpy as np
 from jensen.conjugate import blocks
 from jensen.conjugate.plan import Plan
 from jensen.core import keys
+from jensen.core.compilation import FAST_COMPILE
 from jensen.core.errors import OptionError, UnsupportedError
 from jensen.engines.coordinate import longer, order, seconds
 from jensen.engines.engine import Ticks
@@ -70,8 +70,8 @@ class State:
     ----------
     families
         Block -> any member of its family.
-    keys
-        One a chain.
+    seed
+        Of all noise.
     values, counts
         Block -> (chains, ...) in the block's own variable; site -> (chains, *shape, levels) for those not kept.
     kept
@@ -85,7 +85,7 @@ class State:
     """
 
     families: Any
-    keys: Any
+    seed: int
     values: Any
     counts: Any
     shapes: dict[str, Any]
@@ -133,7 +133,6 @@ class Gibbs:
     def init(self, target: Plan, seed: int) -> State:
         """First state; `UnsupportedError` if a site has no conditional that can be drawn from."""
         _check(target)
-        chains = jnp.stack([keys.key(seed, "gibbs", chain) for chain in range(self.chains)])
         families, values = self._start(target, seed)
         known, counts, shapes = blocks.nodes(target), {}, {}
         room = MOST_NUMBERS - sum(self._numbers(node) for node in known.values() if node.levels is None)
@@ -144,7 +143,7 @@ class Gibbs:
         for block, value in values.items():
             found = blocks.unflat(target, block, value)
             shapes |= {name: (part.shape[1:], part.dtype) for name, part in found.items() if name not in counts}
-        return State(families, chains, values, counts, shapes)
+        return State(families, seed, values, counts, shapes)
 
     def _start(self, target: Plan, seed: int) -> tuple[Any, dict[str, Any]]:
         """Families, and values of every block (chains, ...)."""
@@ -156,8 +155,10 @@ class Gibbs:
                 f"start must have a family for each of {', '.join(target.blocks)}; got {', '.join(self.start) or 'none'}; "
                 "take the families of coordinate ascent on this plan."
             )
-        streams = jnp.stack([keys.key(seed, "gibbs start", chain) for chain in range(self.chains)])
-        return self.start, jax.jit(jax.vmap(partial(_draw, target.blocks), (None, 0)))(self.start, streams)
+        rng = keys.generator(seed, "gibbs start")
+        noise = {block: self.start[block].noise(rng, self.chains) for block in target.blocks}
+        draw = jax.jit(_draw, compiler_options=FAST_COMPILE)
+        return self.start, draw({block: self.start[block] for block in target.blocks}, noise)
 
     def _numbers(self, node: Any) -> int:
         return self.chains * self.draws * int(np.prod(node.shape))
@@ -168,7 +169,7 @@ class Gibbs:
         count = min(state.count, (self.warmup if warm else self.warmup + self.draws) - state.step)
         stride = 1 if warm else self.thin
         first = state.step if warm else self.warmup + self.thin * (state.step - self.warmup)
-        sweep, fixed = program(target), (target.energy, state.families, state.keys)
+        sweep, fixed = program(target), (target.energy, state.families)
         values, counts = state.values, state.counts
         drawn: dict[str, list[np.ndarray]] = {
             block: [] for block, sites in target.blocks.items() if sites[0] in state.shapes
@@ -176,7 +177,8 @@ class Gibbs:
         joints = []
         for number in range(count * stride):
             last = (number + 1) % stride == 0
-            values, counts, joint, fault = sweep(*fixed, values, counts, np.uint32(first + number), last and not warm)
+            noise = host_noise(target, state.families, keys.generator(state.seed, "gibbs", first + number), self.chains)
+            values, counts, joint, fault = sweep(*fixed, values, counts, noise, last and not warm)
             if int(fault) >= 0:
                 return state, Ticks(np.zeros(0), done=True, note=_fault(target, int(fault)))
             if last:
@@ -249,27 +251,26 @@ def _apart(target: Plan, rng: np.random.Generator) -> tuple[Any, dict[str, Any]]
     return families, values
 
 
-def _draw(names: Iterable[str], families: Any, key: Any) -> dict[str, Any]:
-    """One draw of every block."""
-    return {block: families[block].sample(jax.random.fold_in(key, number), 1)[0] for number, block in enumerate(names)}
+def _draw(families: Any, noise: Any) -> dict[str, Any]:
+    """Draws of every block."""
+    return {block: family.at(noise[block]) for block, family in families.items()}
 
 
 _PROGRAMS: WeakKeyDictionary[Plan, Any] = WeakKeyDictionary()
 
 
 def program(target: Plan) -> Any:
-    """One compiled sweep of all chains, number `number`, with a key a chain; counts grow if `keep`.
+    """One compiled sweep of all chains; counts grow if `keep`.
 
-    (energy, families, chains, values, counts, number, keep) -> (values, counts, log joint (chains,), block at fault or -1)
+    (energy, families, values, counts, noise, keep) -> (values, counts, log joint (chains,), block at fault or -1)
     """
     if target not in _PROGRAMS:
         names, sliced = order(target), frozenset(target.damped)
 
         def sweep(
-            energy: Any, families: Any, chains: Any, values: Any, counts: Any, number: Any, keep: Any
+            energy: Any, families: Any, values: Any, counts: Any, noise: Any, keep: Any
         ) -> tuple[Any, Any, Any, Any]:
-            here = jax.vmap(jax.random.fold_in, (0, None))(chains, number)
-            values, faults = jax.vmap(partial(one_sweep, energy, families, names=names, sliced=sliced))(values, here)
+            values, faults = jax.vmap(partial(one_sweep, energy, families, names=names, sliced=sliced))(values, noise)
             joint = jax.vmap(partial(log_joint, energy, families, names))(values)
             fault = faults.min()
             fault = jnp.where((fault == len(names)) & jnp.isfinite(joint).all(), -1, fault)
@@ -295,37 +296,30 @@ def log_joint(energy: Any, families: Any, names: tuple[str, ...], values: Any) -
 
 
 def one_sweep(
-    energy: Any,
-    families: Any,
-    values: Any,
-    key: Any,
-    names: tuple[str, ...],
-    sliced: frozenset[str],
-    noise: Mapping[str, Any] | None = None,
+    energy: Any, families: Any, values: Any, noise: Any, names: tuple[str, ...], sliced: frozenset[str]
 ) -> tuple[Any, Any]:
     """Draw every block of one chain once; also the number of the first block at fault, len(names) if there is none.
 
-    Random numbers come from the key, or, where a block has an entry, from `noise`: see `host_noise`.
+    `noise` is one chain's of `host_noise`.
     """
-    values, noise, fault = dict(values), noise or {}, len(names)
+    values, fault = dict(values), len(names)
     moments = {block: families[block].statistics(values[block]) for block in names}
     for number, block in enumerate(names):
-        family, own, x = families[block], jax.random.fold_in(key, number), values[block]
+        family, x = families[block], values[block]
         partly = partial(_given, energy, moments, block)
         given = energy.given(moments, block) if block in sliced else None
         if given is not None:
-            chance = noise[block] if block in noise else _uniform(own, (CHANCES, *x.shape), x.dtype)
-            draw = slice_all(lambda x, g=given: g.at(x) + x, x, WIDTH * family.sd(), chance)
+            draw = slice_all(lambda x, g=given: g.at(x) + x, x, WIDTH * family.sd(), noise[block])
             good = jnp.isfinite(draw).all()
         elif block in sliced:
-            draw = slice_sweep(lambda x, f=family, p=partly: p(f.statistics(x)) + x.sum(), x, own)
+            draw = slice_sweep(lambda x, f=family, p=partly: p(f.statistics(x)) + x.sum(), x, noise[block])
             good = jnp.isfinite(draw).all()
         else:
             if block in energy.naturals:
                 new = family.from_natural(*energy.naturals[block](moments))
             else:
                 new = family.from_gradient(jax.grad(partly)(moments[block]), moments[block])
-            draw = _shifted(new, noise[block][None])[0] if block in noise else new.sample(own, 1)[0]
+            draw = new.at(jax.tree.map(lambda z: z[None], noise[block]))[0]
             # Logits may be -inf, and a level drawn from NaN is a number like any other.
             good = jnp.isfinite(draw).all() & ~_any_nan(new)
         values[block], moments[block] = draw, family.statistics(draw)
@@ -333,31 +327,14 @@ def one_sweep(
     return values, fault
 
 
-def _shifted(family: Any, noise: Any) -> Any:
-    """Draws made of noise, one a row: standard normal for Gaussians, uniform on (0, 1] for levels."""
-    return (
-        family.at(noise)
-        if isinstance(family, Categorical)
-        else family.pattern.shifted(noise, family.h, family.precision)
-    )
-
-
-def _uniform(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    return jax.random.uniform(key, shape, dtype, minval=jnp.finfo(dtype).tiny)
-
-
-def host_noise(target: Plan, rng: np.random.Generator, chains: int) -> dict[str, np.ndarray]:
-    """Random numbers of a sweep for the blocks that take them from outside: NumPy makes them faster, and nothing is compiled."""
-    found, energy = {}, target.energy
-    for block, pattern in target.layout.pattern.items():  # type: ignore[union-attr]
-        if block not in target.damped:
-            found[block] = rng.standard_normal((chains, pattern.n))
-        elif energy.powers(block) is not None:  # type: ignore[union-attr]
-            found[block] = 1.0 - rng.random((chains, CHANCES, pattern.n))
-    for node in target.graph.nodes:
-        if node.latent and target.layout.role.get(node.name) == "categorical":  # type: ignore[union-attr]
-            found[node.name] = 1.0 - rng.random((chains, *node.shape))
-    return found
+def host_noise(target: Plan, families: Any, rng: np.random.Generator, chains: int) -> dict[str, Any]:
+    """What a sweep of all chains makes its draws of, by block, chains first."""
+    return {
+        block: 1.0 - rng.random((chains, CHANCES, family.pattern.n))
+        if block in target.damped
+        else family.noise(rng, chains)
+        for block, family in ((block, families[block]) for block in order(target))
+    }
 
 
 def _given(energy: Any, moments: Any, block: str, own: Any) -> Any:

@@ -13,26 +13,29 @@ import jax.numpy as jnp
 NARROWEST = 1e-12
 """A slice that has shrunk to this is given up, and the element stays."""
 CHANCES = 34
-"""Uniform numbers a move of all elements takes: the level, the place of the slice, and the points looked at inside of it."""
+"""Uniform numbers a move of an element takes: the level, the place of the slice, and the points looked at inside of it."""
 
 
-def slice_sweep(density: Any, x: Any, key: Any) -> Any:
-    """Move every element of x (n,) once by slice sampling; `density` is the log density of x."""
+def slice_sweep(density: Any, x: Any, chance: Any) -> Any:
+    """Move every element of x (n,) once by slice sampling.
+
+    `density` is the log density of x; `chance` and what becomes of elements that use all of it are those of `slice_all`.
+    """
 
     def element(index: Any, x: Any) -> Any:
-        first, second, third = jax.random.split(jax.random.fold_in(key, index), 3)
-        level = density(x) + jnp.log(jax.random.uniform(first, dtype=x.dtype, minval=jnp.finfo(x.dtype).tiny))
+        here = chance[:, index]
+        level = density(x) + jnp.log(here[0])
 
         def inside(move: Any) -> Any:
             return density(x.at[index].add(move)) > level
 
-        left = -jax.random.uniform(second, dtype=x.dtype)
+        left = -here[1]
         right = jax.lax.while_loop(inside, lambda move: move + 1, left + 1)
         left = jax.lax.while_loop(inside, lambda move: move - 1, left)
 
         def outside(carry: Any) -> Any:
-            _, left, right, move, _ = carry
-            return ~inside(move) & (right - left > NARROWEST)
+            number, left, right, move, _ = carry
+            return ~inside(move) & (right - left > NARROWEST) & (number < CHANCES)
 
         def shrink(carry: Any) -> Any:
             number, left, right, move, _ = carry
@@ -40,12 +43,11 @@ def slice_sweep(density: Any, x: Any, key: Any) -> Any:
             return number + 1, left, right, *propose(number, left, right)
 
         def propose(number: Any, left: Any, right: Any) -> tuple[Any, Any]:
-            share = jax.random.uniform(jax.random.fold_in(third, number), dtype=x.dtype)
-            return left + share * (right - left), right - left
+            return left + here[number] * (right - left), right - left
 
-        start = (1, left, right, *propose(0, left, right))
-        _, left, right, move, _ = jax.lax.while_loop(outside, shrink, start)
-        return x.at[index].add(jnp.where(right - left > NARROWEST, move, 0.0))
+        start = (3, left, right, *propose(2, left, right))
+        *_, move, _ = jax.lax.while_loop(outside, shrink, start)
+        return x.at[index].add(jnp.where(inside(move), move, 0.0))
 
     return jax.lax.fori_loop(0, len(x), element, x)
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import entr
 
 Moments = dict[str, Any]
@@ -30,6 +31,18 @@ def tops_finite(potentials: Any, axes: int | tuple[int, ...]) -> Any:
     return jnp.all(jnp.isfinite(jnp.max(jnp.asarray(potentials), axis=axes)))
 
 
+def _levels_first(logits: Any) -> Any:
+    """Probabilities (K, ...) from logits (..., K): loops over the many variables run in vector registers, over few levels not."""
+    return jax.nn.softmax(jnp.moveaxis(jnp.asarray(logits), -1, 0), axis=0)
+
+
+def levels_at(logits: Any, chance: Any) -> Any:
+    """Levels (...) whose distribution functions reach uniform numbers (...) in (0, 1], for logits (..., K) that broadcast."""
+    reached = jnp.cumsum(_levels_first(logits), 0)
+    share = chance * reached[-1]  # so that levels after the last possible one are not met through rounding
+    return (share[None] > reached[:-1]).sum(0, dtype=jnp.int32)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Categorical:
@@ -45,11 +58,7 @@ class Categorical:
 
     def moments(self) -> Moments:
         """Mean parameters: the probabilities (..., K)."""
-        return {"probs": jnp.moveaxis(self._levels_first(), 0, -1)}
-
-    def _levels_first(self) -> Any:
-        """Probabilities (K, ...): loops over the many variables run in vector registers, loops over few levels do not."""
-        return jax.nn.softmax(jnp.moveaxis(jnp.asarray(self.logits), -1, 0), axis=0)
+        return {"probs": jnp.moveaxis(_levels_first(self.logits), 0, -1)}
 
     def statistics(self, x: Any) -> Moments:
         """One-hot rows (..., K) of integers x (...)."""
@@ -66,23 +75,20 @@ class Categorical:
 
     def entropy(self) -> Any:
         """Entropy, in nats."""
-        return entr(self._levels_first()).sum()
+        return entr(_levels_first(self.logits)).sum()
 
     def log_prob(self, x: Any) -> Any:
         """Log probability of integers x (...)."""
         picked = jnp.take_along_axis(jax.nn.log_softmax(self.logits), jnp.asarray(x)[..., None], -1)
         return picked.sum()
 
-    def sample(self, key: Any, n: int) -> Any:
-        """Independent draws (n, ...), integers."""
-        logits = jnp.asarray(self.logits)
-        return self.at(1.0 - jax.random.uniform(key, (n, *logits.shape[:-1]), logits.dtype))
+    def noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """What n draws are made of: uniform numbers (n, ...) in (0, 1], one a variable and not K."""
+        return 1.0 - rng.random((n, *np.shape(self.logits)[:-1]))
 
-    def at(self, chance: Any) -> Any:
-        """Levels (n, ...) whose distribution functions reach uniform numbers (n, ...) in (0, 1]: one number a variable, not K."""
-        reached = jnp.cumsum(self._levels_first(), 0)
-        share = chance * reached[-1]  # so that levels after the last possible one are not met through rounding
-        return (share[None] > reached[:-1, None]).sum(0, dtype=jnp.int32)
+    def at(self, noise: Any) -> Any:
+        """Independent draws (n, ...), integers, made of `noise`."""
+        return levels_at(jnp.asarray(self.logits)[None], noise)
 
     @property
     def mean(self) -> Any:

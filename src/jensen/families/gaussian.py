@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jensen.families.patterns_base import Pattern
 
@@ -98,9 +99,13 @@ class Gaussian:
         square = (away * self.pattern.multiply(self.precision, away)).sum(-1)
         return 0.5 * (logdet - self.pattern.n * log(2 * pi) - square)
 
-    def sample(self, key: Any, n: int) -> Any:
-        """Independent draws (n, number of elements)."""
-        return self.pattern.draw(key, self.h, self.precision, n)
+    def noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """What n draws are made of: standard normal numbers (n, number of elements)."""
+        return rng.standard_normal((n, self.pattern.n))
+
+    def at(self, noise: Any) -> Any:
+        """Independent exact draws (n, number of elements) made of `noise`."""
+        return self.pattern.shifted(noise, self.h, self.precision)
 
     def sd(self) -> Any:
         """Standard deviations (n,)."""

@@ -22,10 +22,11 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.special import entr, logsumexp
 
-from jensen.families.discrete import level_mean, level_sd, tops_finite
+from jensen.families.discrete import level_mean, level_sd, levels_at, tops_finite
 
 Moments = dict[str, Any]
 
@@ -66,10 +67,10 @@ def _log_backward(message: Any, step: Any) -> tuple[Any, Any]:
 
 
 def _draw_backward(after: Any, step: Any) -> tuple[Any, Any]:
-    key, message, matrix = step
+    chance, message, matrix = step
     into = jnp.moveaxis(matrix, -1, -2)  # (..., to, from)
     column = jnp.take_along_axis(into[None], after[..., None, None], -2)[..., 0, :]
-    draw = jax.random.categorical(key, message + column)
+    draw = levels_at(message + column, chance)
     return draw, draw
 
 
@@ -201,13 +202,17 @@ class MarkovChain:
         # Scaled step by step: summing potentials and log Z apart would lose their common digits.
         return terms[0].sum() + (terms[1:] + jnp.take_along_axis(rows, path[1:], -1)[..., 0]).sum()
 
-    def sample(self, key: Any, n: int) -> Any:
-        """Independent paths (n, ..., T), integers: messages forward, draws backward."""
+    def noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """What n paths are made of: uniform numbers (n, ..., T) in (0, 1]."""
+        return 1.0 - rng.random((n, *np.shape(self.unary)[:-1]))
+
+    def at(self, noise: Any) -> Any:
+        """Independent paths (n, ..., T), integers, made of `noise`: messages forward, draws backward."""
         unary, pairwise = _time_first(self.unary, self.pairwise)
         f, _ = _log_messages(unary, pairwise)
-        keys = jax.random.split(key, len(f))
-        end = jax.random.categorical(keys[-1], f[-1], shape=(n, *f.shape[1:-1]))
-        path = lax.scan(_draw_backward, end, (keys[:-1], f[:-1], pairwise), reverse=True)[1]
+        chance = jnp.moveaxis(noise, -1, 0)
+        end = levels_at(f[-1][None], chance[-1])
+        path = lax.scan(_draw_backward, end, (chance[:-1], f[:-1], pairwise), reverse=True)[1]
         return jnp.moveaxis(jnp.concatenate([path, end[None]]), 0, -1)
 
     @property

@@ -82,10 +82,6 @@ class Pattern(ABC):
         solution, cov, logdet = self.solve(h[None], entries)
         return solution[0], cov, logdet
 
-    def draw(self, key: Any, h: Any, entries: Any, n: int) -> Any:
-        """Independent exact draws (n, number of elements) of exp(h'x - x'Px/2)."""
-        return self.shifted(jax.random.normal(key, (n, self.n), jnp.result_type(h)), h, entries)
-
     def shifted(self, noise: Any, h: Any, entries: Any) -> Any:
         """Draws of exp(h'x - x'Px/2), one for each of the standard normal rows (k, n)."""
         return self.solve(h[None], entries)[0] + self.spread(noise, entries)

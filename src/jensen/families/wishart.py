@@ -17,10 +17,11 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import digamma, gammaln
 
-from jensen.families.exponential import log_gamma_draws
+from jensen.families.exponential import gamma_noise, log_gamma_draws
 from jensen.families.special import gamma_entropy
 
 Moments = dict[str, Any]
@@ -77,14 +78,18 @@ def _log_norm(df: Any, factor: Any) -> Any:
     return df / 2 * (_log_det(factor) - p * log(2)) - multigamma
 
 
-def _triangular_draws(key: Any, df: Any, factor: Any, n: int) -> Any:
+def _noise(rng: np.random.Generator, n: int, matrix: Any) -> dict[str, Any]:
+    """What n draws of Bartlett's A are made of."""
+    shape = np.shape(matrix)
+    return {"roots": gamma_noise(rng, n, shape[:-1]), "below": rng.standard_normal((n, *shape))}
+
+
+def _triangular_draws(noise: dict[str, Any], df: Any, factor: Any) -> Any:
     """Bartlett's lower triangular A, (n, ..., p, p)."""
     p = factor.shape[-1]
-    first, second = jax.random.split(key)
     halves = jnp.broadcast_to(_halves(df, p), factor.shape[:-1]).astype(factor.dtype)
-    roots = jnp.exp(0.5 * (log_gamma_draws(first, halves, n) + log(2)))
-    normals = jax.random.normal(second, (n, *factor.shape), factor.dtype)
-    return jnp.tril(normals, -1) + roots[..., None] * jnp.eye(p, dtype=factor.dtype)
+    roots = jnp.exp(0.5 * (log_gamma_draws(noise["roots"], halves) + log(2)))
+    return jnp.tril(noise["below"], -1) + roots[..., None] * jnp.eye(p, dtype=factor.dtype)
 
 
 def _valid(df: Any, matrix: Any) -> Any:
@@ -139,10 +144,14 @@ class Wishart:
         log_det = _log_det(_factor(x))
         return (_log_norm(self.df, _factor(self.rate)) + (self.df - p - 1) / 2 * log_det - trace / 2).sum()
 
-    def sample(self, key: Any, n: int) -> Any:
-        """Independent draws (n, ..., p, p)."""
+    def noise(self, rng: np.random.Generator, n: int) -> dict[str, Any]:
+        """What n draws are made of."""
+        return _noise(rng, n, self.rate)
+
+    def at(self, noise: dict[str, Any]) -> Any:
+        """Independent draws (n, ..., p, p) made of `noise`."""
         factor = _factor(self.rate)
-        draws = _triangular_draws(key, self.df, factor, n)
+        draws = _triangular_draws(noise, self.df, factor)
         root = solve_triangular(_transpose(jnp.broadcast_to(factor, draws.shape)), draws, lower=False)
         return root @ _transpose(root)
 
@@ -210,10 +219,14 @@ class InverseWishart:
         norm = _log_norm(self.df, _factor(self.scale))
         return (norm - (self.df + p + 1) / 2 * _log_det(factor) - trace / 2).sum()
 
-    def sample(self, key: Any, n: int) -> Any:
-        """Independent draws (n, ..., p, p)."""
+    def noise(self, rng: np.random.Generator, n: int) -> dict[str, Any]:
+        """What n draws are made of."""
+        return _noise(rng, n, self.scale)
+
+    def at(self, noise: dict[str, Any]) -> Any:
+        """Independent draws (n, ..., p, p) made of `noise`."""
         factor = _factor(self.scale)
-        draws = _triangular_draws(key, self.df, factor, n)
+        draws = _triangular_draws(noise, self.df, factor)
         root = solve_triangular(draws, _transpose(jnp.broadcast_to(factor, draws.shape)), lower=True)
         return _transpose(root) @ root
 
