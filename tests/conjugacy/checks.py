@@ -84,10 +84,16 @@ def start(found: Plan, seed: int = 0) -> Any:
         return blocks.start(found, np.random.default_rng(seed))
 
 
+def all_moments(families: Any) -> Any:
+    """Block -> moments, by one program."""
+    with scope("float64"):
+        return jax.device_get(_compiled(moments_of, families)(families))
+
+
 def expectation(found: Plan, families: Any) -> float:
     """The energy at the moments of q."""
     with scope("float64"):
-        moments = {block: family.moments() for block, family in families.items()}
+        moments = all_moments(families)
         return float(_compiled(lambda energy, moments: energy(moments), found.energy, moments)(found.energy, moments))
 
 

@@ -42,11 +42,10 @@ class Gaussian:
 
     @staticmethod
     def point(pattern: Pattern, mean: Any, variance: Any) -> "Gaussian":
-        """A start: independent elements with the given mean and variance, each a number or (n,)."""
-        mean = jnp.broadcast_to(jnp.asarray(mean, float), (pattern.n,))
-        diagonal = jnp.broadcast_to(1 / jnp.asarray(variance, float), (pattern.n,))
-        others = jnp.zeros(pattern.size - pattern.n, diagonal.dtype)
-        return Gaussian(mean * diagonal, jnp.concatenate([diagonal, others]), pattern)
+        """A start: independent elements with the given mean and variance, each a number or (n,); NumPy, nothing is compiled."""
+        mean, variance = (np.broadcast_to(np.asarray(value, float), (pattern.n,)) for value in (mean, variance))
+        others = np.zeros(pattern.size - pattern.n)
+        return Gaussian(mean / variance, np.concatenate([1 / variance, others]), pattern)
 
     def moments(self) -> dict[str, Any]:
         """Mean parameters in coordinates: ``mean`` (n,) and ``cov`` (size,), the covariances on the pattern."""
