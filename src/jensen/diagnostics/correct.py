@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jensen.core import keys
-from jensen.diagnostics import calibrate, centering, chains, quantities, straighten
+from jensen.diagnostics import calibrate, centering, chains, quantities, straighten, tails
 from jensen.diagnostics.factors import factor_of
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.settled import LIMITS, Settled, against, coupled, means_settled, measure, sds_settled
@@ -151,6 +151,9 @@ def correct(
     draws, weights = _join([each.draws for each in pool]), _weights(pool)
     pooled = against(evidence, np.concatenate([each.x for each in pool]), weights)
     mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1]
+    heavy = tails.heavy(target.model, draws, np.concatenate([each.gradient for each in pool]))
+    if (sd_ok & heavy).any():
+        sd_ok, guard = sd_ok & ~heavy, guard or tails.WHY
     return Correction(draws, weights, evidence, mean_ok, sd_ok, stage.acceptance, number + 1, force, guard)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from jensen.core.html import Html, badge, element, for_notebook, items, joined
+from jensen.diagnostics import tails
 from jensen.diagnostics.beyond import FAR
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.modes import Mode
@@ -210,6 +211,8 @@ def judge_corrected(
         why = correction.guard or "some quantities have not settled"
         reasons.append(f"{why}; the largest between-chain share is {evidence.between[worst]:.2f}, at {names[worst]}")
         advice = f"Reparametrize {names[worst]} (for example non-centered), or run NUTS for it."
+        if correction.guard == tails.WHY:
+            advice = "Use quantiles instead of that sd, or a prior with a lighter tail."
     if modes:
         reasons += _about_modes(modes)
         advice = _MODES_ADVICE
