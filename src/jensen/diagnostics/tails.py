@@ -1,8 +1,8 @@
 """Does the sd of a scale have an error? How fast the tail of a positive site falls, from gradients at its largest draws.
 
-Where a marginal density falls like x^-(a + 1), the sd estimated from draws has an error of finite variance only for a > 4. At$
-a = 3 it comes out too small by a quarter from any affordable number of draws, with small standard errors. Draws do not show their tail
-index, but their gradients do (Fisher's identity): with z = log x,
+Where a marginal density falls like x^-(a + 1), the sd estimated from draws has an error of finite variance only for a > 4. For a
+of 3 it comes out too small by a quarter from any affordable number of draws, with small standard errors. Draws do not show
+their tail index, but their gradients do (Fisher's identity): with z = log x,
 
     d log p(z) / dz = E[ d log p(all coordinates) / dz | z ]  ->  -a,
 
