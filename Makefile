@@ -1,7 +1,7 @@
 # Every target sets up what it needs from a bare clone: Python 3.11 or later with pip is enough.
 #   make demo    install the package alone and run its demonstration
 #   make test    the tests; ARGS=tests/core for some
-#   make test-all    those marked slow as well: the same on more models
+#   make test-all    those marked slow as well, which show the same on more models; compiled as for users
 #   make check   formatting, lint, types, import layers
 #   make bench   side-by-side benchmarks; BENCH=... goes to the benchmark runner
 #   make docs    the documentation site, into site/
@@ -10,6 +10,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 MARKS ?= not slow
+# Half of the time of the tests is compilation, and most of their programs run a handful of times.
+COMPILE ?= --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 ARGS ?=
 BENCH ?=
 
@@ -47,11 +49,12 @@ demo: $(VENV)/.core
 # Compiled programs are kept between test runs; the tests pass without. Compilation uses one core: two workers, a file each.
 test: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test: export XLA_FLAGS := $(COMPILE)
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(if $(MARKS),-m "$(MARKS)") $(ARGS)
 
 test-all:
-	@$(MAKE) --no-print-directory test MARKS=
+	@$(MAKE) --no-print-directory test MARKS= COMPILE=
 
 # All four run, so that one report shows everything.
 check: $(VENV)/.test
