@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.core import keys
+from jensen.core.compilation import on_device
 from jensen.core.errors import OptionError
 from jensen.engines import averaging, gradient_steps
 from jensen.engines.engine import Ticks
@@ -215,13 +216,13 @@ class Gradient:
         point = np.asarray(point, float)
         if self.batch_size is None:
             value, slope = target(point[None])
-            return Anchor(jnp.asarray(point), jnp.asarray(value[0]), jnp.asarray(slope[0]))
+            return Anchor(on_device(point), on_device(value[0]), on_device(slope[0]))
         if _by_number(target):
             value, slope = target.gradient(point)
-            return Anchor(jnp.asarray(point), jnp.asarray(value), jnp.asarray(slope))
+            return Anchor(on_device(point), on_device(value), on_device(slope))
         value, slope = target.rows.gradient(point)
         prior, prior_slope = self._batches(target).prior(point)
-        return Anchor(jnp.asarray(point), jnp.asarray(value + prior), jnp.asarray(slope + prior_slope))
+        return Anchor(on_device(point), on_device(value + prior), on_device(slope + prior_slope))
 
     def _natural(self, state: Natural, target: Any) -> tuple[Natural, Ticks]:
         stage = state.stage
@@ -289,7 +290,7 @@ class Gradient:
 
     def _restart(self, state: Natural, target: Any, stage: Stage) -> Natural:
         """A stage from the last average, anchored there; where rows are read by number, with the shape that they have there."""
-        frame, place = state.frame, Place(jnp.zeros_like(state.place.a), jnp.asarray(state.average.c))
+        frame, place = state.frame, Place(jnp.zeros_like(state.place.a), on_device(state.average.c))
         if _by_number(target) and target.local.any():
             frame, place = self._shape(state.seed, self.finish(state), target)
         return replace(

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
+from jensen.core.compilation import on_device
 from jensen.engines.gradient_steps import Frame, Place
 from jensen.families.fullrank import from_factor
 
@@ -30,8 +30,8 @@ def frame_of(point: Any) -> tuple[Frame, Place]:
         own = np.maximum(np.abs(point.own), _FLOOR)
         white = factor / np.sqrt(own)
         frame, c = Frame(white, own / factor**2, factor, white), np.ones(len(mean))
-    place = Place(jnp.zeros(len(mean)), jnp.asarray(c))
-    return Frame(*(jnp.asarray(part) for part in frame)), place
+    place = Place(on_device(np.zeros(len(mean))), on_device(c))
+    return Frame(*(on_device(part) for part in frame)), place
 
 
 def diagonal_frame(curvature: Any, q: Any, *, dense: bool) -> tuple[Frame, Place]:
@@ -40,5 +40,5 @@ def diagonal_frame(curvature: Any, q: Any, *, dense: bool) -> tuple[Frame, Place
     own = np.maximum(own, _FLOOR * own.max())
     sd = own**-0.5
     factor, c = (np.diag(sd), np.asarray(q.scale) / sd[:, None]) if dense else (sd, np.asarray(q.sd) / sd)
-    frame = Frame(*(jnp.asarray(part) for part in (sd, own, factor, sd)))
-    return frame, Place(jnp.zeros(len(sd)), jnp.asarray(c))
+    frame = Frame(*(on_device(part) for part in (sd, own, factor, sd)))
+    return frame, Place(on_device(np.zeros(len(sd))), on_device(c))

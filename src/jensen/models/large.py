@@ -35,6 +35,9 @@ _HESSIAN, _ROUGH = 2**18, 2**14
 mean is still on its way, to five."""
 _POINTS, _DRAWS, _STEPS = 32, 8, 5
 """Least number of points a call; draws of q at which all rows are compared; most Newton steps to a mode."""
+_DIFFERENCE = 1e-4
+_NEAR_ENOUGH = 10.0
+"""Square of the length of a step, in sds and for each dimension, after which the next one is of no use."""
 _HOLDS = 0.1
 """Posterior sds from its anchor within which a correction holds."""
 
@@ -98,6 +101,7 @@ class LargeTarget:
     ):
         self.model, self.dim, self.plate, self.precision, self._seed = record, record.dim, plate, precision, seed
         self.source, self._paid = source, 0
+        self._looked: tuple[dict[str, np.ndarray], np.ndarray] = {}, np.zeros(0)
         self._compared: tuple[Any, Any, tuple[float, float, int]] | None = None
         self._take(size or subsample_size(plate.size, record.dim))
         prove(record, plate, self._arrays, seed)
@@ -110,11 +114,12 @@ class LargeTarget:
 
     def _use(self, arrays: dict[str, np.ndarray], weights: np.ndarray) -> None:
         self._arrays, self._weights, self.size, self._exact = arrays, weights, len(weights), None
+        self._pool: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray] | None = None
         near = weighted.weighted(self.model, self.plate, self._arrays, self._weights)
         surrogate = weighted.anchored(near)
         # A design of 2 D points should fill two calls, and what is left of climbers one: each point costs n rows.
         points = BATCH if self.size < _DEAR else max(_POINTS, 1 << (self.dim - 1).bit_length())
-        self._near = Target(surrogate, self.precision, min(points, BATCH))
+        self._near = Target(surrogate, self.precision, min(points, BATCH), fast=self.size < _DEAR)
         self._uncorrected = {name: surrogate.data[name] for name in weighted.OWN if name in surrogate.data}
         self._anchor: Mapping[str, np.ndarray] = {}
 
@@ -141,7 +146,7 @@ class LargeTarget:
     def resize(self, size: int) -> None:
         """Take another subsample, of `size` rows, where it is not of that size already; it has no correction yet."""
         if size != self.size:
-            self._paid = self.gradients - self.rows.passes
+            self._pay()
             self._take(size)
 
     @property
@@ -206,18 +211,66 @@ class LargeTarget:
             return None
         size = _ROUGH if rough else _HESSIAN
         if self.total > 2 * size:
-            some = self.source.subsample(keys.generator(self._seed, "hessian"), max(size, self.size))
-            found = self.rows.hessian_of(*some, point)
+            found = self.rows.hessian_of(*self._some(max(size, self.size)), point)
         else:
             found = self.rows.hessian(point)
         return found - self.rows.hessian_of(self._arrays, self._weights, point)
+
+    def nearer(self, q: Any) -> np.ndarray:
+        """A point (D,) nearer to the mode of all rows than the mean of q, a fit to the subsample: Newton steps on some more rows.
+
+        A subsample of 20 D rows can be off by dozens of posterior sds, with the curvature of another place; 2^14 rows cost less
+        than one pass of all.
+        """
+        here = np.asarray(q.mean)
+        if self.total <= 2 * _ROUGH or not weighted.curved(self.dim):
+            return here
+        some = self._some(max(_ROUGH, self.size))
+        rest = self._near.with_data({**self._uncorrected, weighted.WEIGHTS: np.zeros(self.size)})
+        value, slope, curvature = self._all_of(some, rest, here)
+        for _ in range(_STEPS):
+            try:
+                factor = np.linalg.cholesky(-curvature)
+            except np.linalg.LinAlgError:  # no peak near here, or NaN
+                break
+            step = np.linalg.solve(factor.T, np.linalg.solve(factor, slope))
+            there = self._all_of(some, rest, here + step)
+            if not there[0] > value:
+                break
+            here, far, (value, slope, curvature) = here + step, slope @ step > _NEAR_ENOUGH * self.dim, there
+            if not far:
+                break
+        return here
+
+    def _all_of(
+        self, some: tuple[dict[str, np.ndarray], np.ndarray], rest: Target, point: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Log density, gradient (D,) and Hessian (D, D) at a point (D,) of some rows and of what is not in rows."""
+        points = np.concatenate([point[None], point + _DIFFERENCE * np.eye(self.dim)])
+        values, slopes = rest(points)
+        curvature = (slopes[1:] - slopes[0]) / _DIFFERENCE
+        value, slope = self.rows.gradient_of(*some, point)
+        return (
+            values[0] + value,
+            slopes[0] + slope,
+            0.5 * (curvature + curvature.T) + self.rows.hessian_of(*some, point),
+        )
+
+    def _some(self, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Rows for a Hessian, and their weights: the same ones each time, kept where they are few."""
+        if len(self._looked[1]) != size:
+            found = self.source.subsample(keys.generator(self._seed, "hessian"), size)
+            if size > 2 * _ROUGH:
+                return found
+            self._looked = found
+        return self._looked
 
     def sufficient(self, center: np.ndarray, factor: np.ndarray) -> sufficient.Sufficient | None:
         """Weights that make the subsample exact, looked for around q of mean (D,) and factor (D, D); they take effect at once."""
         if self.dim > sufficient.LARGEST:
             return None
         found = sufficient.find(
-            lambda z: self.rows.densities_of(self._arrays, z),
+            self._densities,
             self.rows.values,
             self._weights,
             float(self.plate.size),
@@ -229,14 +282,46 @@ class LargeTarget:
             self.move_to({weighted.WEIGHTS: found.weights})
         return found
 
+    def condense(self) -> bool:
+        """Leave a few rows with weights that make them the subsample, where it has few statistics; whether it does.
+
+        Then even the first fit is one to a small model, and no program is compiled for more rows.
+        """
+        found = sufficient.condense(self._densities, self._weights, self.dim, self._seed)
+        if found is not None:
+            self._leave(*found)
+        return found is not None
+
+    def restore(self) -> None:
+        """Take the rows again that `condense` left out, if it did."""
+        if self._pool is not None:
+            arrays, weights, _ = self._pool
+            self._pay()
+            self._use(arrays, weights)
+
     def thin(self, center: np.ndarray, factor: np.ndarray, found: Sufficient) -> None:
         """Leave only so many rows of a subsample as the statistics need that `sufficient` found around there."""
-        thinned = sufficient.thin(lambda z: self.rows.densities_of(self._arrays, z), found, center, factor, self._seed)
-        if thinned is not None:
-            rows, weights = thinned
-            self._paid = self.gradients - self.rows.passes
-            self._use({name: array[rows] for name, array in self._arrays.items()}, weights)
+        if self._pool is None:
+            thinned = sufficient.thin(self._densities, found, center, factor, self._seed)
+            if thinned is not None:
+                self._leave(*thinned)
         self._exact = found.error
+
+    def _leave(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        pool = self._arrays, self._weights, rows
+        self._pay()
+        self._use({name: array[rows] for name, array in self._arrays.items()}, weights)
+        self._pool = pool
+
+    def _pay(self) -> None:
+        self._paid = self.gradients - self.rows.passes
+
+    def _densities(self, z: np.ndarray) -> np.ndarray:
+        """Log densities (n, K) of the rows of the subsample, by the program that there is for the rows they were taken from."""
+        if self._pool is None:
+            return self.rows.densities_of(self._arrays, z)
+        arrays, _, rows = self._pool
+        return self.rows.densities_of(arrays, z)[rows]
 
     def correct_at(self, q: Any) -> None:
         """Correct a subsample of the usual size where q is, wherever the target has been: two passes."""

@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jensen.core.compilation import FAST_COMPILE, on_device
 from jensen.core.errors import ModelError, UnsupportedError
 from jensen.core.layout import Site, dim, unflatten
 from jensen.models.model import Model, total
@@ -25,16 +25,16 @@ _ELEMENTS = 2**22
 
 
 class Program:
-    """A jitted function that counts how often JAX traced it."""
+    """A jitted function that counts how often JAX traced it; compiled quickly where `fast`."""
 
-    def __init__(self, function: Any):
+    def __init__(self, function: Any, *, fast: bool = False):
         self.traces = 0
 
         def traced(*args: Any) -> Any:
             self.traces += 1
             return function(*args)
 
-        self._call = jax.jit(traced)
+        self._call = jax.jit(traced, compiler_options=FAST_COMPILE if fast else None)
 
     def __call__(self, *args: Any) -> Any:
         """Call the compiled function."""
@@ -42,11 +42,11 @@ class Program:
 
 
 @lru_cache(maxsize=64)
-def _density_program(factors: Any, sites: tuple[Site, ...]) -> Program:
+def _density_program(factors: Any, sites: tuple[Site, ...], fast: bool) -> Program:
     def log_density(z: jax.Array, data: Any) -> jax.Array:
         return total(factors(unflatten(sites, z), data))
 
-    return Program(jax.vmap(jax.value_and_grad(log_density), in_axes=(0, None)))
+    return Program(jax.vmap(jax.value_and_grad(log_density), in_axes=(0, None)), fast=fast)
 
 
 @lru_cache(maxsize=64)
@@ -83,6 +83,8 @@ class Target:
         ``"float64"`` or ``"float32"``: the dtype of the program; results are float64 NumPy arrays either way.
     most
         Largest number of points a call of the program; a power of two.
+    fast
+        Whether its program is rather compiled quickly than run quickly: for few rows, where a call costs more than its work.
 
     Attributes
     ----------
@@ -103,14 +105,14 @@ class Target:
     Use it inside ``jensen.core.precision.scope(precision)``.
     """
 
-    def __init__(self, model: Model, precision: str = "float64", most: int = BATCH):
+    def __init__(self, model: Model, precision: str = "float64", most: int = BATCH, *, fast: bool = False):
         _refuse_discrete(model)
         self.model = model
         self.dim = model.dim
         self.gradients = 0
         self._dtype = np.dtype(precision)
-        self.data = {name: jnp.asarray(self._cast(value)) for name, value in model.data.items()}
-        self._program = _density_program(model.factors, model.sites)
+        self.data = {name: on_device(self._cast(value)) for name, value in model.data.items()}
+        self._program = _density_program(model.factors, model.sites, fast)
         shapes = tuple((name, value.shape, value.dtype) for name, value in self.data.items())
         self.batch = min(_batch(model.factors, model.sites, shapes, self._dtype), most)
 
@@ -121,7 +123,7 @@ class Target:
     def with_data(self, data: Mapping[str, np.ndarray]) -> "Target":
         """The same target with some of its data replaced by arrays of the same shapes; gradients are counted on."""
         other = copy(self)
-        other.data = self.data | {name: jnp.asarray(self._cast(value)) for name, value in data.items()}
+        other.data = self.data | {name: on_device(self._cast(value)) for name, value in data.items()}
         return other
 
     def _cast(self, array: Any) -> np.ndarray:
