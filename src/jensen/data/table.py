@@ -197,6 +197,11 @@ class Table:
         return Table(self.sources, self.start + low, high - low)
 
     @property
+    def in_parts(self) -> bool:
+        """Whether rows are decoded in parts, such as row groups, so that reading some at random costs as much as all."""
+        return any(not source.in_memory and source.edges is not None for source in self.sources)
+
+    @property
     def _in_memory(self) -> bool:
         return all(source.in_memory for source in self.sources)
 

@@ -131,7 +131,13 @@ def moments(
 
 def _weighable(q: Product, names: list[str]) -> bool:
     """Whether log weights can say that q is the posterior: in so many dimensions that no wider draws could see more."""
-    return _HIGH <= q.dim and len(names) <= _MANY and not q.model.discrete and not gibbs_chains.possible(q) and not _auxiliary(q)
+    return (
+        _HIGH <= q.dim
+        and len(names) <= _MANY
+        and not q.model.discrete
+        and not gibbs_chains.possible(q)
+        and not _auxiliary(q)
+    )
 
 
 def _first(draws: Draws, n: int) -> Draws:

@@ -32,7 +32,7 @@ _BLOCK_BYTES, _BLOCK_LEAST, _BLOCK_MOST = 2**22, 1024, 2**17
 """Bytes of a block of rows, so that it stays in the cache, and rows of one."""
 _HESSIAN, _ROUGH = 2**18, 2**14
 """Rows from which a Hessian is taken where there are more than twice as many: it needs to be right to a percent, or, where the
-mean is still on its way, to five."""
+mean is still on its way, to five; then of more than two million rows a 128th."""
 _POINTS, _DRAWS, _STEPS = 32, 8, 5
 """Least number of points a call; draws of q at which all rows are compared; most Newton steps to a mode."""
 _DIFFERENCE = 1e-4
@@ -44,6 +44,11 @@ _HOLDS = 0.1
 
 class Rereadable(Source, Protocol):
     """A source that can also give some of its rows to stand for all."""
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether it is decoded part by part, so that some rows cost as much as all."""
+        ...
 
     def subsample(self, rng: np.random.Generator, n: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Arrays of `n` different rows at random, and their weights (n,), which sum to the number of all rows."""
@@ -102,6 +107,7 @@ class LargeTarget:
         self.model, self.dim, self.plate, self.precision, self._seed = record, record.dim, plate, precision, seed
         self.source, self._paid = source, 0
         self._looked: tuple[dict[str, np.ndarray], np.ndarray] = {}, np.zeros(0)
+        self._read: dict[str, np.ndarray] = {}
         self._compared: tuple[Any, Any, tuple[float, float, int]] | None = None
         self._take(size or subsample_size(plate.size, record.dim))
         prove(record, plate, self._arrays, seed)
@@ -110,7 +116,7 @@ class LargeTarget:
         self.rows = Rows(record, plate, source, {name: array[repeated] for name, array in self._arrays.items()})
 
     def _take(self, size: int) -> None:
-        self._use(*self.source.subsample(keys.generator(self._seed, "rows", size), size))
+        self._use(*self._drawn(size, "rows", size))
 
     def _use(self, arrays: dict[str, np.ndarray], weights: np.ndarray) -> None:
         self._arrays, self._weights, self.size, self._exact = arrays, weights, len(weights), None
@@ -209,7 +215,7 @@ class LargeTarget:
         """
         if not weighted.curved(self.dim):
             return None
-        size = _ROUGH if rough else _HESSIAN
+        size = self._rough if rough else _HESSIAN
         if self.total > 2 * size:
             found = self.rows.hessian_of(*self._some(max(size, self.size)), point)
         else:
@@ -223,9 +229,9 @@ class LargeTarget:
         than one pass of all.
         """
         here = np.asarray(q.mean)
-        if self.total <= 2 * _ROUGH or not weighted.curved(self.dim):
+        if self.total <= 2 * self._rough or not weighted.curved(self.dim):
             return here
-        some = self._some(max(_ROUGH, self.size))
+        some = self._some(max(self._rough, self.size))
         rest = self._near.with_data({**self._uncorrected, weighted.WEIGHTS: np.zeros(self.size)})
         value, slope, curvature = self._all_of(some, rest, here)
         for _ in range(_STEPS):
@@ -259,11 +265,26 @@ class LargeTarget:
     def _some(self, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Rows for a Hessian, and their weights: the same ones each time, kept where they are few."""
         if len(self._looked[1]) != size:
-            found = self.source.subsample(keys.generator(self._seed, "hessian"), size)
-            if size > 2 * _ROUGH:
+            found = self._drawn(size, "hessian")
+            if size > max(self._rough, self.size):
                 return found
             self._looked = found
         return self._looked
+
+    @property
+    def _rough(self) -> int:
+        """Rows that are worth looking at before a pass over all."""
+        return min(max(_ROUGH, self.total // 128), _HESSIAN)
+
+    def _drawn(self, size: int, name: str, number: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Rows of the source at random; of one that has to be read as a whole for them, the first of those drawn once for all."""
+        if not self.source.in_parts:
+            return self.source.subsample(keys.generator(self._seed, name, number), size)
+        known = len(next(iter(self._read.values()))) if self._read else 0
+        if known < size:
+            most = min(max(size, _HESSIAN), self.total)
+            self._read = self.source.subsample(keys.generator(self._seed, "rows", most), most)[0]
+        return {name: array[:size] for name, array in self._read.items()}, np.full(size, self.total / size)
 
     def sufficient(self, center: np.ndarray, factor: np.ndarray) -> sufficient.Sufficient | None:
         """Weights that make the subsample exact, looked for around q of mean (D,) and factor (D, D); they take effect at once."""
