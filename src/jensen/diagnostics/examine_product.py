@@ -132,7 +132,7 @@ def moments(
 def _weighable(q: Product, names: list[str]) -> bool:
     """Whether log weights can say that q is the posterior: in so many dimensions that no wider draws could see more."""
     return (
-        _HIGH <= q.dim
+        q.dim >= _HIGH
         and len(names) <= _MANY
         and not q.model.discrete
         and not gibbs_chains.possible(q)
