@@ -9,6 +9,7 @@ Programs belong to the model's functions, not to a fit: a second fit with new da
 from collections.abc import Mapping
 from copy import copy
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import jax
@@ -22,6 +23,9 @@ from jensen.models.model import Model, total
 BATCH = 128
 _ELEMENTS = 2**22
 """Largest number of factor elements a batch may hold, so that memory stays bounded on models with many rows."""
+
+_FEW = 2**12
+"""Numbers of sites and deterministics up to which the program that finds them is compiled quickly: it runs a few dozen times."""
 
 
 class Program:
@@ -50,8 +54,8 @@ def _density_program(factors: Any, sites: tuple[Site, ...], fast: bool) -> Progr
 
 
 @lru_cache(maxsize=64)
-def _constrain_program(constrain: Any, sites: tuple[Site, ...]) -> Program:
-    return Program(jax.vmap(lambda z, data: constrain(unflatten(sites, z), data), in_axes=(0, None)))
+def _constrain_program(constrain: Any, sites: tuple[Site, ...], fast: bool) -> Program:
+    return Program(jax.vmap(lambda z, data: constrain(unflatten(sites, z), data), in_axes=(0, None)), fast=fast)
 
 
 @lru_cache(maxsize=64)
@@ -138,7 +142,8 @@ class Target:
 
     def constrain(self, z: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Values of the sites and of the deterministics in the model's own space, draws first."""
-        program = _constrain_program(self.model.constrain, self.model.sites)
+        size = sum(prod(variable.shape) for variable in self.model.sites + self.model.derived)
+        program = _constrain_program(self.model.constrain, self.model.sites, size <= _FEW)
         return self._batched(program, z)
 
     def factors(self, z: np.ndarray) -> dict[str, np.ndarray]:
