@@ -47,7 +47,7 @@ _NATS, _NATS_FLAT = 0.015, 0.3
 """Largest sd of the difference between the subsample and all rows, over draws of q: this times sqrt(D), and where curvatures are
 not corrected."""
 _FOR_MODES = 60
-"""Largest D for which other modes are looked for before all rows are left alone."""
+"""Largest D for which other modes are looked for: beyond, every climb takes too many steps over too many rows."""
 
 
 def read_streamed(model: Any, data: Any, settings: Settings) -> tuple[Model, Plate, Table]:
@@ -161,7 +161,8 @@ def fit_batches(
     assert target is not None
     q, fitted = run(limited(engine, loop["steps"]), target, seed=settings.seed, **loop)
     target.correct_at(q)
-    return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
+    modes = () if target.dim > _FOR_MODES else None
+    return conclude(target, q, fitted, engine=engine, settings=settings, budget=left(), modes=modes)
 
 
 def _fit_crossed(
@@ -314,11 +315,13 @@ def _exact(
 
 
 def _modes(target: LargeTarget, q: Any, settings: Settings, alone: Any = None) -> tuple[Mode, ...] | None:
-    """Other modes, of a small model with a full-rank q; None where they are not looked for here.
+    """Other modes of a small model; none are looked for in a large one, and None leaves it to the checks.
 
     Climbers on the plain subsample come home to its own mode, which the fit to it `alone` knows.
     """
-    if target.dim > _FOR_MODES or not isinstance(q, DenseGaussian):
+    if target.dim > _FOR_MODES:
+        return ()
+    if not isinstance(q, DenseGaussian):
         return None
     return search_far(target, q, keys.generator(settings.seed, "modes"), alone or q)
 

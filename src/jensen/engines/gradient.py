@@ -36,7 +36,7 @@ from jensen.engines import averaging, gradient_steps
 from jensen.engines.engine import Ticks
 from jensen.engines.fixed_draws import FixedDraws
 from jensen.engines.gradient_ahead import Ahead
-from jensen.engines.gradient_frame import diagonal_frame, frame_of
+from jensen.engines.gradient_frame import begun_near, diagonal_frame, frame_of
 from jensen.engines.gradient_noise import noise
 from jensen.engines.gradient_states import Kept, Natural, Plain, Warm, Where, average, by_number, own
 from jensen.engines.gradient_steps import Anchor, Frame, Place, Stage
@@ -124,9 +124,8 @@ class Gradient:
             self._batches(target)
             rows = 0 if by_number(target) else min(target.size, max(LEAST, _PER_DIMENSION * target.dim))
         if self.optimizer is None and not by_number(target):
-            if rows:
-                target.resize(rows)
-            return Warm(self._warm_up.init(target, seed), seed, rows)
+            warm_up = begun_near(self._warm_up, target, seed, rows) if rows else self._warm_up
+            return Warm(warm_up.init(target, seed), seed, rows)
         q = self.start or self.family.start(np.zeros(target.dim), 0.1)
         params = gradient_steps.params_of(q)
         kept = Kept(params, self._optimizer(target).init(params), params)

@@ -1,15 +1,42 @@
 """Coordinates in which the posterior is round, from the smoothed curvature that a fit on fixed draws ends with."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from jensen.core.compilation import on_device
+from jensen.core.errors import JensenError
+from jensen.engines.fixed_draws import FixedDraws
 from jensen.engines.gradient_steps import Frame, Place
 from jensen.families.fullrank import from_factor
 
 _FLOOR = 1e-8
 """Smallest curvature of a mean-field fit, relative to the conditional ones."""
+_DEAR, _FEWEST, _LOOKS = 64, 100, 60
+"""D above which a warm-up goes most of its way on few rows, as many as D or at least so many, and steps there at most."""
+
+
+def begun_near(engine: FixedDraws, target: Any, seed: int, rows: int) -> FixedDraws:
+    """The warm-up of a target that is brought to `rows` rows; in many dimensions it starts where a fit to fewer rows ends.
+
+    Twice as many points as dimensions on a thousand rows make each step dear, and most steps are far from the posterior. Where
+    few rows do not make one, as under flat priors, all steps are on all of `rows`.
+    """
+    few = max(target.dim, _FEWEST)
+    if engine.start is None and target.dim > _DEAR and 2 * few <= rows:
+        target.resize(few)
+        try:
+            state = engine.init(target, seed)
+            for _ in range(_LOOKS):
+                state, ticks = engine.advance(state, target)
+                if ticks.done:
+                    engine = replace(engine, start=engine.finish(state))
+                    break
+        except JensenError:
+            pass
+    target.resize(rows)
+    return engine
 
 
 def frame_of(point: Any) -> tuple[Frame, Place]:
