@@ -5,6 +5,7 @@ passed on or stored, so that no use of chance moves another one.
 """
 
 import zlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ def several(seed: int, name: str, count: int, number: int = 0) -> jax.Array:
     return jax.random.wrap_key_data(_folded(seed, name, np.array([number]), np.arange(count)), impl="threefry2x32")
 
 
-def _folded(seed: int, name: str, *numbers: np.ndarray) -> np.ndarray:
+def _folded(seed: int, name: str, *numbers: np.ndarray) -> Any:
     """Data (n, 2) of the key of a seed with a name and numbers folded in.
 
     ``jax.random.key`` and ``fold_in`` would give the same bits, and compile four programs for them.

@@ -244,9 +244,8 @@ def _evaluated(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray
     else:
         curvature = weighted.T @ z
         curvature = 0.5 * (curvature + curvature.T)
-    loss, misfit = float(-(weights @ log_p) - volume - half_entropy), 0.0
-    if factor.ndim == 2:
-        misfit = float(weights @ ((u + z) ** 2).sum(1))
+    loss = float(-(weights @ log_p) - volume - half_entropy)
+    misfit = float(weights @ ((u + z) ** 2).sum(1)) if factor.ndim == 2 else 0.0
     return _Point(mean, factor, loss, weighted.sum(0), curvature, misfit), gradient
 
 

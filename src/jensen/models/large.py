@@ -19,6 +19,7 @@ from jensen.core import keys
 from jensen.core.errors import OptionError
 from jensen.models import sufficient, weighted
 from jensen.models.model import Model
+from jensen.models.nearer import nearer
 from jensen.models.plates import Plate, prove
 from jensen.models.rows import Rows, Source
 from jensen.models.sufficient import Sufficient
@@ -37,9 +38,6 @@ _HESSIAN, _ROUGH = 2**18, 2**14
 mean is still on its way, to five; then of more than two million rows a 128th."""
 _POINTS, _DRAWS, _STEPS = 32, 8, 5
 """Least number of points a call; draws of q at which all rows are compared; most Newton steps to a mode."""
-_DIFFERENCE = 1e-4
-_NEAR_ENOUGH = 10.0
-"""Square of the length of a step, in sds and for each dimension, after which the next one is of no use."""
 _HOLDS = 0.1
 """Posterior sds from its anchor within which a correction holds."""
 
@@ -236,34 +234,7 @@ class LargeTarget:
             return here
         some = self._some(max(self._rough, self.size))
         rest = self._near.with_data({**self._uncorrected, weighted.WEIGHTS: np.zeros(self.size)})
-        value, slope, curvature = self._all_of(some, rest, here)
-        for _ in range(_STEPS):
-            try:
-                factor = np.linalg.cholesky(-curvature)
-            except np.linalg.LinAlgError:  # no peak near here, or NaN
-                break
-            step = np.linalg.solve(factor.T, np.linalg.solve(factor, slope))
-            there = self._all_of(some, rest, here + step)
-            if not there[0] > value:
-                break
-            here, far, (value, slope, curvature) = here + step, slope @ step > _NEAR_ENOUGH * self.dim, there
-            if not far:
-                break
-        return here
-
-    def _all_of(
-        self, some: tuple[dict[str, np.ndarray], np.ndarray], rest: Target, point: np.ndarray
-    ) -> tuple[float, np.ndarray, np.ndarray]:
-        """Log density, gradient (D,) and Hessian (D, D) at a point (D,) of some rows and of what is not in rows."""
-        points = np.concatenate([point[None], point + _DIFFERENCE * np.eye(self.dim)])
-        values, slopes = rest(points)
-        curvature = (slopes[1:] - slopes[0]) / _DIFFERENCE
-        value, slope = self.rows.gradient_of(*some, point)
-        return (
-            values[0] + value,
-            slopes[0] + slope,
-            0.5 * (curvature + curvature.T) + self.rows.hessian_of(*some, point),
-        )
+        return nearer(self.rows, some, rest, here, _STEPS)
 
     def _some(self, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Rows for a Hessian, and their weights: the same ones each time, kept where they are few."""
