@@ -29,8 +29,6 @@ LEAST, MOST = 1000, 50_000
 """Rows of a subsample, at least and at most."""
 _DEAR = 500
 """Rows of a subsample from which checks are made with fewer points than they would like."""
-_SMALL = 2**12
-"""Numbers in the rows of a subsample up to which its program is compiled quickly rather than run quickly."""
 _BLOCK_BYTES, _BLOCK_LEAST, _BLOCK_MOST = 2**22, 1024, 2**17
 """Bytes of a block of rows, so that it stays in the cache, and rows of one."""
 _HESSIAN, _ROUGH = 2**18, 2**14
@@ -125,8 +123,7 @@ class LargeTarget:
         surrogate = weighted.anchored(near)
         # A design of 2 D points should fill two calls, and what is left of climbers one: each point costs n rows.
         points = BATCH if self.size < _DEAR else max(_POINTS, 1 << (self.dim - 1).bit_length())
-        small = sum(array.size for array in arrays.values()) <= _SMALL
-        self._near = Target(surrogate, self.precision, min(points, BATCH), fast=small)
+        self._near = Target(surrogate, self.precision, min(points, BATCH))
         self._uncorrected = {name: surrogate.data[name] for name in weighted.OWN if name in surrogate.data}
         self._anchor: Mapping[str, np.ndarray] = {}
 

@@ -46,11 +46,11 @@ class Program:
 
 
 @lru_cache(maxsize=64)
-def _density_program(factors: Any, sites: tuple[Site, ...], fast: bool) -> Program:
+def _density_program(factors: Any, sites: tuple[Site, ...]) -> Program:
     def log_density(z: jax.Array, data: Any) -> jax.Array:
         return total(factors(unflatten(sites, z), data))
 
-    return Program(jax.vmap(jax.value_and_grad(log_density), in_axes=(0, None)), fast=fast)
+    return Program(jax.vmap(jax.value_and_grad(log_density), in_axes=(0, None)))
 
 
 @lru_cache(maxsize=64)
@@ -87,8 +87,6 @@ class Target:
         ``"float64"`` or ``"float32"``: the dtype of the program; results are float64 NumPy arrays either way.
     most
         Largest number of points a call of the program; a power of two.
-    fast
-        Whether its program is rather compiled quickly than run quickly: for few rows, where a call costs more than its work.
 
     Attributes
     ----------
@@ -109,14 +107,14 @@ class Target:
     Use it inside ``jensen.core.precision.scope(precision)``.
     """
 
-    def __init__(self, model: Model, precision: str = "float64", most: int = BATCH, *, fast: bool = False):
+    def __init__(self, model: Model, precision: str = "float64", most: int = BATCH):
         _refuse_discrete(model)
         self.model = model
         self.dim = model.dim
         self.gradients = 0
         self._dtype = np.dtype(precision)
         self.data = {name: on_device(self._cast(value)) for name, value in model.data.items()}
-        self._program = _density_program(model.factors, model.sites, fast)
+        self._program = _density_program(model.factors, model.sites)
         shapes = tuple((name, value.shape, value.dtype) for name, value in self.data.items())
         self.batch = min(_batch(model.factors, model.sites, shapes, self._dtype), most)
 
