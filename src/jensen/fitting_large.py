@@ -47,7 +47,7 @@ _NATS, _NATS_FLAT = 0.015, 0.3
 """Largest sd of the difference between the subsample and all rows, over draws of q: this times sqrt(D), and where curvatures are
 not corrected."""
 _FOR_MODES = 60
-"""Largest D for which other modes are looked for before all rows are left alone."""
+"""Largest D for which other modes are looked for: beyond, every climb takes too many steps over too many rows."""
 
 
 def read_streamed(model: Any, data: Any, settings: Settings) -> tuple[Model, Plate, Table]:
@@ -161,7 +161,8 @@ def fit_batches(
     assert target is not None
     q, fitted = run(limited(engine, loop["steps"]), target, seed=settings.seed, **loop)
     target.correct_at(q)
-    return conclude(target, q, fitted, engine=engine, settings=settings, budget=left())
+    modes = () if target.dim > _FOR_MODES else None
+    return conclude(target, q, fitted, engine=engine, settings=settings, budget=left(), modes=modes)
 
 
 def _fit_crossed(
@@ -239,15 +240,10 @@ def _rounds(
     left: Callable[[], float | None],
 ) -> Posterior | str:
     first = FixedDraws(family, start, large=False)
-    if target.dim <= LARGEST:
-        q, look = run(first, target, seed=settings.seed, label="first look", **loop)
-        factor = np.asarray(q.scale) if isinstance(q, DenseGaussian) else np.diag(q.sd)
-        found = target.sufficient(q.mean, factor) if look.status == "converged" else None
-        if found is not None:
-            target.thin(q.mean, factor, found)
-            return _exact(target, found, first, settings, loop, left)
+    if target.dim <= LARGEST and (statistics := _statistics(target, first, settings, loop)):
+        return _exact(target, *statistics, first, settings, loop, left)
     q, record = fit_from_starts(target, first, seed=settings.seed, **loop)
-    spread, modes, near = 0.0, None, False
+    alone, spread, modes, near = q, 0.0, None, False
     most = _NATS * np.sqrt(target.dim) if curved(target.dim) else _NATS_FLAT
     while record.status == "converged":
         engine = Anchored(family, q, near)
@@ -259,7 +255,7 @@ def _rounds(
             break
         _, spread, _ = target.discrepancy(q, settings.seed)
         if spread <= most:
-            modes = _modes(target, q, settings)
+            modes = _modes(target, q, settings, alone)
             break
         if near and 2 * target.size > target.most:
             record = replace(record, status="stuck")
@@ -279,16 +275,38 @@ def _rounds(
     return conclude(target, q, record, engine=engine, settings=settings, budget=left(), modes=modes)
 
 
+def _statistics(
+    target: LargeTarget, engine: FixedDraws, settings: Settings, loop: dict[str, Any]
+) -> tuple[Sufficient, Any] | None:
+    """Sufficient statistics, with which the target is exact from now on, and a fit to a subsample; None where there are none.
+
+    The subsample is condensed to a few rows first; where those do not do for all, as when a rare row is not among them, it is
+    looked at as it is.
+    """
+    for few in (True, False) if target.condense() else (False,):
+        if not few:
+            target.restore()
+        label = "first look" if few else "first look at the subsample"
+        q, look = run(engine, target, seed=settings.seed, label=label, **loop)
+        factor = np.asarray(q.scale) if isinstance(q, DenseGaussian) else np.diag(q.sd)
+        found = target.sufficient(q.mean, factor) if look.status == "converged" else None
+        if found is not None:
+            target.thin(q.mean, factor, found)
+            return found, q
+    return None
+
+
 def _exact(
     target: LargeTarget,
     found: Sufficient,
+    near: Any,
     engine: FixedDraws,
     settings: Settings,
     loop: dict[str, Any],
     left: Callable[[], float | None],
 ) -> Posterior:
     """A fit to the few rows that a model with sufficient statistics needs, as to any small data."""
-    q, record = fit_from_starts(target, engine, seed=settings.seed, **loop)
+    q, record = fit_from_starts(target, engine, seed=settings.seed, near=near, **loop)
     passes = f"{target.rows.passes} pass{'es' * (target.rows.passes > 1)} over {target.total:,} rows"
     statistics = f"{found.rank} sufficient statistics stand for all rows, to {found.error:.0e} nats"
     record = replace(record, notes=(*record.notes, statistics, f"{passes}; {target.size:,} of them stand for all"))
@@ -296,11 +314,16 @@ def _exact(
     return conclude(target, q, record, engine=engine, settings=settings, budget=left(), modes=modes)
 
 
-def _modes(target: LargeTarget, q: Any, settings: Settings) -> tuple[Mode, ...] | None:
-    """Other modes, of a small model with a full-rank q; None where they are not looked for here."""
-    if target.dim > _FOR_MODES or not isinstance(q, DenseGaussian):
+def _modes(target: LargeTarget, q: Any, settings: Settings, alone: Any = None) -> tuple[Mode, ...] | None:
+    """Other modes of a small model; none are looked for in a large one, and None leaves it to the checks.
+
+    Climbers on the plain subsample come home to its own mode, which the fit to it `alone` knows.
+    """
+    if target.dim > _FOR_MODES:
+        return ()
+    if not isinstance(q, DenseGaussian):
         return None
-    return search_far(target, q, keys.generator(settings.seed, "modes"))
+    return search_far(target, q, keys.generator(settings.seed, "modes"), alone or q)
 
 
 def _joined(first: Run, second: Run) -> Run:

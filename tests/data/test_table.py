@@ -10,7 +10,7 @@ import pytest
 
 from jensen.core.errors import DataError, OptionError
 from jensen.data.build import table
-from jensen.data.parquet import _numbers
+from jensen.data.parquet import _array, _numbers
 from jensen.data.table import RING
 
 N, K = 1037, 5
@@ -477,3 +477,13 @@ def test_memory_is_bounded(tmp_path, way):
         file.truncate(2_500_000 * 20 * 4)
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16", "bool"])
+def test_columns_of_parquet_are_views_without_pandas(dtype):
+    pa = pytest.importorskip("pyarrow")
+    values = np.random.default_rng(0).integers(0, 2, 100).astype(dtype)
+    column = pa.array(values)[13:77]
+    found = _array(column)
+    assert found.dtype == values.dtype
+    np.testing.assert_array_equal(found, values[13:77])

@@ -77,6 +77,9 @@ class Logistic:
         self.move_to({})
         return self.all(point)[2] - self.some(point)[2]
 
+    def nearer(self, q):
+        return q.mean
+
     def sufficient(self, center, factor):
         return None
 

@@ -8,7 +8,7 @@ from jensen.core.errors import UnsupportedError
 from jensen.core.precision import scope
 from jensen.data.build import table
 from jensen.families.fullrank import from_factor
-from jensen.models import weighted
+from jensen.models import large, weighted
 from jensen.models.large import LEAST, MOST, LargeTarget, subsample_size
 from jensen.models.plates import find
 from jensen.models.read import read
@@ -55,6 +55,35 @@ def test_with_a_curvature_the_hessian_is_right_too(target):
     wanted = everything(AT)
     np.testing.assert_allclose(target(AT[None])[1][0], wanted[1], atol=1e-7)
     np.testing.assert_allclose(slopes(target, AT), wanted[2], rtol=1e-5, atol=1e-3)
+
+
+def test_looks_at_more_rows_come_nearer_to_the_mode_of_all(target, monkeypatch):
+    mode = AT.copy()
+    for _ in range(8):
+        _, gradient, hessian = everything(mode)
+        mode = mode - np.linalg.solve(hessian, gradient)
+    sds = np.sqrt(np.diag(np.linalg.inv(-hessian)))
+    alone = from_factor(mode + 12 * sds, 0.05 * np.eye(3))
+    np.testing.assert_array_equal(target.nearer(alone), alone.mean)  # there are not many more rows
+    monkeypatch.setattr(large, "_ROUGH", 8192)
+    found = target.nearer(alone)
+    assert np.abs((found - mode) / sds).max() < 3
+    assert target.rows.passes == 0
+    assert not target.holds_at(alone)  # nothing was corrected
+
+
+def test_a_condensed_subsample_is_exact_and_can_be_restored():
+    levels = np.column_stack([np.ones(N), X[:, 1] > 0, X[:, 2] > 1]).astype(float)
+    with scope():
+        target = made(density(levels, Y), levels)
+        z = AT + np.random.default_rng(0).normal(size=(5, 3))
+        before, size = target(z)[0], target.size
+        assert target.condense()
+        assert target.size < size / 2
+        np.testing.assert_allclose(target(z)[0], before, rtol=1e-10)
+        target.restore()
+        assert target.size == size
+        np.testing.assert_array_equal(target(z)[0], before)
 
 
 def test_a_correction_leaves_nothing_of_the_one_before(target):

@@ -104,9 +104,26 @@ def test_weights_are_exact_near_and_far(name):
         assert found.weights @ rows(z)[kept] == pytest.approx(rows(z).sum(), abs=1e-7, rel=1e-10)
 
 
+@pytest.mark.parametrize("name", sorted(EXACT.keys() - {"beta"}))  # of which rounding leaves too little around zero
+def test_a_subsample_is_condensed_before_anything_is_fitted(name):
+    rows, center, sds, rank = EXACT[name]
+    kept = np.sort(RNG.choice(N, KEPT, replace=False))
+    weights = RNG.uniform(1, 20, KEPT)
+    found = sufficient.condense(lambda z: np.stack([rows(point)[kept] for point in z], 1), weights, len(sds), seed=0)
+    assert found is not None
+    few, own = found
+    assert rank <= len(few) <= KEPT / 2
+    for z in (np.zeros(len(sds)), np.array(center), np.array(center) + 10 * np.array(sds) * RNG.normal(size=len(sds))):
+        assert own @ rows(z)[kept[few]] == pytest.approx(weights @ rows(z)[kept], rel=1e-8, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_families_without_few_statistics_are_refused(name):
     assert look(*REFUSED[name])[0] is None
+    rows, center, _ = REFUSED[name]
+    assert (
+        sufficient.condense(lambda z: np.stack([rows(p)[:KEPT] for p in z], 1), np.ones(KEPT), len(center), 0) is None
+    )
 
 
 def test_a_row_unlike_any_of_the_subsample_is_refused():

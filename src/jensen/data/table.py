@@ -146,7 +146,9 @@ class Table:
         would cost a pass, and the rows are those of `sample`.
         """
         if all(isinstance(source, Memory) for source in self.sources):
-            rows, weights = choose(rng, self.read(0, self.size), n)
+            with self._reads(check=False) as read:  # those that are taken are looked at, and all in a pass
+                arrays = read(self.start, self.start + self.size, self._buffers(self.size))
+            rows, weights = choose(rng, arrays, n)
             return self.take(rows), weights
         return self.sample(rng, n), np.full(n, self.size / n)
 
@@ -195,6 +197,11 @@ class Table:
         return Table(self.sources, self.start + low, high - low)
 
     @property
+    def in_parts(self) -> bool:
+        """Whether rows are decoded in parts, such as row groups, so that reading some at random costs as much as all."""
+        return any(not source.in_memory and source.edges is not None for source in self.sources)
+
+    @property
     def _in_memory(self) -> bool:
         return all(source.in_memory for source in self.sources)
 
@@ -211,8 +218,8 @@ class Table:
         return {name: buffer for source in self.sources for name, buffer in source.buffers(n).items()}
 
     @contextmanager
-    def _reads(self) -> Iterator[Read]:
-        """All sources as one, in rows of the sources, checked."""
+    def _reads(self, *, check: bool = True) -> Iterator[Read]:
+        """All sources as one, in rows of the sources, checked for numbers that are not finite."""
         with ExitStack() as stack:
             parts = [(stack.enter_context(source.reads()), source.specs) for source in self.sources]
 
@@ -220,7 +227,8 @@ class Table:
                 found: Rows = {}
                 for part, specs in parts:
                     found |= part(start, stop, {name: out[name] for name in specs if name in out})
-                _check(found, range(start, stop))
+                if check:
+                    _check(found, range(start, stop))
                 return found
 
             yield read

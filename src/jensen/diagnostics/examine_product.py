@@ -2,7 +2,8 @@
 
     1. exact moments of q, draws of it, the exact ELBO
     2. one block only, updated exactly            q is the posterior: trusted, and done
-    3. short Gibbs chains from q                  judge q by how far they move, or, of up to 1,000 quantities, correct it
+    3. log weights nearly constant                trusted, and done; looked at from 100 dimensions to 1,000 quantities
+    4. short Gibbs chains from q                  judge q by how far they move, or, of up to 1,000 quantities, correct it
 
 Models with a site that has no complete conditional, and no discrete ones, are judged by gradient chains from a Gaussian with q's
 moments instead.
@@ -35,6 +36,7 @@ _LARGE = 4_000_000
 """Numbers from which on `_ENOUGH` draws are enough: moments are exact, and draws say the quantiles."""
 _MANY = 1000
 """Quantities from which on q is the answer: among so many, the chains' own errors are larger than those they could correct."""
+_WEIGHT_DRAWS, _HIGH = 512, 100
 _LARGEST_METRIC = 400
 _LARGEST_DIM = 4000
 
@@ -86,6 +88,12 @@ def examine_product(
             return Examination(elbo, draws, equal, verdict.unfinished(names, why, log_w))
         if not correcting:
             return Examination(elbo, draws, equal, verdict.unchecked(names, "no chains were run to check it", log_w))
+        if finished and _weighable(q, names):
+            log_w = gibbs_chains.log_weights(q, _first(draws, _WEIGHT_DRAWS))
+            if verdict.spread(log_w) < verdict.CONSTANT_WEIGHTS:
+                judged = verdict.judge_by_weights(names, log_w, (), np.zeros(len(names)))
+                return Examination(elbo, draws, equal, judged)
+            log_w = np.full(1, np.nan)
         report_q = report_q or len(names) > _MANY
         correction, why = _correction(q, draws, seed, precision, report_q, deadline)
     except KeyboardInterrupt:
@@ -119,6 +127,21 @@ def moments(
         sd[start : start + size] = q.sds[site.name].reshape(-1)
         start += size
     return mean, sd
+
+
+def _weighable(q: Product, names: list[str]) -> bool:
+    """Whether log weights can say that q is the posterior: in so many dimensions that no wider draws could see more."""
+    return (
+        q.dim >= _HIGH
+        and len(names) <= _MANY
+        and not q.model.discrete
+        and not gibbs_chains.possible(q)
+        and not _auxiliary(q)
+    )
+
+
+def _first(draws: Draws, n: int) -> Draws:
+    return draws.take(np.arange(min(n, len(draws.log_p))))
 
 
 def _auxiliary(q: Product) -> bool:

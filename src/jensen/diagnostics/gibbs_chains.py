@@ -38,6 +38,7 @@ KEPT = 16
 THINNING = (1, 2, 4, 8, 16, 32)
 """Sweeps a transition, stage by stage: slow chains need long stages, and fast ones never get there."""
 JUDGING_STAGES = 4
+_BATCH = 16
 AT_ONCE = 0.15
 """Share of the variance between chains of one stage below which they forget where they began within a few sweeps (independent
 draws have 1/16, an autocorrelation of 0.4 has 0.15): then a second stage, eight times that long, would tell the same."""
@@ -145,7 +146,38 @@ def _concluded(evidence: Any, pool: list[Any], stages: int) -> Correction:
 def _flat(q: Product, draws: Draws, count: int) -> dict[str, Any]:
     """The blocks' own variables at the first draws, chains first."""
     values = {name: value[:count] for name, value in draws.values.items()}
-    return {block: jax.vmap(partial(blocks.flat, q.plan, block))(values) for block in q.plan.blocks}
+
+    def flat(values: dict[str, Any]) -> dict[str, Any]:
+        return {block: jax.vmap(partial(blocks.flat, q.plan, block))(values) for block in q.plan.blocks}
+
+    return _quickly(q, "flat", flat, values)
+
+
+def log_weights(q: Product, draws: Draws) -> np.ndarray:
+    """Log p(x, data) - log q(x) (n,) at draws of a q without discrete sites."""
+    energy = q.plan.energy
+    assert energy is not None
+    changing, back, shape = known(energy)
+
+    def one(changing: Any, families: Any, values: Any) -> Any:
+        own = {block: blocks.flat(q.plan, block, values) for block in q.plan.blocks}
+        log_q = sum(families[block].log_prob(x) for block, x in own.items())
+        moments = {block: families[block].statistics(x) for block, x in own.items()}
+        # What is log-Gaussian is a density of the logarithm in q, and of the site in the joint.
+        return back(changing)(moments) + sum(own[block].sum() for block in energy.logarithms) - log_q
+
+    def all(changing: Any, families: Any, values: Any) -> Any:
+        return jax.lax.map(lambda some: one(changing, families, some), values, batch_size=_BATCH)
+
+    found = _quickly(q, f"weights {shape}", all, changing, q.families, dict(draws.values))
+    return np.asarray(found)
+
+
+def _quickly(q: Product, word: str, function: Any, *args: Any) -> Any:
+    """The function of the plan at these arguments, as one program instead of one an operation."""
+    key = word, tuple(q.plan.blocks.items()), signature(args)
+    program = q.plan.graph.remember(key, lambda: jax.jit(function, compiler_options=FAST_COMPILE))
+    return program(*args)
 
 
 def _draws(q: Product, history: dict[str, Any]) -> Draws:

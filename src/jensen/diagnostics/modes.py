@@ -80,15 +80,16 @@ def search(target: Any, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
     return _heavy(found, weights)
 
 
-def search_far(target: LargeTarget, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
+def search_far(target: LargeTarget, q: Any, rng: np.random.Generator, alone: Any = None) -> tuple[Mode, ...]:
     """The same for a corrected subsample, which is right near its anchor only.
 
-    Elsewhere the plain subsample shows where modes are, and all rows how much mass they have.
+    Elsewhere the plain subsample shows where modes are, best seen from `alone`, q of that, and all rows how much mass they have.
     """
     with target.plain():
-        found = _components(target, q, rng, slight=np.inf)  # its heights are those of a subsample
+        found = _components(target, alone or q, rng, slight=np.inf)  # its heights are those of a subsample
     if len(found) == 1:
         return ()
+    found = [q, *found[1:]]
     masses = np.array([target.log_mass(other) for other in found])
     weights = np.exp(masses - masses.max())
     return _heavy(found, weights / weights.sum())

@@ -25,13 +25,14 @@ _HOME, _AS_WIDE = 2.0, 0.1
 
 
 def fit_from_starts(
-    target: Any, engine: FixedDraws, *, seed: int, label: str = "start", **loop: Any
+    target: Any, engine: FixedDraws, *, seed: int, label: str = "start", near: Any = None, **loop: Any
 ) -> tuple[Any, Run]:
-    """Best q over several starts of the engine, with its run; `loop` goes to `run`.
+    """Best q over several starts of the engine, with its run; the first begins at `near`, if given; `loop` goes to `run`.
 
     In a checkpoint the runs have the labels "start 0", "start 1" (on the small design), "start 1 finished", ...
     """
-    q, record = run(engine, target, seed=seed, label=f"{label} 0", **loop)
+    begin = engine if near is None else replace(engine, start=near)
+    q, record = run(begin, target, seed=seed, label=f"{label} 0", **loop)
     if engine.start is not None or record.status in ("interrupted", "budget", "stopped"):
         return q, record
     try:

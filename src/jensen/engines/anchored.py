@@ -31,6 +31,8 @@ STOP = 0.05
 _ROUNDS = 8
 _SLOW = 0.5
 """Moves must fall by this factor a round."""
+_POOR = 0.25
+"""Fraction of a move that the next one should be, where the subsample has the curvature of some more rows."""
 _FAR = 0.2
 """Posterior sds beyond which a curvature is that of another place."""
 
@@ -126,11 +128,15 @@ class Anchored:
                 # The old curvature belongs to the old subsample.
                 state = replace(state, rows=2 * state.rows, anchor=None, curved=None, moves=())
                 target.resize(state.rows)
-        # The first round brings the mean within a few posterior sds: there the curvature is worth some rows, at the end all.
+        if not state.moves:
+            q = replace(q, mean=target.nearer(q))
+        # On its way the mean is worth a curvature from some rows, and another one where that does not help; at the end, from all.
         curvature, curved = (state.anchor or {}).get(CURVATURE), state.curved
-        if state.moves and (curved is None or _distance(q, curved) > _FAR):
-            rough = state.moves[-1] > _FAR
-            curvature, curved = target.curvature(q.mean, rough=rough), None if rough else q.mean
+        if _ahead(state.moves) > _FAR:
+            if curvature is None or (len(state.moves) > 1 and state.moves[-1] > _POOR * state.moves[-2]):
+                curvature, curved = target.curvature(q.mean, rough=True), None
+        elif curved is None or _distance(q, curved) > _FAR:
+            curvature, curved = target.curvature(q.mean), q.mean
         anchor = target.anchor(q.mean, curvature)
         inner = replace(self.engine, start=q).init(target, state.seed)
         return replace(state, inner=inner, anchor=anchor, curved=curved, passes=target.rows.passes), Ticks(ticks.loss)
@@ -143,6 +149,13 @@ class Anchored:
         """The last round moved the mean by less than `STOP` sds."""
         right = state.exact or (bool(state.moves) and state.moves[-1] < STOP)
         return right and self.engine.converged(state.inner)
+
+
+def _ahead(moves: tuple[float, ...]) -> float:
+    """How far the mean is likely to move in the next round."""
+    if not moves:
+        return np.inf
+    return moves[-1] * (min(moves[-1] / moves[-2], 1.0) if len(moves) > 1 else _POOR)
 
 
 def _distance(q: Any, point: np.ndarray) -> float:

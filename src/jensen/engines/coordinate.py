@@ -26,7 +26,7 @@ from jensen.conjugate import starts
 from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import Plan
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE, on_device
 from jensen.core.errors import OptionError
 from jensen.engines.engine import Ticks
 from jensen.families import markov
@@ -193,7 +193,7 @@ class _Program:
         self.function, self.compiled = jax.jit(function), {}
 
     def __call__(self, changing: Any, families: Any, *numbers: int, optimized: bool = False) -> Any:
-        args = (changing, jax.tree.map(jnp.asarray, families), *map(jnp.asarray, numbers))
+        args = (changing, jax.tree.map(on_device, families), *map(on_device, numbers))
         if optimized not in self.compiled:
             options = None if optimized else FAST_COMPILE
             self.compiled[optimized] = self.function.lower(*args).compile(compiler_options=options)

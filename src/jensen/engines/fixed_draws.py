@@ -133,9 +133,9 @@ class FixedDraws:
             np.asarray(q.scale if isinstance(self.family, FullRank) else q.sd, float),
         )
         for attempt in range(24):
-            point = _evaluate(target, designs[0], mean, factor * 4.0**-attempt)
+            point, gradient = _evaluated(target, designs[0], mean, factor * 4.0**-attempt)
             if point is not None:
-                _refuse_flat(target, designs[0], point)
+                _refuse_flat(target, designs[0], point, gradient)
                 return _State(0, designs, point)
         raise NonFiniteError(
             f"{target.blame(_out(mean, factor * 4.0**-23, designs[0].points))} is not finite at the start "
@@ -221,17 +221,22 @@ def _within(point: _Point, tolerances: tuple[float, float]) -> bool:
 
 def _evaluate(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray) -> _Point | None:
     """The point at (mean, factor), or None when the density is not finite somewhere on the design."""
+    return _evaluated(target, design, mean, factor)[0]
+
+
+def _evaluated(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray) -> tuple[_Point | None, np.ndarray]:
+    """That, and the gradients (N, D) on the design."""
     z, weights = design
     log_p, gradient = target(_out(mean, factor, z))
     if not (np.isfinite(log_p).all() and np.isfinite(gradient).all()):
-        return None
+        return None, gradient
     with np.errstate(over="ignore", invalid="ignore"):
         if factor.ndim == 2:
             u, volume = gradient @ factor, np.linalg.slogdet(factor)[1]
         else:
             u, volume = gradient * factor, np.log(factor).sum()
     if not (np.isfinite(u).all() and np.isfinite(volume)):
-        return None
+        return None, gradient
     half_entropy = 0.5 * len(mean) * (1 + np.log(2 * np.pi))
     weighted = u * weights[:, None]
     if factor.ndim == 1 and len(mean) > _DENSE:
@@ -239,10 +244,9 @@ def _evaluate(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray)
     else:
         curvature = weighted.T @ z
         curvature = 0.5 * (curvature + curvature.T)
-    loss, misfit = float(-(weights @ log_p) - volume - half_entropy), 0.0
-    if factor.ndim == 2:
-        misfit = float(weights @ ((u + z) ** 2).sum(1))
-    return _Point(mean, factor, loss, weighted.sum(0), curvature, misfit)
+    loss = float(-(weights @ log_p) - volume - half_entropy)
+    misfit = float(weights @ ((u + z) ** 2).sum(1)) if factor.ndim == 2 else 0.0
+    return _Point(mean, factor, loss, weighted.sum(0), curvature, misfit), gradient
 
 
 def _out(mean: np.ndarray, factor: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -327,9 +331,8 @@ def _tries(damping: float, begin: float) -> Iterator[tuple[float, float]]:
         yield rho, extra
 
 
-def _refuse_flat(target: Any, design: Design, point: _Point) -> None:
+def _refuse_flat(target: Any, design: Design, point: _Point, gradient: np.ndarray) -> None:
     """Refuse a density that does not change at all along some direction, also far out: straight pieces have corners there."""
-    _, gradient = target(_out(point.mean, point.factor, design.points))
     names = _flat_sites(target, gradient)
     if names:
         _, further = target(_out(point.mean, _FURTHER * point.factor, design.points))

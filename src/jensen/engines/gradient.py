@@ -23,7 +23,6 @@ References: heads of gradient_steps.py and averaging.py.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -31,13 +30,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.core import keys
+from jensen.core.compilation import on_device
 from jensen.core.errors import OptionError
 from jensen.engines import averaging, gradient_steps
 from jensen.engines.engine import Ticks
 from jensen.engines.fixed_draws import FixedDraws
-from jensen.engines.gradient_frame import diagonal_frame, frame_of
+from jensen.engines.gradient_ahead import Ahead
+from jensen.engines.gradient_frame import begun_near, diagonal_frame, frame_of
 from jensen.engines.gradient_noise import noise
-from jensen.engines.gradient_states import Kept, Natural, Plain, Warm, Where, average, own
+from jensen.engines.gradient_states import Kept, Natural, Plain, Warm, Where, average, by_number, own
 from jensen.engines.gradient_steps import Anchor, Frame, Place, Stage
 from jensen.families.fullrank import DenseGaussian, FullRank
 from jensen.families.meanfield import DiagonalGaussian, MeanField
@@ -121,11 +122,10 @@ class Gradient:
         rows = 0
         if self.batch_size is not None:
             self._batches(target)
-            rows = 0 if _by_number(target) else min(target.size, max(LEAST, _PER_DIMENSION * target.dim))
-        if self.optimizer is None and not _by_number(target):
-            if rows:
-                target.resize(rows)
-            return Warm(self._warm_up.init(target, seed), seed, rows)
+            rows = 0 if by_number(target) else min(target.size, max(LEAST, _PER_DIMENSION * target.dim))
+        if self.optimizer is None and not by_number(target):
+            warm_up = begun_near(self._warm_up, target, seed, rows) if rows else self._warm_up
+            return Warm(warm_up.init(target, seed), seed, rows)
         q = self.start or self.family.start(np.zeros(target.dim), 0.1)
         params = gradient_steps.params_of(q)
         kept = Kept(params, self._optimizer(target).init(params), params)
@@ -136,7 +136,7 @@ class Gradient:
         return FixedDraws(self.family, self.start, large=False)
 
     def _batches(self, target: Any) -> Any:
-        if _by_number(target):
+        if by_number(target):
             return target
         if not hasattr(target, "rows"):
             raise OptionError(
@@ -205,7 +205,7 @@ class Gradient:
             return _LENGTH
         epoch = self._batches(target).epoch
         length = epoch * max(1, round(_LENGTH / epoch)) if epoch <= _LONGEST else _LONGEST
-        if _by_number(target):
+        if by_number(target):
             length = epoch * max(_VISITS, round(_LENGTH / epoch))
         windows = gradient_steps.WINDOWS
         return max(length, windows)
@@ -215,42 +215,42 @@ class Gradient:
         point = np.asarray(point, float)
         if self.batch_size is None:
             value, slope = target(point[None])
-            return Anchor(jnp.asarray(point), jnp.asarray(value[0]), jnp.asarray(slope[0]))
-        if _by_number(target):
+            return Anchor(on_device(point), on_device(value[0]), on_device(slope[0]))
+        if by_number(target):
             value, slope = target.gradient(point)
-            return Anchor(jnp.asarray(point), jnp.asarray(value), jnp.asarray(slope))
+            return Anchor(on_device(point), on_device(value), on_device(slope))
         value, slope = target.rows.gradient(point)
         prior, prior_slope = self._batches(target).prior(point)
-        return Anchor(jnp.asarray(point), jnp.asarray(value + prior), jnp.asarray(slope + prior_slope))
+        return Anchor(on_device(point), on_device(value + prior), on_device(slope + prior_slope))
 
     def _natural(self, state: Natural, target: Any) -> tuple[Natural, Ticks]:
+        most, (done, place, tally, losses, z) = _AHEAD.take(self, state, target) or self._naturally(state, target)
+        later = replace(state, step=state.step + most, place=place, tally=tally)
+        within = later.step < state.stage.begin + state.stage.length
+        call = self._naturally(later, target) if within and not self._used_up(later.step) else None
+        done = int(done)
+        loss = np.asarray(losses)[:done]
+        if done < most:
+            return self._back(replace(later, step=state.step + done), target, np.asarray(z), loss)
+        if not within:
+            return self._next_stage(later, target, loss)
+        _AHEAD.put(call, self, later, target)
+        return later, Ticks(loss, done=self._used_up(later.step), error=state.error, spent=True)
+
+    def _naturally(self, state: Natural, target: Any) -> tuple[int, Any]:
+        """A chunk of steps, begun: how many, and what they will give."""
         stage = state.stage
         most = self._most(target, state.step, stage.begin + stage.length - state.step)
         data, most = self._data(target, state.seed, state.step, most)
-        program = gradient_steps.natural(
-            self._factors(target),
-            target.model.sites,
-            self.draws,
-            self.batch_size is not None,
-            getattr(target, "reach", None),
-        )
+        factors, sites, reach = self._factors(target), target.model.sites, getattr(target, "reach", None)
+        program = gradient_steps.natural(factors, sites, self.draws, self.batch_size is not None, reach)
         eps = noise(state.seed, state.step, _chunk(target), self.draws, target.dim)
-        done, place, tally, losses, z = program(
-            most, eps, state.step, stage, state.frame, state.anchor, state.place, state.tally, *data
-        )
-        done = int(done)
-        loss = np.asarray(losses)[:done]
-        state = replace(state, step=state.step + done, place=place, tally=tally)
-        if done < most:
-            return self._back(state, target, np.asarray(z), loss)
-        if state.step < stage.begin + stage.length:
-            return state, Ticks(loss, done=self._used_up(state.step), error=state.error, spent=True)
-        return self._next_stage(state, target, loss)
+        return most, program(most, eps, state.step, stage, state.frame, state.anchor, state.place, state.tally, *data)
 
     def _next_stage(self, state: Natural, target: Any, loss: np.ndarray) -> tuple[Natural, Ticks]:
         """Average the stage; stop, or go on from the average."""
         stage, frame = state.stage, state.frame
-        local = np.tile(target.local, 2) if _by_number(target) else None
+        local = np.tile(target.local, 2) if by_number(target) else None
         settled = averaging.settling(np.asarray(state.tally.sums), np.asarray(state.tally.squares), stage.length, local)
         mean, c = average(state)
         before = state.average
@@ -289,8 +289,8 @@ class Gradient:
 
     def _restart(self, state: Natural, target: Any, stage: Stage) -> Natural:
         """A stage from the last average, anchored there; where rows are read by number, with the shape that they have there."""
-        frame, place = state.frame, Place(jnp.zeros_like(state.place.a), jnp.asarray(state.average.c))
-        if _by_number(target) and target.local.any():
+        frame, place = state.frame, Place(jnp.zeros_like(state.place.a), on_device(state.average.c))
+        if by_number(target) and target.local.any():
             frame, place = self._shape(state.seed, self.finish(state), target)
         return replace(
             state,
@@ -315,18 +315,13 @@ class Gradient:
         return self._restart(state, target, stage), Ticks(loss, note=f"{note}; steps are half as long from there")
 
     def _plain(self, state: Plain, target: Any) -> tuple[Plain, Ticks]:
-        most = self._most(target, state.step, _KEEP - state.step % _KEEP)
-        data, most = self._data(target, state.seed, state.step, most)
-        program = gradient_steps.plain(
-            self._factors(target), target.model.sites, self._optimizer(target), self.draws, self._averages
-        )
-        eps = noise(state.seed, state.step, _chunk(target), self.draws, target.dim)
-        done, params, memory, mean, losses, z = program(most, eps, state.step, state.shrink, *state.now, *data)
+        most, (done, params, memory, mean, losses, z) = _AHEAD.take(self, state, target) or self._plainly(state, target)
+        now, end = Kept(params, memory, mean), state.step + most
+        going = not self._used_up(end) and not (self.optimizer is None and end >= _approach(target))
+        call = self._plainly(replace(state, step=end, now=now), target) if going else None
         done = int(done)
         loss = np.asarray(losses)[:done]
-        state = replace(
-            state, step=state.step + done, now=Kept(params, memory, mean), total=sum(loss.tolist(), state.total)
-        )
+        state = replace(state, step=state.step + done, now=now, total=sum(loss.tolist(), state.total))
         if done < most:
             note = f"{target.blame(np.asarray(z))} was not finite at step {state.step + 1:,}"
             state = replace(
@@ -340,7 +335,18 @@ class Gradient:
                 state = replace(state, good=state.now, lowest=state.total)
             state = replace(state, total=0.0)
         spent = self._used_up(state.step)
+        _AHEAD.put(call, self, state, target)
         return state, Ticks(loss, done=spent, spent=spent)
+
+    def _plainly(self, state: Plain, target: Any) -> tuple[int, Any]:
+        """A chunk of steps, begun: how many, and what they will give."""
+        most = self._most(target, state.step, _KEEP - state.step % _KEEP)
+        data, most = self._data(target, state.seed, state.step, most)
+        program = gradient_steps.plain(
+            self._factors(target), target.model.sites, self._optimizer(target), self.draws, self._averages
+        )
+        eps = noise(state.seed, state.step, _chunk(target), self.draws, target.dim)
+        return most, program(most, eps, state.step, state.shrink, *state.now, *data)
 
     def _most(self, target: Any, step: int, most: int) -> int:
         return min(_chunk(target), most, max(self._limit - step, 1))
@@ -353,7 +359,7 @@ class Gradient:
         return self.average or self.optimizer is None
 
     def _optimizer(self, target: Any) -> Any:
-        return self.optimizer or _adam(_approach(target))
+        return self.optimizer or gradient_steps.adam(_RATE, _approach(target))
 
     @property
     def _limit(self) -> int:
@@ -381,18 +387,9 @@ def _chunk(target: Any) -> int:
     return max(1, min(CHUNK, _NUMBERS // target.dim))
 
 
-def _by_number(target: Any) -> bool:
-    """Whether rows are read by number (models/crossed.py): no subsample of them can stand for all."""
-    return hasattr(target, "reach")
-
-
 def _approach(target: Any) -> int:
     """Steps of the warm-up where rows are read by number: so many that each of them has had its turns."""
     return _KEEP * min(max(_LEAST_APPROACH, -(-_TURNS * target.epoch // _KEEP)), _MOST_APPROACH)
 
 
-@lru_cache(maxsize=8)
-def _adam(steps: int) -> Any:
-    import optax
-
-    return optax.adam(optax.cosine_decay_schedule(_RATE, steps))
+_AHEAD = Ahead()

@@ -81,3 +81,8 @@ def average(state: Natural) -> Where:
 def own(c: Any) -> np.ndarray:
     """Widths (D,) of a scale, dense or diagonal."""
     return np.diagonal(np.asarray(c)) if np.ndim(c) == 2 else np.asarray(c)
+
+
+def by_number(target: Any) -> bool:
+    """Whether rows are read by number (models/crossed.py): no subsample of them can stand for all."""
+    return hasattr(target, "reach")

@@ -113,6 +113,14 @@ def params_of(q: Any) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=8)
+def adam(rate: float, steps: int) -> Any:
+    """Adam whose rate falls to zero within so many steps."""
+    import optax
+
+    return optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+
 @lru_cache(maxsize=32)
 def plain(factors: Any, sites: tuple[Site, ...], optimizer: Any, draws: int, average: bool) -> Callable[..., Any]:
     """Program of steps of an optax optimizer.

@@ -94,17 +94,19 @@ def quench(target: Any, q: Any, rng: np.random.Generator) -> np.ndarray:
     climbers = _resting(nowhere, np.empty(0), nowhere, np.empty(0))
     ends = [(climbers.x, climbers.log_p)]
     while spent < budget:
-        # New starts only while there is enough left for all climbers to arrive somewhere.
+        # New starts only while there is enough left for all climbers to arrive somewhere; evaluated with them, in one call.
         room = min(pool - len(climbers.x), (budget - spent) // 4 - len(climbers.x))
-        if room > pool // 8:
-            fresh = _begin(target, frame, _starts(frame, rng, room))
-            spent += room
-            climbers = _Climbers(*(np.concatenate(pair) for pair in zip(climbers, fresh, strict=True)))
-        elif not len(climbers.x):
+        starts = _starts(frame, rng, room) if room > pool // 8 else nowhere
+        if not len(starts) + len(climbers.x):
             break
-        if len(climbers.x):
-            climbers = _climb(target, frame, climbers)
-            spent += len(climbers.x)
+        spent += len(starts) + len(climbers.x)
+        moved = _ahead(climbers)
+        log_p, gradient = frame.evaluate(target, np.concatenate([moved, starts]))
+        number = len(moved)
+        climbers = _climbed(climbers, moved, log_p[:number], gradient[:number])
+        if len(starts):
+            fresh = _begun(starts, log_p[number:], gradient[number:])
+            climbers = _Climbers(*(np.concatenate(pair) for pair in zip(climbers, fresh, strict=True)))
         home = _home(climbers)
         at_peak = np.linalg.norm(climbers.gradient, axis=1) < _AT_PEAK
         ended = ~home & (at_peak | (climbers.age >= _STEPS))
@@ -143,9 +145,8 @@ def _starts(frame: Frame, rng: np.random.Generator, count: int) -> np.ndarray:
     return np.concatenate([wide, frame.whiten(rng.uniform(-2, 2, (near, dim)))])
 
 
-def _begin(target: Any, frame: Frame, x: np.ndarray) -> _Climbers:
+def _begun(x: np.ndarray, log_p: np.ndarray, gradient: np.ndarray) -> _Climbers:
     """Climbers at rest; those where the density is not finite are dropped, and those at home already."""
-    log_p, gradient = frame.evaluate(target, x)
     new = _resting(x, log_p, gradient, np.linalg.norm(gradient, axis=1))
     return new.at(np.isfinite(log_p) & ~_home(new))
 
@@ -164,9 +165,21 @@ def _home(climbers: _Climbers) -> np.ndarray:
 
 def _climb(target: Any, frame: Frame, here: _Climbers, within: np.ndarray | None = None) -> _Climbers:
     """One step each; `within` (n, D) are unit vectors along which no step goes."""
+    x = _ahead(here, within)
+    return _climbed(here, x, *frame.evaluate(target, x), within)
+
+
+def _ahead(here: _Climbers, within: np.ndarray | None = None) -> np.ndarray:
+    """Where the next steps lead."""
     move = here.gradient if within is None else _across(here.gradient, within)
-    x = here.x + here.step[:, None] * move
-    log_p, gradient = frame.evaluate(target, x)
+    return here.x + here.step[:, None] * move
+
+
+def _climbed(
+    here: _Climbers, x: np.ndarray, log_p: np.ndarray, gradient: np.ndarray, within: np.ndarray | None = None
+) -> _Climbers:
+    """The climbers after steps to x, where the density is that: those that fell stay, with shorter steps."""
+    move = here.gradient if within is None else _across(here.gradient, within)
     better = log_p > here.log_p
     turned = move - (gradient if within is None else _across(gradient, within))
     moved = x - here.x

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.core import keys
+from jensen.core.compilation import on_device
 from jensen.core.errors import OptionError, UnsupportedError
 from jensen.core.layout import Site, unflatten
 from jensen.models.local_rows import ROW, by_number, own_numbers
@@ -129,9 +130,7 @@ class Crossed:
         self._lanes = tuple(dict.fromkeys(tuple(p for p, _ in found) for found in self._axes.values()))
         small = self._resized(numbered)
         self.factors = _weighted(small.factors, tuple(axes))
-        self.rest = {
-            name: jnp.asarray(self._cast(value)) for name, value in small.data.items() if name not in self._axes
-        }
+        self.rest = {name: on_device(self._cast(value)) for name, value in small.data.items() if name not in self._axes}
         sites = tuple(plate.sites for plate in self.plates)
         names = {name for some in sites for name, _ in some}
         self.local = np.concatenate([np.full(prod(site.free_shape), site.name in names) for site in self._record.sites])
@@ -180,7 +179,7 @@ class Crossed:
         for name, axes in self._axes.items():
             lane = self._lanes.index(tuple(plate for plate, _ in axes))
             blocks = weights[name] if name in weights else _cut(np.asarray(self.model.data[name]), axes, rows)
-            found[lane][name] = jnp.asarray(blocks)
+            found[lane][name] = on_device(blocks)
         return tuple(found)
 
     def gradient(self, z: np.ndarray) -> tuple[float, np.ndarray]:
@@ -253,7 +252,7 @@ class Crossed:
             raise UnsupportedError(
                 f"the model cannot be evaluated on a batch of {sizes} along {where}: {str(error).splitlines()[0]}"
             ) from error
-        data = {name: jnp.asarray(self._cast(value)) for name, value in self.model.data.items()}
+        data = {name: on_device(self._cast(value)) for name, value in self.model.data.items()}
         whole = jax.jit(_scaled(self.model.factors, self.model.sites))(z, data)
         for name, (value, size) in whole.items():
             average, eps = float(found[name][0]), np.finfo(self._working()).eps

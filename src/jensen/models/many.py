@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jensen.core.compilation import on_device
 from jensen.core.layout import Site, unflatten
 from jensen.models.model import Model, total
 from jensen.models.target import BATCH, Program, Target
@@ -79,7 +79,7 @@ class Many:
         for begin in range(0, len(rows), each):
             some = np.arange(begin, min(begin + each, len(rows)))
             padded = np.concatenate([some, np.repeat(some[:1], each - len(some))])
-            data = self._one.data | {name: jnp.asarray(value[rows[padded]]) for name, value in self._arrays.items()}
+            data = self._one.data | {name: on_device(value[rows[padded]]) for name, value in self._arrays.items()}
             n = len(some)
             parts.append(jax.tree.map(lambda part, n=n: np.asarray(part)[:n], program(z[padded], data)))
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)

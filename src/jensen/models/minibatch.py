@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.core import keys
+from jensen.core.compilation import on_device
 from jensen.core.errors import OptionError, UnsupportedError
 from jensen.core.layout import Site, unflatten
 from jensen.models.large import LargeTarget
@@ -101,7 +102,7 @@ class Batches:
         self.factors, self._dtype = small.factors, np.dtype(precision)
         self._sites, self._some = model.sites, rows
         names = {WEIGHTS, *(name for name, _ in plate.data)}
-        self.rest = {name: jnp.asarray(self._cast(value)) for name, value in small.data.items() if name not in names}
+        self.rest = {name: on_device(self._cast(value)) for name, value in small.data.items() if name not in names}
         self._rows: dict[str, np.ndarray] | None = None
         self._blocks: tuple[tuple[int, int], dict[str, Any]] | None = None
         self._ahead: tuple[tuple[int, int, int], Iterator[Mapping[str, np.ndarray]]] | None = None
@@ -138,10 +139,8 @@ class Batches:
         places = start[:-1, None] + np.arange(self.size)
         inside = places < start[1:, None]
         rows = rng.permutation(self._plate.size)[np.minimum(places, start[1:, None] - 1)]
-        blocks = {
-            name: jnp.asarray(np.moveaxis(self._rows[name][rows], 1, axis + 1)) for name, axis in self._plate.data
-        }
-        return {**blocks, WEIGHTS: jnp.asarray(inside * float(self.epoch))}
+        blocks = {name: on_device(np.moveaxis(self._rows[name][rows], 1, axis + 1)) for name, axis in self._plate.data}
+        return {**blocks, WEIGHTS: on_device(inside * float(self.epoch))}
 
     def _streamed(self, seed: int, step: int, most: int) -> Part:
         number, at = divmod(step, self.epoch)

@@ -19,7 +19,7 @@ import numpy as np
 
 from jensen.core.compilation import FAST_COMPILE
 from jensen.core.errors import ModelError
-from jensen.core.keys import key
+from jensen.core.keys import several
 from jensen.core.layout import Derived, Site
 from jensen.models.cache import remember
 from jensen.models.graph import Graph
@@ -259,7 +259,7 @@ def _predict(
     given = {name: value for name, value in data.items() if name not in static}
     model = model.for_rows(inputs, given)
     n = len(next(iter(values.values())))
-    keys = jax.random.split(key(seed, "predict"), n)
+    keys = several(seed, "predict", n)
     shapes = jax.eval_shape(simulate, keys[0], {name: value[0] for name, value in values.items()}, given)
     each = max(sum(shape.size for shape in shapes.values()), 1)
     count = max(1, _AT_ONCE // each)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jensen.core import keys
+from jensen.core.compilation import FAST_COMPILE
 from jensen.core.errors import UnsupportedError
 from jensen.core.layout import unflatten
 from jensen.models.model import Model
@@ -126,7 +127,7 @@ def with_rows(model: Model, data: Mapping[str, np.ndarray], total: int | None = 
 
 @lru_cache(maxsize=64)
 def _both_program(first: Any, second: Any) -> Any:
-    return jax.jit(lambda one, other: (first(*one), second(*other)))
+    return jax.jit(lambda one, other: (first(*one), second(*other)), compiler_options=FAST_COMPILE)
 
 
 def prove(model: Model, plate: Plate, rows: Mapping[str, np.ndarray], seed: int = 0) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jensen.core import processes
+from jensen.core.compilation import FAST_COMPILE, on_device
 from jensen.core.layout import Site, unflatten
 from jensen.models.model import Factors, Model, total
 from jensen.models.plates import Axes, Plate, at_rows
@@ -83,7 +84,7 @@ class Rows:
         self.block = first[name].shape[axis] * (self._devices.size if self._devices else 1)
         small = at_rows(model, plate, first)
         names = {name for name, _ in plate.data}
-        rest = {name: jnp.asarray(value) for name, value in small.data.items() if name not in names}
+        rest = {name: on_device(value) for name, value in small.data.items() if name not in names}
         self._axes = (*plate.data, (WEIGHTS, 0))
         self._rest = _placed(rest, (), self._devices)
         self._programs = _programs(small.factors, plate.factors, small.sites, self._axes, tuple(rest), self._devices)
@@ -170,7 +171,7 @@ class Rows:
             block = self._padded(arrays, np.ones(len(next(iter(arrays.values())))))
             if number * sum(array.nbytes for array in block.values()) <= _RESIDENT:
                 # Copies: a source may fill its buffers anew.
-                block = self._dealt({name: jnp.array(array) for name, array in block.items()})
+                block = self._dealt({name: on_device(array) for name, array in block.items()})
                 kept.append(block)
             yield block
         if len(kept) == number:
@@ -241,8 +242,9 @@ def _programs(
         return rows
 
     def compiled(function: Any, *, sums: bool = True) -> Any:
+        options = None if sums else FAST_COMPILE  # what is not summed is not of all rows
         if devices is None:
-            return jax.jit(function)
+            return jax.jit(function, compiler_options=options)
         specs = {name: _spec(name, data) for name in (*rest, *dict(data))}
         return jax.jit(
             jax.shard_map(
@@ -251,7 +253,8 @@ def _programs(
                 in_specs=(PartitionSpec(), specs),
                 out_specs=PartitionSpec("rows") if sums else PartitionSpec(None, "rows"),
                 check_vma=False,  # models are not written for it
-            )
+            ),
+            compiler_options=options,
         )
 
     return {

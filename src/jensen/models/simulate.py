@@ -93,7 +93,7 @@ def _from_numpyro(model: Model, n: int, seed: int) -> tuple[Any, Any, dict[str, 
         improper.extend(name for name, site in trace.items() if site["type"] == "sample" and is_factor(site))
         return {name: trace[name]["value"] for name in (*names, *model.likelihoods)}
 
-    streams = jax.random.split(keys.key(seed, "prior"), n)
+    streams = keys.several(seed, "prior", n)
     try:
         drawn = jax.jit(jax.vmap(forward, (0, None)))(streams, dict(model.data))
     except NotImplementedError as error:

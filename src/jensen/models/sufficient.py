@@ -33,6 +33,8 @@ _POINTS = (16, 32, 64, 128)
 _REACH = (2.0, 8.0, 24.0)
 """Distances of the probes, in posterior sds along all directions together."""
 _TAIL, _GAP = 1e-9, 1e4
+_NEAR_ZERO = 0.25
+"""Sds of the unconstrained parameters around zero where probes are taken before there is a posterior."""
 _ROWS = 64
 """Rows that are left of a subsample whose weights are exact, at least."""
 _NATS, _ROUNDING = 1e-8, 1e-13
@@ -74,6 +76,35 @@ def find(
         Of the probes.
     """
     rng = keys.generator(seed, "probes")
+    span = _span(densities, rng, center, factor)
+    if span is None or span.rank >= len(weights):
+        return None
+    fresh = _around(rng, center, factor, 5)  # for the proof, in the same pass
+    known, truth = np.split(sums(np.concatenate([center[None], span.points, fresh])), [len(span.points) + 1])
+    wanted_sums = np.concatenate([[total], known[:1], known[1:] - known[0]])
+    # Unscaled here: the rounding of a sum does not shrink with the differences that are taken of it.
+    missing = wanted_sums - weights @ span.columns
+    new = weights + span.basis @ np.linalg.lstsq(span.columns.T @ span.basis, missing, rcond=None)[0]
+    error = float(np.abs(new @ densities(fresh) - truth).max())
+    return Sufficient(new, span.rank, error) if error <= max(_NATS, _ROUNDING * np.abs(truth).max()) else None
+
+
+class _Span(NamedTuple):
+    """Probes (K, D), what they say of each row (n, K + 2), and an orthonormal basis of that (n, rank)."""
+
+    points: np.ndarray
+    columns: np.ndarray
+    basis: np.ndarray
+
+    @property
+    def rank(self) -> int:
+        return self.basis.shape[1]
+
+
+def _span(
+    densities: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator, center: np.ndarray, factor: np.ndarray
+) -> _Span | None:
+    """The few functions of which all rows' log densities are made, or None where they decay smoothly."""
     base = densities(center[None])
     points, columns = np.zeros((0, len(center))), np.concatenate([np.ones_like(base), base], 1)
     for wanted in _POINTS:
@@ -88,19 +119,29 @@ def find(
         left, singular, _ = np.linalg.svd(columns / scales, full_matrices=False)
         rank = int((singular > _TAIL * singular[0]).sum())
         if 2 * rank <= wanted:
-            break
-    else:
-        return None
-    if singular[rank - 1] < _GAP * singular[rank] or rank >= len(weights):
-        return None
-    fresh = _around(rng, center, factor, 5)  # for the proof, in the same pass
-    known, truth = np.split(sums(np.concatenate([center[None], points, fresh])), [len(points) + 1])
-    wanted_sums = np.concatenate([[total], known[:1], known[1:] - known[0]])
-    # Unscaled here: the rounding of a sum does not shrink with the differences that are taken of it.
-    missing, basis = wanted_sums - weights @ columns, left[:, :rank]
-    new = weights + basis @ np.linalg.lstsq(columns.T @ basis, missing, rcond=None)[0]
-    error = float(np.abs(new @ densities(fresh) - truth).max())
-    return Sufficient(new, rank, error) if error <= max(_NATS, _ROUNDING * np.abs(truth).max()) else None
+            return _Span(points, columns, left[:, :rank]) if singular[rank - 1] >= _GAP * singular[rank] else None
+    return None
+
+
+def condense(
+    densities: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, dim: int, seed: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Some rows of a subsample with weights under which they are all of it, before anything is known of the posterior.
+
+    Parameters
+    ----------
+    densities, weights, seed
+        As in `find`.
+    dim
+        Number of parameters D.
+
+    Returns
+    -------
+    As of `thin`; None also where there are no few statistics around zero.
+    """
+    center, factor = np.zeros(dim), _NEAR_ZERO * np.eye(dim)
+    span = _span(densities, keys.generator(seed, "condense"), center, factor)
+    return None if span is None else thin(densities, Sufficient(weights, span.rank, 0.0), center, factor, seed)
 
 
 def thin(

@@ -9,12 +9,13 @@ Programs belong to the model's functions, not to a fit: a second fit with new da
 from collections.abc import Mapping
 from copy import copy
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jensen.core.compilation import FAST_COMPILE, on_device
 from jensen.core.errors import ModelError, UnsupportedError
 from jensen.core.layout import Site, dim, unflatten
 from jensen.models.model import Model, total
@@ -23,18 +24,21 @@ BATCH = 128
 _ELEMENTS = 2**22
 """Largest number of factor elements a batch may hold, so that memory stays bounded on models with many rows."""
 
+_FEW = 2**12
+"""Numbers of sites and deterministics up to which the program that finds them is compiled quickly: it runs a few dozen times."""
+
 
 class Program:
-    """A jitted function that counts how often JAX traced it."""
+    """A jitted function that counts how often JAX traced it; compiled quickly where `fast`."""
 
-    def __init__(self, function: Any):
+    def __init__(self, function: Any, *, fast: bool = False):
         self.traces = 0
 
         def traced(*args: Any) -> Any:
             self.traces += 1
             return function(*args)
 
-        self._call = jax.jit(traced)
+        self._call = jax.jit(traced, compiler_options=FAST_COMPILE if fast else None)
 
     def __call__(self, *args: Any) -> Any:
         """Call the compiled function."""
@@ -50,8 +54,8 @@ def _density_program(factors: Any, sites: tuple[Site, ...]) -> Program:
 
 
 @lru_cache(maxsize=64)
-def _constrain_program(constrain: Any, sites: tuple[Site, ...]) -> Program:
-    return Program(jax.vmap(lambda z, data: constrain(unflatten(sites, z), data), in_axes=(0, None)))
+def _constrain_program(constrain: Any, sites: tuple[Site, ...], fast: bool) -> Program:
+    return Program(jax.vmap(lambda z, data: constrain(unflatten(sites, z), data), in_axes=(0, None)), fast=fast)
 
 
 @lru_cache(maxsize=64)
@@ -109,7 +113,7 @@ class Target:
         self.dim = model.dim
         self.gradients = 0
         self._dtype = np.dtype(precision)
-        self.data = {name: jnp.asarray(self._cast(value)) for name, value in model.data.items()}
+        self.data = {name: on_device(self._cast(value)) for name, value in model.data.items()}
         self._program = _density_program(model.factors, model.sites)
         shapes = tuple((name, value.shape, value.dtype) for name, value in self.data.items())
         self.batch = min(_batch(model.factors, model.sites, shapes, self._dtype), most)
@@ -121,7 +125,7 @@ class Target:
     def with_data(self, data: Mapping[str, np.ndarray]) -> "Target":
         """The same target with some of its data replaced by arrays of the same shapes; gradients are counted on."""
         other = copy(self)
-        other.data = self.data | {name: jnp.asarray(self._cast(value)) for name, value in data.items()}
+        other.data = self.data | {name: on_device(self._cast(value)) for name, value in data.items()}
         return other
 
     def _cast(self, array: Any) -> np.ndarray:
@@ -136,7 +140,8 @@ class Target:
 
     def constrain(self, z: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Values of the sites and of the deterministics in the model's own space, draws first."""
-        program = _constrain_program(self.model.constrain, self.model.sites)
+        size = sum(prod(variable.shape) for variable in self.model.sites + self.model.derived)
+        program = _constrain_program(self.model.constrain, self.model.sites, size <= _FEW)
         return self._batched(program, z)
 
     def factors(self, z: np.ndarray) -> dict[str, np.ndarray]:
