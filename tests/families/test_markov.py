@@ -123,6 +123,20 @@ def test_two_ways_to_the_moments_agree():
         np.testing.assert_allclose(one, other, rtol=1e-11)
 
 
+@pytest.mark.parametrize("width", [1.0, 1e5])  # products of probabilities; logarithms
+def test_steps_with_the_same_potentials_are_kept_once(width):
+    q = chain(length=6, batch=(2,), width=width)
+    q = MarkovChain(q.unary.at[0, 2, 1].set(-jnp.inf), q.pairwise[:, :1])
+    full = MarkovChain(q.unary, jnp.broadcast_to(q.pairwise, (2, 5, 3, 3)))
+    z = np.asarray(sample(full, jax.random.key(0), 3))
+    got, expected = everything(q, z), everything(full, z)
+    for known in (got["moments"], got["statistics"]):
+        assert known["pairs"].shape[-3:] == (1, 3, 3)
+    for word in ("moments", "statistics"):
+        expected[word]["pairs"] = expected[word]["pairs"].sum(-3, keepdims=True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), got, expected)
+
+
 @pytest.mark.parametrize("width", [30.0, 1e5])
 def test_conflicting_evidence_of_many_nats(width):
     q = chain(length=30, width=width)

@@ -60,12 +60,15 @@ class Tables:
         Their numbers of levels.
     chain
         The last site is a Markov chain and this is its own distribution: levels end with (before, now).
+    steady
+        All steps of the chain are alike: the tables have a row for the start and one for the steps.
     """
 
     parts: tuple[Any, ...]
     sites: tuple[str, ...] = static()
     levels: tuple[int, ...] = static()
     chain: bool = static(default=False)
+    steady: bool = static(default=False)
 
     @property
     def count(self) -> int:
@@ -98,6 +101,10 @@ class Tables:
         values = sum(part.table(moments, self.count) for part in self.parts)
         k = self.levels[-1]
         own_probs, pairs = probs[own], moments[own]["pairs"]
+        if self.steady:
+            start, step = jnp.broadcast_to(values, (2, self.count)).reshape(2, k, k)
+            sequences = int(np.prod(pairs.shape[:-3]))
+            return (own_probs[:sequences].sum(0) * start[0]).sum() + (pairs.reshape(-1, k, k).sum(0) * step).sum()
         values = jnp.broadcast_to(values, (len(own_probs), self.count)).reshape(len(own_probs), -1, k, k)
         if len(self.sites) > 2:
             others = joint([probs[name] for name in self.sites[:-2]])
@@ -328,8 +335,36 @@ def _tabled(factor: Factor, latents: Mapping[str, Node], layout: Layout) -> tupl
     else:
         values = constant[..., 0] if factor.own else constant
         fixed = np.broadcast_to(values, (1, *node.shape)).sum()
-    chain = factor.own and layout.role[node.name] == "chain"
-    return Tables(tuple(parts), sites, counts, chain), fixed
+    if not (factor.own and layout.role[node.name] == "chain"):
+        return Tables(tuple(parts), sites, counts), fixed
+    alike = _alike(parts, node.shape) if len(sites) == 2 else None
+    return Tables(tuple(alike or parts), sites, counts, True, alike is not None), fixed
+
+
+def _alike(parts: Sequence[Any], shape: tuple[int, ...]) -> list[Any] | None:
+    """A chain's tables with one row for the start and one for all steps; None where steps or sequences differ.
+
+    The rows are (time, *batch).
+    """
+    if shape[0] < 3:
+        return None
+    starts = int(np.prod(shape[1:]))
+    found = []
+    for part in parts:
+        axis = 0 if isinstance(part, Constant) else 1
+        leaves, tree = jax.tree.flatten(part)
+        some = []
+        for leaf in leaves:
+            if np.ndim(leaf) <= axis or leaf.shape[axis] == 1:
+                some.append(leaf)
+                continue
+            start, later = np.split(leaf, [starts], axis)
+            rows = np.concatenate([np.take(start, [0], axis), np.take(later, [0], axis)], axis)
+            if not ((start == rows.take([0], axis)).all() and (later == rows.take([1], axis)).all()):
+                return None
+            some.append(rows)
+        found.append(jax.tree.unflatten(tree, some))
+    return found
 
 
 def _axes(node: Node, shape: tuple[int, ...], own: bool) -> list[int]:

@@ -52,6 +52,11 @@ class Gaussian:
         mean, cov, _ = self.pattern.moments(self.h, self.precision)
         return {"mean": mean, "cov": cov}
 
+    def with_entropy(self) -> dict[str, Any]:
+        """The moments, with ``entropy`` beside them, from one factorization."""
+        mean, cov, logdet = self.pattern.moments(self.h, self.precision)
+        return {"mean": mean, "cov": cov, "entropy": 0.5 * (self.pattern.n * (1 + log(2 * pi)) - logdet)}
+
     def statistics(self, x: Any) -> dict[str, Any]:
         """The moments of the point mass at x (n,): no covariance."""
         return {"mean": x, "cov": jnp.zeros_like(self.precision)}
@@ -88,8 +93,7 @@ class Gaussian:
 
     def entropy(self) -> Any:
         """Differential entropy, in nats."""
-        logdet = self.pattern.moments(self.h, self.precision)[2]
-        return 0.5 * (self.pattern.n * (1 + log(2 * pi)) - logdet)
+        return self.with_entropy()["entropy"]
 
     def log_prob(self, x: Any) -> Any:
         """Log q(x) at x (n,), or at the rows of x (..., n)."""
