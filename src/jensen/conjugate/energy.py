@@ -18,12 +18,13 @@ import numpy as np
 from jensen.conjugate.cells import arrange, sums, table
 from jensen.conjugate.free import Free, free
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.naturals import Naturals, naturals
-from jensen.conjugate.pieces import Read, features, static
+from jensen.conjugate.naturals import Form, Naturals, form, naturals
+from jensen.conjugate.pieces import Columns, Read, Sum, features, static
 from jensen.conjugate.priors import Prior, prior
 from jensen.conjugate.shapes import LogGammas, log_gammas
 from jensen.conjugate.slots import fit
-from jensen.conjugate.special import PoissonSum, poisson_sum, predictor, products
+from jensen.conjugate.products import Products, products
+from jensen.conjugate.special import PoissonSum, poisson_sum, predictor
 from jensen.conjugate.terms import Curved, Drawn, Factor, NotConjugate, Predicted, Quadratic, Sampled
 from jensen.models.graph import Graph, Node
 
@@ -200,6 +201,11 @@ class Energy:
         own_pieces = (piece for piece in pieces if isinstance(piece, Prior | LogGammas) and piece.block == block)
         return Given(slope, tuple(own_pieces), powers)
 
+    def quadratic(self, block: str) -> bool:
+        """Whether the energy is known to be a quadratic function of a Gaussian block, from what it is made of."""
+        pieces = (piece for some in self.sums.values() for piece in some)
+        return block not in self.logarithms and all(isinstance(piece, Sum | Columns | Form | Products | PoissonSum) for piece in pieces)
+
     @property
     def averaged(self) -> bool:
         """Whether nodes are averaged over draws of free sites."""
@@ -282,6 +288,7 @@ def assemble(
     discrete = tuple(name for name, node in latents.items() if node.levels is not None)
     chains = tuple(name for name in discrete if layout.role[name] == "chain")
     logarithms = tuple(name for name, role in layout.role.items() if role == "log gaussian")
+    plain = {name: tuple(form(piece, layout.pattern) for piece in pieces) for name, pieces in plain.items()}
     known = naturals(plain, tables, {b: p for b, p in layout.pattern.items() if b not in logarithms})
     return Energy(plain, tables, constant, discrete, chains, logarithms, known)
 

@@ -2,10 +2,11 @@
 
 Where every row that reads the block is a squared residual of this block alone, times expectations of scalar sites,
 
-    E = sum_k w_k (c_k + h_k'm - 1/2 m'P_k m - 1/2 tr P_k C) + ...,      w_k = prod_j E[s_j^p_j],
+    E = sum_k w_k (c_k + h_k'm - 1/2 <P_k, mm' + C>) + ...,      w_k = prod_j E[s_j^p_j],
 
 the update, and the complete conditional, have h = sum_k w_k h_k and P = sum_k w_k P_k. The sums over the cells are made once,
-on the host, instead of by a gradient of the energy in every sweep; the certificate compares both.
+on the host, instead of by a gradient of the energy in every sweep; the certificate compares both. A `Form` is one such term where
+this is less to compute than its cells are: a few products of vectors on the block's pattern.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,71 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.pieces import Psi, Read, Rows, Sum
+from jensen.conjugate.pieces import Columns, Psi, Read, Rows, Sum, static
 
 MOST = 8
 """Different weights."""
 MOST_NUMBERS = 4_000_000
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A term w (c + h'm - 1/2 <P, mm' + C>) of one Gaussian block.
+
+    Attributes
+    ----------
+    reads
+        The scalar sites in w.
+    constant, h
+        c and h (n,).
+    twice
+        Entries (size,) of P, those off the diagonal twice.
+    pattern
+        Of the block.
+    block
+        Its name.
+    """
+
+    reads: tuple[Read, ...]
+    constant: Any
+    h: Any
+    twice: Any
+    pattern: Any
+    block: str = static()
+
+    def __call__(self, moments: Mapping[str, Any]) -> Any:
+        """The expectation, a scalar."""
+        mean = moments[self.block]["mean"]
+        square = self.pattern.square(self.twice, mean, moments[self.block]["cov"])
+        return _weight(self.reads, moments) * (self.constant + self.h @ mean - 0.5 * square)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Entries of P; host."""
+        return np.where(np.arange(self.pattern.size) < self.pattern.n, self.twice, 0.5 * np.asarray(self.twice))
+
+
+def form(piece: Any, patterns: Mapping[str, Any]) -> Any:
+    """The piece as a `Form`, if it is one and that is less to compute."""
+    blocks = piece.psi.second.blocks if isinstance(piece, Sum | Columns) and piece.psi.second is not None else ()
+    if len(blocks) != 1 or not _simple(piece, blocks[0]):
+        return piece
+    pattern = patterns[blocks[0]]
+    numbers = sum(map(np.size, piece.stats)) if isinstance(piece, Columns) else np.size(piece.stat)
+    if pattern.n + pattern.size > 2 * numbers:
+        return piece
+    constant, h, precision = np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
+    _add(piece, pattern.n, constant, h, precision)
+    precision[pattern.n :] *= 2
+    return Form(piece.psi.reads, constant, h, precision, pattern, blocks[0])
+
+
+def _weight(reads: Sequence[Read], moments: Mapping[str, Any]) -> Any:
+    weight = jnp.ones(())
+    for read in reads:
+        weight = weight * read.mean(moments).reshape(())
+    return weight
 
 
 @jax.tree_util.register_dataclass
@@ -45,13 +106,7 @@ class Naturals:
     pattern: Any
 
     def _weights(self, moments: Mapping[str, Any]) -> list[Any]:
-        found = []
-        for reads in self.reads:
-            weight = jnp.ones(())
-            for read in reads:
-                weight = weight * read.mean(moments).reshape(())
-            found.append(weight)
-        return found
+        return [_weight(reads, moments) for reads in self.reads]
 
     def __call__(self, moments: Mapping[str, Any]) -> tuple[Any, Any]:
         """Natural parameters: (n,) and the entries of the precision (size,), given the moments of the other blocks."""
@@ -89,8 +144,9 @@ def naturals(
             continue
         parts: dict[Any, tuple[Any, np.ndarray, np.ndarray, np.ndarray]] = {}
         for piece in own:
-            key = tuple((r.block, r.role, np.ravel(r.index).item(), np.ravel(r.power).item()) for r in piece.psi.reads)
-            empty = piece.psi.reads, np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
+            reads = piece.reads if isinstance(piece, Form) else piece.psi.reads
+            key = tuple((r.block, r.role, np.ravel(r.index).item(), np.ravel(r.power).item()) for r in reads)
+            empty = reads, np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
             _add(piece, pattern.n, *parts.setdefault(key, empty)[1:])
         if 0 < len(parts) <= MOST and len(parts) * pattern.size <= MOST_NUMBERS:
             reads, *arrays = zip(*parts.values(), strict=True)
@@ -109,26 +165,43 @@ def _touches(piece: Any, block: str) -> bool:
 
 def _simple(piece: Any, block: str) -> bool:
     """Whether it is a sum over cells of stats times second moments of this block, with weights that are the same in all cells."""
-    if not isinstance(piece, Sum) or piece.psi.kind != "quadratic" or piece.psi.second.blocks != (block,):
+    if isinstance(piece, Form):
+        return True
+    if not isinstance(piece, Sum | Columns) or piece.psi.kind != "quadratic" or piece.psi.second.blocks != (block,):
         return False
     return all(np.size(read.index) == 1 and np.size(read.power) == 1 for read in piece.psi.reads)
 
 
-def _add(piece: Sum, n: int, constant: np.ndarray, h: np.ndarray, precision: np.ndarray) -> None:
+def _add(piece: Any, n: int, constant: np.ndarray, h: np.ndarray, precision: np.ndarray) -> None:
     """Add the sums over a piece's cells: s E[x_a] is s in h_a, s E[x_a x_b] is -s in P_ab, and -2s on the diagonal."""
+    if isinstance(piece, Form):
+        constant += piece.constant
+        h += piece.h
+        precision += piece.precision
+        return
     second = piece.psi.second
     (index,), (position,) = (np.asarray(a) for a in second.index), (np.asarray(a) for a in second.position)
     inside = iter(range(position.shape[-1]))
     for column, (i, j) in enumerate(zip(second.first, second.second, strict=True)):
-        stat = np.asarray(piece.stat)[..., column]
+        stat, cells = _stat(piece, column)
         if i == 0 and j == 0:
-            constant += np.broadcast_to(stat, np.broadcast_shapes(stat.shape, index.shape[:-1])).sum()
+            constant += np.broadcast_to(stat, np.broadcast_shapes(stat.shape, index[cells].shape[:-1])).sum()
             continue
         if i == 0:
-            _scatter(h, index[..., j - 1], stat)
+            _scatter(h, index[cells][..., j - 1], stat)
             continue
-        place = position[..., next(inside)]
+        place = position[cells][..., next(inside)]
         _scatter(precision, place, np.where(place < n, -2.0, -1.0) * stat)
+
+
+def _stat(piece: Sum | Columns, column: int) -> tuple[np.ndarray, slice]:
+    """A column's stats, and for which cells: for one, where they are sums over all."""
+    if isinstance(piece, Sum):
+        return np.asarray(piece.stat)[..., column], slice(None)
+    if column not in piece.kept:
+        return np.zeros(1), slice(None)
+    place = piece.kept.index(column)
+    return np.asarray(piece.stats[place]), slice(0, 1) if place < piece.fixed else slice(None)
 
 
 def _scatter(target: np.ndarray, place: np.ndarray, values: np.ndarray) -> None:

@@ -236,8 +236,11 @@ def update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, A
     if block in energy.naturals:
         new = families[block].from_natural(*energy.naturals[block](moments))
         return new, measured(new)
-    gradient = jax.grad(lambda own: energy(moments | {block: own}) + _volume(energy, block, own))(moments[block])
-    new = families[block].from_gradient(gradient, moments[block])
+    slope = jax.grad(lambda own: energy(moments | {block: own}) + _volume(energy, block, own))
+    if isinstance(families[block], Gaussian) and energy.quadratic(block):
+        new = families[block].from_slope(slope(jax.tree.map(jnp.zeros_like, moments[block])))
+    else:
+        new = families[block].from_gradient(slope(moments[block]), moments[block])
     return new, measured(new)
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.families.patterns_base import Pattern
+from jensen.families.patterns_base import Pattern, joined
 
 
 @jax.tree_util.register_dataclass
@@ -61,6 +61,10 @@ class Gaussian:
         """The moments of the point mass at x (n,): no covariance."""
         return {"mean": x, "cov": jnp.zeros_like(self.precision)}
 
+    def from_slope(self, gradient: dict[str, Any]) -> "Gaussian":
+        """The coordinate ascent update, from the gradient of an energy that is quadratic in the block at mean and covariance zero."""
+        return Gaussian(gradient["mean"], self._precision(gradient), self.pattern)
+
     def from_gradient(self, gradient: dict[str, Any], moments: dict[str, Any]) -> "Gaussian":
         """The coordinate ascent update.
 
@@ -76,11 +80,13 @@ class Gaussian:
         Gaussian
             With the same pattern; its moments are NaN if the precision is not positive definite.
         """
-        n = self.pattern.n
-        precision = -gradient["cov"]
-        precision = precision.at[:n].multiply(2)
+        precision = self._precision(gradient)
         h = gradient["mean"] + self.pattern.multiply(precision, moments["mean"])
         return Gaussian(h, precision, self.pattern)
+
+    def _precision(self, gradient: dict[str, Any]) -> Any:
+        n = self.pattern.n
+        return joined([-2 * gradient["cov"][:n], -gradient["cov"][n:]])
 
     def from_natural(self, h: Any, precision: Any) -> "Gaussian":
         """The Gaussian with these natural parameters and this pattern."""

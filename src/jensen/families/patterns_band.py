@@ -90,6 +90,10 @@ class Band(Pattern):
         off = [row_products(left[..., k:], right[..., :-k]).ravel() for k in range(1, self.width + 1)]
         return joined([row_products(left, right).ravel(), *off])
 
+    def _pairwise(self, x: Any) -> Any:
+        x = x.reshape(self.chains, self.length)
+        return joined([(x[:, k:] * x[:, :-k]).ravel() for k in range(1, self.width + 1)])
+
     def _each(self, function: Any, inputs: Any, outputs: Any) -> Any:
         """The function of one chain, for all of them; one chain alone stays a loop over scalars."""
         if self.chains > 1:
