@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Columns, Moments2, Psi, Read, Rows, Sum, few_powers, summed
+from jensen.conjugate.pieces import Moments2, Psi, Read, Rows, Sum, few_powers
 from jensen.conjugate.slots import Slot, fit
 from jensen.conjugate.terms import Entries, Log, MatrixQuadratic, MeanLog, Quadratic, Term
 
@@ -18,7 +18,7 @@ MOST_STATS = 60_000_000
 """Numbers a term's stats may hold."""
 
 
-def sums(term: Term, shape: tuple[int, ...], layout: Layout) -> Sum | Columns:
+def sums(term: Term, shape: tuple[int, ...], layout: Layout) -> Sum:
     """Sum up a term without discrete parents over the rows of a node.
 
     Parameters
@@ -40,7 +40,7 @@ def sums(term: Term, shape: tuple[int, ...], layout: Layout) -> Sum | Columns:
         place = np.ravel_multi_index(np.unravel_index(first, varying), rows)
     stat = _gram(draft, rows, varying, cell, count)
     take = _taker(rows, place)
-    return summed(stat, draft.psi(take))
+    return Sum(stat, draft.psi(take))
 
 
 def table(term: Term, shape: tuple[int, ...], levels: int, parents: int, axes: Sequence[int], layout: Layout) -> Rows:

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate.cells import arrange, sums, table
+from jensen.conjugate.columns import Columns, columns
 from jensen.conjugate.free import Free, free
 from jensen.conjugate.layout import Layout
 from jensen.conjugate.naturals import Form, Naturals, form, naturals
-from jensen.conjugate.pieces import Columns, Read, Sum, features, static
+from jensen.conjugate.pieces import Read, Sum, features, static
 from jensen.conjugate.priors import Prior, prior
 from jensen.conjugate.shapes import LogGammas, log_gammas
 from jensen.conjugate.slots import fit
@@ -92,7 +93,9 @@ class Tables:
         for part in self.parts:
             if part.hoisted:
                 stat, psi = part.flat(moments, self.count)
-                total = total + ((first @ jnp.broadcast_to(stat, (len(weight), stat.shape[1]))) * psi).sum()
+                # Products with the rows' stats; where these are the same in all rows, only the counts of the levels are needed.
+                found = first @ stat if len(stat) == len(weight) > 1 else first.sum(1)[:, None] * stat
+                total = total + (found * psi).sum()
             else:
                 total = total + (weight * part.table(moments, self.count)).sum()
         return total
@@ -290,6 +293,7 @@ def assemble(
     logarithms = tuple(name for name, role in layout.role.items() if role == "log gaussian")
     plain = {name: tuple(form(piece, layout.pattern) for piece in pieces) for name, pieces in plain.items()}
     known = naturals(plain, tables, {b: p for b, p in layout.pattern.items() if b not in logarithms})
+    plain = {name: tuple(map(columns, pieces)) for name, pieces in plain.items()}
     return Energy(plain, tables, constant, discrete, chains, logarithms, known)
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.pieces import Columns, Psi, Read, Rows, Sum, static
+from jensen.conjugate.pieces import Psi, Read, Rows, Sum, static
 
 MOST = 8
 """Different weights."""
@@ -64,12 +64,11 @@ class Form:
 
 def form(piece: Any, patterns: Mapping[str, Any]) -> Any:
     """The piece as a `Form`, if it is one and that is less to compute."""
-    blocks = piece.psi.second.blocks if isinstance(piece, Sum | Columns) and piece.psi.second is not None else ()
+    blocks = piece.psi.second.blocks if isinstance(piece, Sum) and piece.psi.second is not None else ()
     if len(blocks) != 1 or not _simple(piece, blocks[0]):
         return piece
     pattern = patterns[blocks[0]]
-    numbers = sum(map(np.size, piece.stats)) if isinstance(piece, Columns) else np.size(piece.stat)
-    if pattern.n + pattern.size > 2 * numbers:
+    if pattern.n + pattern.size > 2 * np.count_nonzero(piece.stat):
         return piece
     constant, h, precision = np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
     _add(piece, pattern.n, constant, h, precision)
@@ -167,7 +166,7 @@ def _simple(piece: Any, block: str) -> bool:
     """Whether it is a sum over cells of stats times second moments of this block, with weights that are the same in all cells."""
     if isinstance(piece, Form):
         return True
-    if not isinstance(piece, Sum | Columns) or piece.psi.kind != "quadratic" or piece.psi.second.blocks != (block,):
+    if not isinstance(piece, Sum) or piece.psi.kind != "quadratic" or piece.psi.second.blocks != (block,):
         return False
     return all(np.size(read.index) == 1 and np.size(read.power) == 1 for read in piece.psi.reads)
 
@@ -183,25 +182,15 @@ def _add(piece: Any, n: int, constant: np.ndarray, h: np.ndarray, precision: np.
     (index,), (position,) = (np.asarray(a) for a in second.index), (np.asarray(a) for a in second.position)
     inside = iter(range(position.shape[-1]))
     for column, (i, j) in enumerate(zip(second.first, second.second, strict=True)):
-        stat, cells = _stat(piece, column)
+        stat = np.asarray(piece.stat)[..., column]
         if i == 0 and j == 0:
-            constant += np.broadcast_to(stat, np.broadcast_shapes(stat.shape, index[cells].shape[:-1])).sum()
+            constant += np.broadcast_to(stat, np.broadcast_shapes(stat.shape, index.shape[:-1])).sum()
             continue
         if i == 0:
-            _scatter(h, index[cells][..., j - 1], stat)
+            _scatter(h, index[..., j - 1], stat)
             continue
-        place = position[cells][..., next(inside)]
+        place = position[..., next(inside)]
         _scatter(precision, place, np.where(place < n, -2.0, -1.0) * stat)
-
-
-def _stat(piece: Sum | Columns, column: int) -> tuple[np.ndarray, slice]:
-    """A column's stats, and for which cells: for one, where they are sums over all."""
-    if isinstance(piece, Sum):
-        return np.asarray(piece.stat)[..., column], slice(None)
-    if column not in piece.kept:
-        return np.zeros(1), slice(None)
-    place = piece.kept.index(column)
-    return np.asarray(piece.stats[place]), slice(0, 1) if place < piece.fixed else slice(None)
 
 
 def _scatter(target: np.ndarray, place: np.ndarray, values: np.ndarray) -> None:

@@ -288,10 +288,11 @@ class Moments2:
 
 def _column(array: Any, index: np.ndarray) -> Any:
     """The elements of a column; a number where all are the same."""
-    return array[int(index.flat[0])] if _same(index) else take(array, index)
+    return array[int(index.flat[0])] if same(index) else take(array, index)
 
 
-def _same(index: np.ndarray) -> bool:
+def same(index: np.ndarray) -> bool:
+    """Whether all elements are the same."""
     return index.size == 1 or bool(index.size and (index == index.flat[0]).all())
 
 
@@ -354,63 +355,6 @@ class Sum:
     def __call__(self, moments: Any) -> Any:
         """The expectation, a scalar."""
         return (self.stat * self.psi(moments)).sum()
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """A term whose psi are products with second moments of few elements: its columns one by one, without those that are zero.
-
-    Attributes
-    ----------
-    stats
-        Of the columns that are left, each (M,), or (1,) where all cells have the same.
-    psi
-        Of all columns.
-    kept
-        Which are left.
-    fixed
-        How many of the first of them are the same number in all cells; their stats (1,) are sums over the cells.
-    """
-
-    stats: tuple[Any, ...]
-    psi: Any
-    kept: tuple[int, ...] = static()
-    fixed: int = static(default=0)
-
-    def __call__(self, moments: Any) -> Any:
-        """The expectation, a scalar."""
-        columns = self.psi.second.columns(moments)
-        if columns is None:
-            columns = list(jnp.moveaxis(self.psi.second(moments), -1, 0))
-        once, total = jnp.zeros(()), jnp.zeros(())
-        for place, (stat, number) in enumerate(zip(self.stats, self.kept, strict=True)):
-            if place < self.fixed:
-                once = once + stat[0] * columns[number].reshape(-1)[0]
-            else:
-                total = total + stat * columns[number]
-        weight: Any = 1.0
-        for read in self.psi.reads:
-            weight = weight * read.mean(moments)
-        if jnp.size(weight) == 1:
-            return jnp.reshape(weight, ()) * (once + total.sum())
-        return (total * weight).sum()
-
-
-def summed(stat: np.ndarray, psi: Any) -> Any:
-    """The piece of stats (M, J) and psi."""
-    if psi.kind != "quadratic" or not psi.second.few:
-        return Sum(stat, psi)
-    kept, fixed = np.flatnonzero((stat != 0).any(0)), np.zeros(stat.shape[1], bool)
-    if all(read.index.size == 1 and np.size(read.power) == 1 for read in psi.reads):
-        same = [True, *(_same(index[..., k]) for index in psi.second.index for k in range(index.shape[-1]))]
-        fixed = np.array([same[i] and same[j] for i, j in zip(psi.second.first, psi.second.second, strict=True)])
-    kept = np.concatenate([kept[fixed[kept]], kept[~fixed[kept]]])
-    stats = []
-    for k in kept:
-        alike = stat[:1, k] if (stat[:, k] == stat[0, k]).all() else stat[:, k]
-        stats.append(np.ascontiguousarray(stat[:, k].sum(keepdims=True) if fixed[k] else alike))
-    return Columns(tuple(stats), psi, tuple(kept.tolist()), int(fixed[kept].sum()))
 
 
 @jax.tree_util.register_dataclass
