@@ -35,8 +35,8 @@ class Form:
         The scalar sites in w.
     constant, h
         c and h (n,).
-    twice
-        Entries (size,) of P, those off the diagonal twice.
+    diagonal, twice
+        Entries of P: (n,), and those off the diagonal twice.
     pattern
         Of the block.
     block
@@ -46,6 +46,7 @@ class Form:
     reads: tuple[Read, ...]
     constant: Any
     h: Any
+    diagonal: Any
     twice: Any
     pattern: Any
     block: str = static()
@@ -53,13 +54,13 @@ class Form:
     def __call__(self, moments: Mapping[str, Any]) -> Any:
         """The expectation, a scalar."""
         mean = moments[self.block]["mean"]
-        square = self.pattern.square(self.twice, mean, moments[self.block]["cov"])
+        square = self.pattern.square(self.diagonal, self.twice, mean, moments[self.block]["cov"])
         return _weight(self.reads, moments) * (self.constant + self.h @ mean - 0.5 * square)
 
     @property
     def precision(self) -> np.ndarray:
         """Entries of P; host."""
-        return np.where(np.arange(self.pattern.size) < self.pattern.n, self.twice, 0.5 * np.asarray(self.twice))
+        return np.concatenate([self.diagonal, 0.5 * np.asarray(self.twice)])
 
 
 def form(piece: Any, patterns: Mapping[str, Any]) -> Any:
@@ -72,8 +73,8 @@ def form(piece: Any, patterns: Mapping[str, Any]) -> Any:
         return piece
     constant, h, precision = np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
     _add(piece, pattern.n, constant, h, precision)
-    precision[pattern.n :] *= 2
-    return Form(piece.psi.reads, constant, h, precision, pattern, blocks[0])
+    diagonal, others = np.split(precision, [pattern.n])
+    return Form(piece.psi.reads, constant, h, diagonal, 2 * others, pattern, blocks[0])
 
 
 def _weight(reads: Sequence[Read], moments: Mapping[str, Any]) -> Any:

@@ -64,10 +64,10 @@ class Pattern(ABC):
     def outer(self, left: Any, right: Any) -> Any:
         """Entries (size,) of left' right, which must be symmetric, for left and right (k, n)."""
 
-    def square(self, twice: Any, x: Any, cov: Any) -> Any:
+    def square(self, diagonal: Any, twice: Any, x: Any, cov: Any) -> Any:
         """<P, xx' + C>, a scalar, for x (n,), covariances on the pattern, and the entries of P, those off the diagonal twice."""
-        n = self.n
-        return (twice[:n] * (x * x + cov[:n])).sum() + (twice[n:] * (self._pairwise(x) + cov[n:])).sum()
+        total, n = (diagonal * (x * x + cov[: self.n])).sum(), self.n
+        return total if self.size == n else total + (twice * (self._pairwise(x) + cov[n:])).sum()
 
     def _pairwise(self, x: Any) -> Any:
         """x_i x_j for the pairs."""
