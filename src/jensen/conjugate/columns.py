@@ -104,8 +104,16 @@ def columns(piece: Any) -> Any:
         return piece
     reads, second, stats = piece.psi.reads, piece.psi.second, np.asarray(piece.stat)
     once = all(np.size(read.index) == 1 and np.size(read.power) == 1 for read in reads)
-    every = [(block, index[..., k]) for block, index in zip(second.blocks, second.index, strict=True) for k in range(index.shape[-1])]
-    lies = [(b, position[..., k]) for b, position in zip(second.blocks, second.position, strict=True) for k in range(position.shape[-1])]
+    every = [
+        (block, index[..., k])
+        for block, index in zip(second.blocks, second.index, strict=True)
+        for k in range(index.shape[-1])
+    ]
+    lies = [
+        (b, position[..., k])
+        for b, position in zip(second.blocks, second.position, strict=True)
+        for k in range(position.shape[-1])
+    ]
     fixed = [once, *(once and same(index) for _, index in every)]
     place = np.cumsum(fixed) - 1  # of those that are the same in f
     number = np.cumsum(~np.array(fixed[1:], bool)) - 1  # of the others among themselves

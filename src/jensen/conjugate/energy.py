@@ -207,7 +207,9 @@ class Energy:
     def quadratic(self, block: str) -> bool:
         """Whether the energy is known to be a quadratic function of a Gaussian block, from what it is made of."""
         pieces = (piece for some in self.sums.values() for piece in some)
-        return block not in self.logarithms and all(isinstance(piece, Sum | Columns | Form | Products | PoissonSum) for piece in pieces)
+        return block not in self.logarithms and all(
+            isinstance(piece, Sum | Columns | Form | Products | PoissonSum) for piece in pieces
+        )
 
     @property
     def averaged(self) -> bool:

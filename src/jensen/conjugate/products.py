@@ -102,7 +102,11 @@ class Products:
         s = self.product.reshape(-1)
         x, y = (mean.reshape(len(s), -1).T for mean in means)
         scale, rows, columns = (
-            (1.0, prec, None) if _varies(prec, 0) else (1.0, None, prec) if _varies(prec, 1) else (prec.reshape(()), None, None)
+            (1.0, prec, None)
+            if _varies(prec, 0)
+            else (1.0, None, prec)
+            if _varies(prec, 1)
+            else (prec.reshape(()), None, None)
         )
         left, right = (x if rows is None else x * rows), (y * s if columns is None else y * s * columns.T)
         total, whole = jnp.zeros(()), [part for part in affine if _varies(part, both=True)]
@@ -168,7 +172,8 @@ def products(term: Quadratic, shape: tuple[int, ...], layout: Layout) -> Product
     x = stack([pair.x.index + layout.offset[x_site] for pair in term.pairs])
     y = stack([pair.y.index + layout.offset[y_site] for pair in term.pairs])
     reads = tuple(
-        Read(rows(slot.index), rows(slot.weight), *layout.place(slot.site), few_powers(slot.weight)) for slot in term.reads
+        Read(rows(slot.index), rows(slot.weight), *layout.place(slot.site), few_powers(slot.weight))
+        for slot in term.reads
     )
     pair = (layout.block[x_site], layout.block[y_site])
     if pair[0] == pair[1]:

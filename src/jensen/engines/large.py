@@ -155,7 +155,9 @@ def steps(
 ) -> tuple[State, np.ndarray]:
     """Do the first `count` steps of a schedule: the new state, and the ELBO after each (those that are finite)."""
     if state.blank is None:
-        shapes = jax.eval_shape(lambda some, q: [total(one, coordinate.moments_of(q)) for one in some], state.locals, state.families)
+        shapes = jax.eval_shape(
+            lambda some, q: [total(one, coordinate.moments_of(q)) for one in some], state.locals, state.families
+        )
         state = replace(state, blank=jax.tree.map(lambda x: np.zeros(x.shape), shapes))
     fixed = state.blank if fixed is None else list(fixed)
     program = partial(_program, names=state.names, damped=frozenset(target.damped))

@@ -228,7 +228,10 @@ class MarkovChain:
         unary = jnp.asarray(self.unary)
         levels = jax.nn.one_hot(z, unary.shape[-1], dtype=unary.dtype)
         if self.steady:
-            return {"probs": levels, "pairs": jnp.einsum("...ti,...tj->...ij", levels[..., :-1, :], levels[..., 1:, :])[..., None, :, :]}
+            return {
+                "probs": levels,
+                "pairs": jnp.einsum("...ti,...tj->...ij", levels[..., :-1, :], levels[..., 1:, :])[..., None, :, :],
+            }
         return {"probs": levels, "pairs": levels[..., :-1, :, None] * levels[..., 1:, None, :]}
 
     def from_gradient(self, gradient: Moments, moments: Moments) -> Self:
