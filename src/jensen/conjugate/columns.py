@@ -1,8 +1,8 @@
 """`Columns`: a sum over cells of products with second moments of few elements, with as few operations as its reads allow.
 
-With u = (1, the elements that a cell reads), some of them the same in all cells (coefficients) and some not (the effect of a group),
+With u = (1, the elements that a cell reads), some of them the same in all cells (coefficients) and some not (effects of a group),
 
-    sum_m w_m sum_ij s_mij E[u_i u_j]  =  w (f'A f + <B, Cov f>)  +  sum_m w_m [ sum_v u_mv (S_v f)_m + sum_vw s_mvw E[u_mv u_mw] ],
+    sum_m w_m sum_ij s_mij E[u_i u_j] = w (f'A f + <B, Cov f>) + sum_m w_m [sum_v u_mv (S_v f)_m + sum_vw s_mvw E[u_mv u_mw]],
 
 where f is 1 and the elements that are the same, v and w number those that vary, and A and B are sums over the cells that are made
 once, if w is the same everywhere (otherwise they stay in the brackets). Stats that are zero are left out.

@@ -22,9 +22,9 @@ from jensen.conjugate.layout import Layout
 from jensen.conjugate.naturals import Form, Naturals, form, naturals
 from jensen.conjugate.pieces import Read, Sum, features, static
 from jensen.conjugate.priors import Prior, prior
+from jensen.conjugate.products import Products, products
 from jensen.conjugate.shapes import LogGammas, log_gammas
 from jensen.conjugate.slots import fit
-from jensen.conjugate.products import Products, products
 from jensen.conjugate.special import PoissonSum, poisson_sum, predictor
 from jensen.conjugate.terms import Curved, Drawn, Factor, NotConjugate, Predicted, Quadratic, Sampled
 from jensen.models.graph import Graph, Node

@@ -45,7 +45,7 @@ def take(array: Any, index: Any) -> Any:
 
 
 def regular(index: np.ndarray) -> tuple[int, ...] | None:
-    """Strides s such that the index is  first + sum_a s_a i_a,  and each element of a range is met once but for axes with s = 0."""
+    """Strides s with index = first + sum_a s_a i_a that meets each element of a range once, but for axes with s = 0."""
     first = index[(slice(0, 1),) * index.ndim]
     strides, found = [], first
     for axis, length in enumerate(index.shape):
@@ -263,8 +263,8 @@ class Moments2:
         u: list[Any] = [jnp.ones(())]
         cov: list[Any] = []
         for block, index, position in zip(self.blocks, self.index, self.position, strict=True):
-            u += [_column(moments[block]["mean"], index[..., k]) for k in range(index.shape[-1])]
-            cov += [_column(moments[block]["cov"], np.asarray(position)[..., k]) for k in range(position.shape[-1])]
+            u += [take(moments[block]["mean"], index[..., k]) for k in range(index.shape[-1])]
+            cov += [take(moments[block]["cov"], np.asarray(position)[..., k]) for k in range(position.shape[-1])]
         found = [u[i] * u[j] for i, j in zip(self.first, self.second, strict=True)]
         return [a + b for a, b in zip(found, cov, strict=False)] + found[len(cov) :]
 
@@ -284,11 +284,6 @@ class Moments2:
         if not cov:
             return product
         return jnp.concatenate([product[..., :inside] + jnp.concatenate(cov, -1), product[..., inside:]], -1)
-
-
-def _column(array: Any, index: np.ndarray) -> Any:
-    """The elements of a column; a number where all are the same."""
-    return array[int(index.flat[0])] if same(index) else take(array, index)
 
 
 def same(index: np.ndarray) -> bool:

@@ -3,8 +3,8 @@
     E[r^2] = E[a^2] + 2 E[a] sum_k s_k E[x_k] E[y_k] + sum_kl s_k s_l E[x_k x_l] E[y_k y_l],
 
 and where a reads x with weight w, 2 w s_k Cov(x, x_k) E[y_k] besides (likewise y). The first part is an ordinary quadratic piece;
-the others are contractions over axes. In a table whose rows i have x and whose columns j have y (scores and loadings), with X and Y
-the means (rows, k) and (columns, k), these are matrix products,
+the others are contractions over axes. In a table whose rows i have x and whose columns j have y (scores and loadings), with X
+and Y the means (rows, k) and (columns, k), these are matrix products,
 
     sum_ij A_ij (X Y')_ij = sum_ik (A Y)_ik X_ik,      sum_kl s_k s_l (X'X + sum_i Cov x_i)_kl (Y'Y + sum_j Cov y_j)_kl.
 """

@@ -33,7 +33,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
 from jensen.families.special import digamma, fall, gamma_entropy, peak
 
 Moments = dict[str, Any]

@@ -8,8 +8,8 @@ messages,
 
     f_t+1[j] = e_t+1[j] sum_i f_t[i] P_t[i, j],   b_t[i] = e_t[i] sum_j P_t[i, j] b_t+1[j],   e = exp u,  P = exp v,
 
-each scaled to sum 1, so that the length of the chain does not matter. Where v is the same at all steps, it is kept once, and of the
-pairs only the sum over the steps is asked for; nothing of size T K^2 is made then,
+each scaled to sum 1, so that the length of the chain does not matter. Where v is the same at all steps, it is kept once, and of
+the pairs only the sum over the steps is asked for; nothing of size T K^2 is made then,
 
     c_t = P b_t+1,    q(z_t) = f_t c_t / n_t,    sum_t q(z_t, z_t+1) = P sum_t (f_t / n_t) b_t+1',    n_t = sum f_t c_t.
 
@@ -103,7 +103,7 @@ def _direct_moments(unary: Any, pairwise: Any) -> tuple[Any, Any]:
 
 
 def _steady_moments(unary: Any, pairwise: Any) -> tuple[Any, Any, Any]:
-    """Probabilities of levels, time first, the sum of those of pairs, and the entropy, where all steps have the same potentials."""
+    """Probabilities of levels, time first, the sum of those of pairs, and the entropy, where all steps are alike."""
     e = jnp.exp(unary - unary.max(-1, keepdims=True))
     transition = jnp.exp(pairwise[0] - pairwise[0].max((-1, -2), keepdims=True))
     matrices = jnp.stack([transition, jnp.swapaxes(transition, -1, -2)])

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-
 from jensen.families.exponential import gamma_noise, log_gamma_draws
+from jensen.families.special import digamma, gamma_entropy, gammaln
 from jensen.families.special import digamma, gamma_entropy, gammaln
 
 Moments = dict[str, Any]
