@@ -62,7 +62,7 @@ class Gaussian:
         return {"mean": x, "cov": jnp.zeros_like(self.precision)}
 
     def from_slope(self, gradient: dict[str, Any]) -> "Gaussian":
-        """The coordinate ascent update of an energy that is quadratic in the block: from the gradient at mean and covariance zero."""
+        """The coordinate ascent update of an energy quadratic in the block: from the gradient at mean and covariance zero."""
         return Gaussian(gradient["mean"], self._precision(gradient), self.pattern)
 
     def from_gradient(self, gradient: dict[str, Any], moments: dict[str, Any]) -> "Gaussian":
