@@ -22,7 +22,6 @@ from jax.scipy.linalg import solve_triangular
 
 from jensen.families.exponential import gamma_noise, log_gamma_draws
 from jensen.families.special import digamma, gamma_entropy, gammaln
-from jensen.families.special import digamma, gamma_entropy, gammaln
 
 Moments = dict[str, Any]
 
