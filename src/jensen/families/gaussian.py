@@ -43,8 +43,9 @@ class Gaussian:
     @staticmethod
     def point(pattern: Pattern, mean: Any, variance: Any) -> "Gaussian":
         """A start: independent elements with the given mean and variance, each a number or (n,); NumPy, nothing is compiled."""
-        mean, variance = (np.broadcast_to(np.asarray(value, float), (pattern.n,)) for value in (mean, variance))
-        others = np.zeros(pattern.size - pattern.n)
+        kind = jax.dtypes.canonicalize_dtype(float)
+        mean, variance = (np.broadcast_to(np.asarray(value, kind), (pattern.n,)) for value in (mean, variance))
+        others = np.zeros(pattern.size - pattern.n, kind)
         return Gaussian(mean / variance, np.concatenate([1 / variance, others]), pattern)
 
     def moments(self) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def solve(h: Any, entries: Any) -> tuple[Any, Any, Any]:
     down, up = before * left[0], after * right[0]
     variance = 1 / _positive(entries[middle] - down * before - up * after)
     x = (h[middle] - down * left[1] - up * right[1]) * variance
-    inverse = inverse.at[middle].set(variance)
-    solved = jnp.zeros_like(h).at[middle].set(x), jnp.zeros_like(entries).at[middle].set(variance)
+    inverse = _set(inverse, middle, variance)
+    solved = _set(jnp.zeros_like(h), middle, x), _set(jnp.zeros_like(entries), middle, variance)
 
     def backward(k: Any, carry: Any) -> Any:
         left, right, solved = carry
@@ -74,7 +74,7 @@ def _eliminate(t: Any, coupling: Any, before: tuple[Any, Any], h: Any, entries: 
     lower = coupling * before[0]
     inverse = 1 / _positive(entries[t] - lower * coupling)
     z = h[t] - lower * before[1]
-    return (inverse, z), (found[0].at[t].set(inverse), found[1].at[t].set(lower), found[2].at[t].set(z))
+    return (inverse, z), (_set(found[0], t, inverse), _set(found[1], t, lower), _set(found[2], t, z))
 
 
 def _return(t: Any, place: Any, after: End, known: End, solved: tuple[Any, Any]) -> tuple[End, tuple[Any, Any]]:
@@ -83,7 +83,12 @@ def _return(t: Any, place: Any, after: End, known: End, solved: tuple[Any, Any])
     x = z * inverse - after[2] * after[0]
     cov = -after[2] * after[1]
     variance = inverse - after[2] * cov
-    return (x, variance, lower), (solved[0].at[t].set(x), solved[1].at[t].set(variance).at[place].set(cov))
+    return (x, variance, lower), (_set(solved[0], t, x), _set(_set(solved[1], t, variance), place, cov))
+
+
+def _set(array: Any, t: Any, value: Any) -> Any:
+    """The array with another element t, without the checks that indexing makes in every step."""
+    return jax.lax.dynamic_update_slice(array, value[None], (t,))
 
 
 def _positive(pivot: Any) -> Any:
