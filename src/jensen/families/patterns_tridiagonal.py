@@ -36,8 +36,8 @@ def solve(h: Any, entries: Any) -> tuple[Any, Any, Any]:
     n = len(h)
     middle = n // 2
     turns = n - 1 - middle  # an even n has one more element on the left, which is the first and the last to be visited
-    zero, nothing = jnp.zeros((), h.dtype), (jnp.zeros_like(h),) * 3
-    left, found = (zero, zero), nothing
+    zero, empty = jnp.zeros((), h.dtype), jnp.zeros_like(h)
+    left, found = (zero, zero), (empty, empty, empty)
     if n % 2 == 0:
         left, found = _eliminate(0, zero, left, h, entries, found)
 
