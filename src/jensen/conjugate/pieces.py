@@ -98,23 +98,26 @@ class Totals:
     Attributes
     ----------
     index
-        Of the elements.
+        Of the elements; None where there are ranges.
     ranges
         Where rows of the index have strides, and rows with one stride fill ranges: (first, count, step) of those, `count` times N
         times `step` elements, which are summed up as they lie.
     place
         Of every row's sum among theirs.
+    rows
+        N.
     """
 
     index: Any
     ranges: tuple[tuple[int, int, int], ...] = static(default=())
     place: tuple[int, ...] = static(default=())
+    rows: int = static(default=0)
 
     def __call__(self, array: Any) -> Any:
         """The sums."""
         if not self.ranges:
             return array[self.index].sum(1)
-        n, parts = self.index.shape[1], []
+        n, parts = self.rows, []
         for first, count, step in self.ranges:
             part = jax.lax.slice(array, (first,), (first + count * n * step,)).reshape(count, n, step)
             parts.append(part.sum(1).reshape(-1))
@@ -142,7 +145,7 @@ def totals(index: np.ndarray, size: int) -> Totals:
     if any(first + count * n * s > size for first, count, s in found):
         return Totals(index)
     rows = zip(step.tolist(), index[:, 0].tolist(), strict=True)
-    return Totals(index, tuple(found), tuple(place[row] for row in rows))
+    return Totals(None, tuple(found), tuple(place[row] for row in rows), n)
 
 
 def known(energy: Any) -> tuple[list[Any], Callable[[list[Any]], Any], Hashable]:
