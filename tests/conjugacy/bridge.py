@@ -29,6 +29,8 @@ def _family(plan, site, p):
             pairwise = np.log(p["pairs"]) - np.log(p["probs"][:-1, :, None])
             unary = np.zeros_like(p["probs"])
             unary[0] = np.log(p["probs"][0])
+        if plan.energy.tables[site].steady and (pairwise == pairwise[:1]).all():
+            pairwise = pairwise[:1]
         return MarkovChain(unary, pairwise)
     if role == "wishart":
         return Wishart(p["df"], p["rate"])

@@ -9,7 +9,7 @@ from scipy import special, stats
 from jensen.core import precision
 from jensen.families.discrete import Categorical
 from jensen.families.exponential import Beta, Dirichlet, Gamma, InverseGamma
-from jensen.families.special import fall, gamma_entropy, peak
+from jensen.families.special import digamma, fall, gamma_entropy, gammaln, peak
 from jensen.families.wishart import InverseWishart, Wishart
 
 A, B = np.array([0.3, 1.0, 2.5, 40.0, 3000.0]), np.array([2.0, 0.1, 7.0, 3.0, 500.0])
@@ -58,6 +58,13 @@ def test_log_prob_and_entropy_are_scipys(family):
         x = np.clip(theirs(A, B).ppf(u), 1e-300, 1 - 1e-12 if family == "beta" else np.inf)
         np.testing.assert_allclose(make(A, B).log_prob(x), theirs(A, B).logpdf(x).sum(), rtol=1e-9)
     np.testing.assert_allclose(make(A, B).entropy(), theirs(A, B).entropy().sum(), rtol=1e-10)
+
+
+def test_digamma_and_log_gamma_are_scipys():
+    a = np.concatenate([10.0 ** np.linspace(-300, 300, 400), np.linspace(0.01, 20, 400)])
+    got = jax.jit(lambda a: (digamma(a), gammaln(a)))(a)
+    for value, expected in zip(got, (special.digamma(a), special.gammaln(a)), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-13, atol=1e-14)
 
 
 def by_quantiles(theirs, statistic):

@@ -12,6 +12,7 @@ from tests.tiers import quick
 
 from jensen.core.errors import OptionError, UnsupportedError
 from jensen.core.precision import scope
+from jensen.families import patterns_tridiagonal
 from jensen.families.gaussian import Gaussian
 from jensen.families.patterns import Arrow, Band, Blocks, Parts, find_pattern
 
@@ -324,6 +325,18 @@ def test_a_long_walk_against_a_kalman_smoother_and_a_banded_solver():
 
     banded = np.stack([np.concatenate([[0.0], np.full(length - 1, -1 / drift)]), diagonal])
     np.testing.assert_allclose(moments["mean"], solveh_banded(banded, y / noise), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("n", [4, 7])
+def test_a_chain_eliminated_from_both_ends(n):
+    rng = np.random.default_rng(n)
+    diagonal, off, h = 2 + rng.random(n), rng.standard_normal(n - 1), rng.standard_normal(n)
+    inverse = np.linalg.inv(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+    entries = np.concatenate([diagonal, off])
+    mean, cov, logdet = jax.jit(patterns_tridiagonal.solve)(h, entries)
+    np.testing.assert_allclose(mean, inverse @ h, rtol=1e-12)
+    np.testing.assert_allclose(cov, np.concatenate([np.diagonal(inverse), np.diagonal(inverse, -1)]), rtol=1e-12)
+    np.testing.assert_allclose(logdet, -np.linalg.slogdet(inverse)[1], rtol=1e-12)
 
 
 def test_single_precision():

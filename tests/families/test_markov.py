@@ -123,6 +123,28 @@ def test_two_ways_to_the_moments_agree():
         np.testing.assert_allclose(one, other, rtol=1e-11)
 
 
+@pytest.mark.parametrize("width", [1.0, 1e5])  # products of probabilities; logarithms
+def test_steps_with_the_same_potentials_are_kept_once(width):
+    q = chain(length=6, batch=(2,), width=width)
+    q = MarkovChain(q.unary.at[0, 2, 1].set(-jnp.inf), q.pairwise[:, :1])
+    full = MarkovChain(q.unary, jnp.broadcast_to(q.pairwise, (2, 5, 3, 3)))
+    z = np.random.default_rng(0).integers(0, 2, (2, 6)) * 2
+    got, expected = kept_once(q, z), kept_once(full, z)
+    assert got[0]["pairs"].shape == got[1]["pairs"].shape == (2, 1, 3, 3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), got, summed(expected))
+
+
+@jax.jit
+def kept_once(q, z):
+    return q.with_entropy(), q.statistics(z), q.log_prob(z)
+
+
+def summed(known):
+    moments, statistics, log_prob = known
+    pairs = [some | {"pairs": some["pairs"].sum(-3, keepdims=True)} for some in (moments, statistics)]
+    return *pairs, log_prob
+
+
 @pytest.mark.parametrize("width", [30.0, 1e5])
 def test_conflicting_evidence_of_many_nats(width):
     q = chain(length=30, width=width)

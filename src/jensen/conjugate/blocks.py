@@ -91,5 +91,6 @@ def start(plan: Plan, rng: np.random.Generator) -> Families:
         else:
             levels, shape = known[names[0]].levels or 2, (*shape[1:], shape[0])
             unary = np.log(rng.dirichlet(np.ones(levels), shape))
-            families[block] = MarkovChain(unary, np.zeros((*shape[:-1], shape[-1] - 1, levels, levels)))
+            steps = 1 if plan.energy is not None and plan.energy.tables[block].steady else shape[-1] - 1
+            families[block] = MarkovChain(unary, np.zeros((*shape[:-1], steps, levels, levels)))
     return families

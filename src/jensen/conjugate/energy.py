@@ -16,14 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate.cells import arrange, sums, table
+from jensen.conjugate.columns import Columns, columns
 from jensen.conjugate.free import Free, free
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.naturals import Naturals, naturals
-from jensen.conjugate.pieces import Read, features, static
+from jensen.conjugate.naturals import Form, Naturals, form, naturals
+from jensen.conjugate.pieces import Read, Sum, features, static
 from jensen.conjugate.priors import Prior, prior
+from jensen.conjugate.products import Products, products
 from jensen.conjugate.shapes import LogGammas, log_gammas
 from jensen.conjugate.slots import fit
-from jensen.conjugate.special import PoissonSum, poisson_sum, predictor, products
+from jensen.conjugate.special import PoissonSum, poisson_sum, predictor
 from jensen.conjugate.terms import Curved, Drawn, Factor, NotConjugate, Predicted, Quadratic, Sampled
 from jensen.models.graph import Graph, Node
 
@@ -60,12 +62,15 @@ class Tables:
         Their numbers of levels.
     chain
         The last site is a Markov chain and this is its own distribution: levels end with (before, now).
+    steady
+        All steps of the chain are alike: the tables have a row for the start and one for the steps.
     """
 
     parts: tuple[Any, ...]
     sites: tuple[str, ...] = static()
     levels: tuple[int, ...] = static()
     chain: bool = static(default=False)
+    steady: bool = static(default=False)
 
     @property
     def count(self) -> int:
@@ -88,7 +93,9 @@ class Tables:
         for part in self.parts:
             if part.hoisted:
                 stat, psi = part.flat(moments, self.count)
-                total = total + ((first @ jnp.broadcast_to(stat, (len(weight), stat.shape[1]))) * psi).sum()
+                # Products with the rows' stats; where these are the same in all rows, only the counts of the levels are needed.
+                found = first @ stat if len(stat) == len(weight) > 1 else first.sum(1)[:, None] * stat
+                total = total + (found * psi).sum()
             else:
                 total = total + (weight * part.table(moments, self.count)).sum()
         return total
@@ -98,6 +105,10 @@ class Tables:
         values = sum(part.table(moments, self.count) for part in self.parts)
         k = self.levels[-1]
         own_probs, pairs = probs[own], moments[own]["pairs"]
+        if self.steady:
+            start, step = jnp.broadcast_to(values, (2, self.count)).reshape(2, k, k)
+            sequences = int(np.prod(pairs.shape[:-3]))
+            return (own_probs[:sequences].sum(0) * start[0]).sum() + (pairs.reshape(-1, k, k).sum(0) * step).sum()
         values = jnp.broadcast_to(values, (len(own_probs), self.count)).reshape(len(own_probs), -1, k, k)
         if len(self.sites) > 2:
             others = joint([probs[name] for name in self.sites[:-2]])
@@ -193,6 +204,13 @@ class Energy:
         own_pieces = (piece for piece in pieces if isinstance(piece, Prior | LogGammas) and piece.block == block)
         return Given(slope, tuple(own_pieces), powers)
 
+    def quadratic(self, block: str) -> bool:
+        """Whether the energy is known to be a quadratic function of a Gaussian block, from what it is made of."""
+        pieces = (piece for some in self.sums.values() for piece in some)
+        return block not in self.logarithms and all(
+            isinstance(piece, Sum | Columns | Form | Products | PoissonSum) for piece in pieces
+        )
+
     @property
     def averaged(self) -> bool:
         """Whether nodes are averaged over draws of free sites."""
@@ -275,7 +293,9 @@ def assemble(
     discrete = tuple(name for name, node in latents.items() if node.levels is not None)
     chains = tuple(name for name in discrete if layout.role[name] == "chain")
     logarithms = tuple(name for name, role in layout.role.items() if role == "log gaussian")
+    plain = {name: tuple(form(piece, layout.pattern) for piece in pieces) for name, pieces in plain.items()}
     known = naturals(plain, tables, {b: p for b, p in layout.pattern.items() if b not in logarithms})
+    plain = {name: tuple(map(columns, pieces)) for name, pieces in plain.items()}
     return Energy(plain, tables, constant, discrete, chains, logarithms, known)
 
 
@@ -328,8 +348,36 @@ def _tabled(factor: Factor, latents: Mapping[str, Node], layout: Layout) -> tupl
     else:
         values = constant[..., 0] if factor.own else constant
         fixed = np.broadcast_to(values, (1, *node.shape)).sum()
-    chain = factor.own and layout.role[node.name] == "chain"
-    return Tables(tuple(parts), sites, counts, chain), fixed
+    if not (factor.own and layout.role[node.name] == "chain"):
+        return Tables(tuple(parts), sites, counts), fixed
+    alike = _alike(parts, node.shape) if len(sites) == 2 else None
+    return Tables(tuple(alike or parts), sites, counts, True, alike is not None), fixed
+
+
+def _alike(parts: Sequence[Any], shape: tuple[int, ...]) -> list[Any] | None:
+    """A chain's tables with one row for the start and one for all steps; None where steps or sequences differ.
+
+    The rows are (time, *batch).
+    """
+    if shape[0] < 3:
+        return None
+    starts = int(np.prod(shape[1:]))
+    found = []
+    for part in parts:
+        axis = 0 if isinstance(part, Constant) else 1
+        leaves, tree = jax.tree.flatten(part)
+        some = []
+        for leaf in leaves:
+            if np.ndim(leaf) <= axis or leaf.shape[axis] == 1:
+                some.append(leaf)
+                continue
+            start, later = np.split(leaf, [starts], axis)
+            rows = np.concatenate([np.take(start, [0], axis), np.take(later, [0], axis)], axis)
+            if not ((start == rows.take([0], axis)).all() and (later == rows.take([1], axis)).all()):
+                return None
+            some.append(rows)
+        found.append(jax.tree.unflatten(tree, some))
+    return found
 
 
 def _axes(node: Node, shape: tuple[int, ...], own: bool) -> list[int]:

@@ -24,7 +24,7 @@ from jensen.conjugate.energy import Tables
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.pieces import Rows
 from jensen.conjugate.plan import Plan
-from jensen.conjugate.special import Products
+from jensen.conjugate.products import Products
 from jensen.core.compilation import FAST_COMPILE
 from jensen.core.errors import OptionError
 from jensen.families.discrete import Categorical

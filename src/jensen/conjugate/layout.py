@@ -44,6 +44,11 @@ class Layout:
             return name.removeprefix(ONE_MINUS), "complement"
         return name, self.role[name]
 
+    def place(self, name: str) -> tuple[str, str]:
+        """Block and role of a slot's site name."""
+        site, role = self.reading(name)
+        return self.block[site], role
+
     def position(self, block: str, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Where a Gaussian block keeps the covariance of its elements i and j."""
         return self.pattern[block].position(i, j)

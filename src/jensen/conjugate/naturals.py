@@ -2,10 +2,11 @@
 
 Where every row that reads the block is a squared residual of this block alone, times expectations of scalar sites,
 
-    E = sum_k w_k (c_k + h_k'm - 1/2 m'P_k m - 1/2 tr P_k C) + ...,      w_k = prod_j E[s_j^p_j],
+    E = sum_k w_k (c_k + h_k'm - 1/2 <P_k, mm' + C>) + ...,      w_k = prod_j E[s_j^p_j],
 
 the update, and the complete conditional, have h = sum_k w_k h_k and P = sum_k w_k P_k. The sums over the cells are made once,
-on the host, instead of by a gradient of the energy in every sweep; the certificate compares both.
+on the host, instead of by a gradient of the energy in every sweep; the certificate compares both. A `Form` is one such term where
+this is less to compute than its cells are: a few products of vectors on the block's pattern.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,71 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.pieces import Psi, Read, Rows, Sum
+from jensen.conjugate.pieces import Psi, Read, Rows, Sum, static
 
 MOST = 8
 """Different weights."""
 MOST_NUMBERS = 4_000_000
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A term w (c + h'm - 1/2 <P, mm' + C>) of one Gaussian block.
+
+    Attributes
+    ----------
+    reads
+        The scalar sites in w.
+    constant, h
+        c and h (n,).
+    diagonal, twice
+        Entries of P: (n,), and those off the diagonal twice.
+    pattern
+        Of the block.
+    block
+        Its name.
+    """
+
+    reads: tuple[Read, ...]
+    constant: Any
+    h: Any
+    diagonal: Any
+    twice: Any
+    pattern: Any
+    block: str = static()
+
+    def __call__(self, moments: Mapping[str, Any]) -> Any:
+        """The expectation, a scalar."""
+        mean = moments[self.block]["mean"]
+        square = self.pattern.square(self.diagonal, self.twice, mean, moments[self.block]["cov"])
+        return _weight(self.reads, moments) * (self.constant + self.h @ mean - 0.5 * square)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Entries of P; host."""
+        return np.concatenate([self.diagonal, 0.5 * np.asarray(self.twice)])
+
+
+def form(piece: Any, patterns: Mapping[str, Any]) -> Any:
+    """The piece as a `Form`, if it is one and that is less to compute."""
+    blocks = piece.psi.second.blocks if isinstance(piece, Sum) and piece.psi.second is not None else ()
+    if len(blocks) != 1 or not _simple(piece, blocks[0]):
+        return piece
+    pattern = patterns[blocks[0]]
+    if pattern.n + pattern.size > 2 * np.count_nonzero(piece.stat):
+        return piece
+    constant, h, precision = np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
+    _add(piece, pattern.n, constant, h, precision)
+    diagonal, others = np.split(precision, [pattern.n])
+    return Form(piece.psi.reads, constant, h, diagonal, 2 * others, pattern, blocks[0])
+
+
+def _weight(reads: Sequence[Read], moments: Mapping[str, Any]) -> Any:
+    weight = jnp.ones(())
+    for read in reads:
+        weight = weight * read.mean(moments).reshape(())
+    return weight
 
 
 @jax.tree_util.register_dataclass
@@ -45,13 +106,7 @@ class Naturals:
     pattern: Any
 
     def _weights(self, moments: Mapping[str, Any]) -> list[Any]:
-        found = []
-        for reads in self.reads:
-            weight = jnp.ones(())
-            for read in reads:
-                weight = weight * read.mean(moments).reshape(())
-            found.append(weight)
-        return found
+        return [_weight(reads, moments) for reads in self.reads]
 
     def __call__(self, moments: Mapping[str, Any]) -> tuple[Any, Any]:
         """Natural parameters: (n,) and the entries of the precision (size,), given the moments of the other blocks."""
@@ -89,8 +144,9 @@ def naturals(
             continue
         parts: dict[Any, tuple[Any, np.ndarray, np.ndarray, np.ndarray]] = {}
         for piece in own:
-            key = tuple((r.block, r.role, np.ravel(r.index).item(), np.ravel(r.power).item()) for r in piece.psi.reads)
-            empty = piece.psi.reads, np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
+            reads = piece.reads if isinstance(piece, Form) else piece.psi.reads
+            key = tuple((r.block, r.role, np.ravel(r.index).item(), np.ravel(r.power).item()) for r in reads)
+            empty = reads, np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
             _add(piece, pattern.n, *parts.setdefault(key, empty)[1:])
         if 0 < len(parts) <= MOST and len(parts) * pattern.size <= MOST_NUMBERS:
             reads, *arrays = zip(*parts.values(), strict=True)
@@ -109,13 +165,20 @@ def _touches(piece: Any, block: str) -> bool:
 
 def _simple(piece: Any, block: str) -> bool:
     """Whether it is a sum over cells of stats times second moments of this block, with weights that are the same in all cells."""
+    if isinstance(piece, Form):
+        return True
     if not isinstance(piece, Sum) or piece.psi.kind != "quadratic" or piece.psi.second.blocks != (block,):
         return False
     return all(np.size(read.index) == 1 and np.size(read.power) == 1 for read in piece.psi.reads)
 
 
-def _add(piece: Sum, n: int, constant: np.ndarray, h: np.ndarray, precision: np.ndarray) -> None:
+def _add(piece: Any, n: int, constant: np.ndarray, h: np.ndarray, precision: np.ndarray) -> None:
     """Add the sums over a piece's cells: s E[x_a] is s in h_a, s E[x_a x_b] is -s in P_ab, and -2s on the diagonal."""
+    if isinstance(piece, Form):
+        constant += piece.constant
+        h += piece.h
+        precision += piece.precision
+        return
     second = piece.psi.second
     (index,), (position,) = (np.asarray(a) for a in second.index), (np.asarray(a) for a in second.position)
     inside = iter(range(position.shape[-1]))

@@ -31,20 +31,47 @@ KNOWN = 4096
 
 
 def take(array: Any, index: Any) -> Any:
-    """The elements of a flat array; where they are known, and one or side by side, a slice, whose gradient needs no scatter."""
+    """The elements of a flat array; where they are known and lie regularly, a slice, whose gradient needs no scatter."""
     if not isinstance(index, np.ndarray) or not index.size:
         return array[index]
+    strides = regular(index)
+    if strides is not None:
+        return _view(array, int(index.flat[0]), index.shape, strides)
     flat = index.reshape(-1)
-    if (flat == flat[0]).all():
-        return jnp.broadcast_to(array[int(flat[0])], index.shape)
     if not beside(flat):
         return array[index]
-    if len(flat) > 1 and flat[1] != flat[0] + 1:
-        rest = jax.lax.slice(array, (int(flat[1]),), (int(flat[-1]) + 1,))
-        return jnp.concatenate([array[int(flat[0]) : int(flat[0]) + 1], rest]).reshape(index.shape)
-    whole = int(flat[0]) == 0 and len(flat) == array.shape[0]
-    found = array if whole else jax.lax.slice(array, (int(flat[0]),), (int(flat[-1]) + 1,))
-    return found.reshape(index.shape)
+    rest = jax.lax.slice(array, (int(flat[1]),), (int(flat[-1]) + 1,))
+    return jnp.concatenate([array[int(flat[0]) : int(flat[0]) + 1], rest]).reshape(index.shape)
+
+
+def regular(index: np.ndarray) -> tuple[int, ...] | None:
+    """Strides s with index = first + sum_a s_a i_a that meets each element of a range once, but for axes with s = 0."""
+    first = index[(slice(0, 1),) * index.ndim]
+    strides, found = [], first
+    for axis, length in enumerate(index.shape):
+        step = 0
+        if length > 1:
+            one, two = (index[tuple(n if a == axis else 0 for a in range(index.ndim))] for n in (0, 1))
+            step = int(two - one)
+        strides.append(step)
+        found = found + step * np.arange(length).reshape([-1 if a == axis else 1 for a in range(index.ndim)])
+    met = 1
+    for step, length in sorted(zip(strides, index.shape, strict=True)):
+        if step and (step != met or step < 0):
+            return None
+        met *= length if step else 1
+    return tuple(strides) if (found == index).all() else None
+
+
+def _view(array: Any, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
+    order = sorted((axis for axis, step in enumerate(strides) if step), key=lambda axis: -strides[axis])
+    lengths = [shape[axis] for axis in order]
+    size = int(np.prod(lengths))
+    part = array if first == 0 and size == len(array) else jax.lax.slice(array, (first,), (first + size,))
+    kept = sorted(order)
+    part = jnp.transpose(part.reshape(lengths), [order.index(axis) for axis in kept])
+    some = part.reshape([n if axis in kept else 1 for axis, n in enumerate(shape)])
+    return jnp.broadcast_to(some, shape)
 
 
 def few_powers(power: np.ndarray) -> tuple[float, ...] | None:
@@ -61,6 +88,64 @@ def beside(flat: np.ndarray) -> bool:
 def simple(flat: np.ndarray) -> bool:
     """Whether the elements are easy to say: all the same one, or side by side."""
     return beside(flat) or bool((flat == flat[0]).all())
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """Sums (M,) of elements of a flat array over the second axis of an index (M, N).
+
+    Attributes
+    ----------
+    index
+        Of the elements; None where there are ranges.
+    ranges
+        Where rows of the index have strides, and rows with one stride fill ranges: (first, count, step) of those, `count` times N
+        times `step` elements, which are summed up as they lie.
+    place
+        Of every row's sum among theirs.
+    rows
+        N.
+    """
+
+    index: Any
+    ranges: tuple[tuple[int, int, int], ...] = static(default=())
+    place: tuple[int, ...] = static(default=())
+    rows: int = static(default=0)
+
+    def __call__(self, array: Any) -> Any:
+        """The sums."""
+        if not self.ranges:
+            return array[self.index].sum(1)
+        n, parts = self.rows, []
+        for first, count, step in self.ranges:
+            part = jax.lax.slice(array, (first,), (first + count * n * step,)).reshape(count, n, step)
+            parts.append(part.sum(1).reshape(-1))
+        return jnp.concatenate(parts)[np.array(self.place)]
+
+
+def totals(index: np.ndarray, size: int) -> Totals:
+    """Sums of elements of an array of a size."""
+    n = index.shape[1]
+    step = index[:, 1] - index[:, 0] if n > 1 else np.ones(len(index), int)
+    if (step < 1).any() or (index != index[:, :1] + step[:, None] * np.arange(n)).any():
+        return Totals(index)
+    found: list[tuple[int, int, int]] = []
+    place: dict[tuple[int, int], int] = {}
+    before = 0  # sums of the ranges but the last
+    for s, first in np.unique(np.stack([step, index[:, 0]], 1), axis=0).tolist():
+        begin, count, known = found[-1] if found else (0, 0, 0)
+        last = begin + (count - 1) * n * known
+        if known == s and first == last + n * s:
+            found[-1], last = (begin, count + 1, s), first
+        elif known != s or first >= last + s:
+            before, last = before + count * known, first
+            found.append((first, 1, s))
+        place[s, first] = before + (found[-1][1] - 1) * s + first - last
+    if any(first + count * n * s > size for first, count, s in found):
+        return Totals(index)
+    rows = zip(step.tolist(), index[:, 0].tolist(), strict=True)
+    return Totals(None, tuple(found), tuple(place[row] for row in rows), n)
 
 
 def known(energy: Any) -> tuple[list[Any], Callable[[list[Any]], Any], Hashable]:
@@ -95,7 +180,8 @@ def _is_known(path: Any, leaf: np.ndarray) -> bool:
     if not np.issubdtype(leaf.dtype, np.integer):
         return False
     columns = leaf.reshape(-1, leaf.shape[-1]).T if leaf.ndim > 1 and leaf.shape[-1] <= FEW else leaf.reshape(1, -1)
-    return leaf.size <= KNOWN or all(simple(column) for column in columns) or beside(leaf.reshape(-1))
+    some = leaf.size <= KNOWN or all(simple(column) for column in columns) or beside(leaf.reshape(-1))
+    return some or regular(leaf) is not None
 
 
 def features(own: Any, powers: tuple[float, ...]) -> dict[str, Any]:
@@ -168,9 +254,14 @@ class Moments2:
     first: tuple[int, ...] = static()
     second: tuple[int, ...] = static()
 
+    @property
+    def few(self) -> bool:
+        """Whether few elements are read."""
+        return all(index.shape[-1] <= FEW for index in self.index)
+
     def columns(self, moments: Any) -> list[Any] | None:
         """The columns one by one, where their elements are known and few: no array with a short last axis is made."""
-        if not all(isinstance(index, np.ndarray) and index.shape[-1] <= FEW for index in self.index):
+        if not self.few or not all(isinstance(index, np.ndarray) for index in self.index):
             return None
         u: list[Any] = [jnp.ones(())]
         cov: list[Any] = []
@@ -196,6 +287,11 @@ class Moments2:
         if not cov:
             return product
         return jnp.concatenate([product[..., :inside] + jnp.concatenate(cov, -1), product[..., inside:]], -1)
+
+
+def same(index: np.ndarray) -> bool:
+    """Whether all elements are the same."""
+    return index.size == 1 or bool(index.size and (index == index.flat[0]).all())
 
 
 def _spread(array: Any, lead: tuple[int, ...]) -> Any:
@@ -256,15 +352,7 @@ class Sum:
 
     def __call__(self, moments: Any) -> Any:
         """The expectation, a scalar."""
-        second = self.psi.second if isinstance(self.psi, Psi) and self.psi.kind == "quadratic" else None
-        if second is None or (columns := second.columns(moments)) is None:
-            return (self.stat * self.psi(moments)).sum()
-        total = jnp.zeros(())
-        for number, column in enumerate(columns):
-            total = total + self.stat[..., number] * column
-        for read in self.psi.reads:
-            total = total * read.mean(moments)
-        return total.sum()
+        return (self.stat * self.psi(moments)).sum()
 
 
 @jax.tree_util.register_dataclass

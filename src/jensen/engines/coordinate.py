@@ -29,7 +29,7 @@ from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE, on_device
 from jensen.core.errors import OptionError
 from jensen.engines.engine import Ticks
-from jensen.families import markov
+from jensen.families.gaussian import Gaussian
 from jensen.families.markov import MarkovChain
 
 CHUNK = 64
@@ -202,7 +202,12 @@ class _Program:
 
 def moments_of(families: Any) -> Any:
     """Mean parameters of all blocks."""
-    return {block: family.moments() for block, family in families.items()}
+    return {block: measured(family) for block, family in families.items()}
+
+
+def measured(family: Any) -> Any:
+    """A family's mean parameters, with its entropy beside them where the one is half of the work for the other."""
+    return family.with_entropy() if isinstance(family, Gaussian | MarkovChain) else family.moments()
 
 
 def one_sweep(
@@ -230,10 +235,13 @@ def update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, A
     """The block's coordinate optimum, and its moments."""
     if block in energy.naturals:
         new = families[block].from_natural(*energy.naturals[block](moments))
-        return new, new.moments()
-    gradient = jax.grad(lambda own: energy(moments | {block: own}) + _volume(energy, block, own))(moments[block])
-    new = families[block].from_gradient(gradient, moments[block])
-    return new, new.moments()
+        return new, measured(new)
+    slope = jax.grad(lambda own: energy(moments | {block: own}) + _volume(energy, block, own))
+    if isinstance(families[block], Gaussian) and energy.quadratic(block):
+        new = families[block].from_slope(slope(jax.tree.map(jnp.zeros_like, moments[block])))
+    else:
+        new = families[block].from_gradient(slope(moments[block]), moments[block])
+    return new, measured(new)
 
 
 def damped_update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, Any]:
@@ -245,17 +253,17 @@ def damped_update(energy: Any, families: Any, moments: Any, block: str) -> tuple
         return partly + _volume(energy, block, own)
 
     def value(family: Any, own: Any) -> Any:
-        return weigh(own) + family.entropy()
+        return weigh(own) + (own["entropy"] if "entropy" in own else family.entropy())
 
     full = old.from_gradient(jax.grad(weigh)(moments[block]), moments[block])
 
     def trial(rho: Any) -> tuple[Any, Any]:
         new = jax.tree.map(lambda a, b: a + rho * (b - a) if jnp.issubdtype(a.dtype, jnp.floating) else a, old, full)
-        return new, value(new, new.moments())
+        return new, value(new, measured(new))
 
     search = _search_each if given is None else _search_all
     new = search(trial, old, value(old, moments[block]))
-    return new, new.moments()
+    return new, measured(new)
 
 
 def _least(before: Any) -> Any:
@@ -292,7 +300,8 @@ def elbo(energy: Any, families: Any, moments: Any) -> Any:
     """E_q[log p] + entropy."""
     total = energy(moments)
     for block, family in families.items():
-        total = total + (markov.entropy(moments[block]) if isinstance(family, MarkovChain) else family.entropy())
+        known = moments[block].get("entropy")
+        total = total + (family.entropy() if known is None else known)
         total = total + _volume(energy, block, moments[block])
     return total
 

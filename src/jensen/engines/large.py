@@ -155,7 +155,9 @@ def steps(
 ) -> tuple[State, np.ndarray]:
     """Do the first `count` steps of a schedule: the new state, and the ELBO after each (those that are finite)."""
     if state.blank is None:
-        shapes = jax.eval_shape(lambda some, q: [total(one, _moments(q)) for one in some], state.locals, state.families)
+        shapes = jax.eval_shape(
+            lambda some, q: [total(one, coordinate.moments_of(q)) for one in some], state.locals, state.families
+        )
         state = replace(state, blank=jax.tree.map(lambda x: np.zeros(x.shape), shapes))
     fixed = state.blank if fixed is None else list(fixed)
     program = partial(_program, names=state.names, damped=frozenset(target.damped))
@@ -182,9 +184,10 @@ def _program(
     settled = frozenset(some.block for some in groups if some is not None)
 
     def one(number: Any, carry: Any) -> Any:
-        before, elbos, good = carry
+        (before, moments), elbos, good = carry
         families = _settled(groups, locals_, before, schedule, number)
-        moments, whole, entropy = _moments(families), energy, jnp.zeros(())
+        moments = coordinate.moments_of(families) if settled else moments
+        whole, entropy = energy, jnp.zeros(())
         seen = _plainly(families, moments, number < schedule.plain)
         for place, (local, order, own) in enumerate(zip(locals_, schedule.order, fixed, strict=True)):
             low, high = schedule.low[place, number], schedule.high[place, number]
@@ -193,11 +196,15 @@ def _program(
             whole, more = given(whole, local, found, moments, schedule.times[place, number])
             entropy = entropy + more
         new = _sweep(whole, families, moments, names, damped, settled, schedule.rho[number])
-        elbo = coordinate.elbo(whole, new, _moments(new)) + entropy
+        elbo = coordinate.elbo(whole, *new) + entropy
         good = good & jnp.isfinite(elbo)
-        return jax.tree.map(partial(jnp.where, good), new, before), elbos.at[number].set(elbo), good
+        kept = jax.tree.map(partial(jnp.where, good), new, (before, carry[0][1]))
+        return kept, elbos.at[number].set(elbo), good
 
-    return jax.lax.fori_loop(0, count, one, (families, jnp.full(STEPS, jnp.nan), jnp.array(True)))
+    # Moments are carried along: a digamma for every parameter.
+    start = (families, coordinate.moments_of(families)), jnp.full(STEPS, jnp.nan), jnp.array(True)
+    (families, _), elbos, good = jax.lax.fori_loop(0, count, one, start)
+    return families, elbos, good
 
 
 def _settled(
@@ -208,7 +215,7 @@ def _settled(
         if some is None:
             continue
         plain = number < schedule.plain
-        seen, order = _plainly(families, _moments(families), plain), schedule.order[place]
+        seen, order = _plainly(families, coordinate.moments_of(families), plain), schedule.order[place]
         turn = partial(_settle, some, local, seen, order, plain)
         low, high = schedule.low[place, number], schedule.high[place, number]
         families = families | {some.block: jax.lax.fori_loop(low, high, turn, families[some.block])}
@@ -228,15 +235,18 @@ def _sweep(
     settled: frozenset[str],
     rho: Any,
 ) -> Any:
-    """Move every block in turn by rho towards its optimum; those that are settled stay where they are in shorter steps."""
+    """Move every block in turn by rho towards its optimum; those that are settled stay where they are in shorter steps.
+
+    Returns the families and their moments.
+    """
     families, moments = dict(families), dict(moments)
     for block in names:
         step = coordinate.damped_update if block in damped else coordinate.update
         best, _ = step(energy, families, moments, block)
         old, length = families[block], jnp.where(rho < 1, 0.0, 1.0) if block in settled else rho
         families[block] = jax.tree.map(partial(_moved, length), old, best)
-        moments[block] = families[block].moments()
-    return families
+        moments[block] = coordinate.measured(families[block])
+    return families, moments
 
 
 def _moved(rho: Any, a: Any, b: Any) -> Any:
@@ -255,10 +265,6 @@ def _plainly(families: Any, moments: Any, plain: Any) -> Any:
         if isinstance(family, Dirichlet):
             found[block] = {"log": jnp.where(plain, jnp.log(family.mean), moments[block]["log"])}
     return found
-
-
-def _moments(families: Any) -> Any:
-    return {block: family.moments() for block, family in families.items()}
 
 
 # -- the start -------------------------------------------------------------------------------------------------------------

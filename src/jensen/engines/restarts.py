@@ -13,7 +13,8 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.plan import Plan
-from jensen.conjugate.special import PoissonSum, Products
+from jensen.conjugate.products import Products
+from jensen.conjugate.special import PoissonSum
 from jensen.core.errors import OptionError
 from jensen.engines import coordinate
 from jensen.engines.coordinate import CoordinateAscent

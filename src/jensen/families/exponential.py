@@ -32,9 +32,8 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import digamma
 
-from jensen.families.special import fall, gamma_entropy, peak
+from jensen.families.special import digamma, fall, gamma_entropy, peak
 
 Moments = dict[str, Any]
 

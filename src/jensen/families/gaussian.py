@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.families.patterns_base import Pattern
+from jensen.families.patterns_base import Pattern, joined
 
 
 @jax.tree_util.register_dataclass
@@ -43,8 +43,9 @@ class Gaussian:
     @staticmethod
     def point(pattern: Pattern, mean: Any, variance: Any) -> "Gaussian":
         """A start: independent elements with the given mean and variance, each a number or (n,); NumPy, nothing is compiled."""
-        mean, variance = (np.broadcast_to(np.asarray(value, float), (pattern.n,)) for value in (mean, variance))
-        others = np.zeros(pattern.size - pattern.n)
+        kind = jax.dtypes.canonicalize_dtype(float)
+        mean, variance = (np.broadcast_to(np.asarray(value, kind), (pattern.n,)) for value in (mean, variance))
+        others = np.zeros(pattern.size - pattern.n, kind)
         return Gaussian(mean / variance, np.concatenate([1 / variance, others]), pattern)
 
     def moments(self) -> dict[str, Any]:
@@ -52,9 +53,18 @@ class Gaussian:
         mean, cov, _ = self.pattern.moments(self.h, self.precision)
         return {"mean": mean, "cov": cov}
 
+    def with_entropy(self) -> dict[str, Any]:
+        """The moments, with ``entropy`` beside them, from one factorization."""
+        mean, cov, logdet = self.pattern.moments(self.h, self.precision)
+        return {"mean": mean, "cov": cov, "entropy": 0.5 * (self.pattern.n * (1 + log(2 * pi)) - logdet)}
+
     def statistics(self, x: Any) -> dict[str, Any]:
         """The moments of the point mass at x (n,): no covariance."""
         return {"mean": x, "cov": jnp.zeros_like(self.precision)}
+
+    def from_slope(self, gradient: dict[str, Any]) -> "Gaussian":
+        """The coordinate ascent update of an energy quadratic in the block: from the gradient at mean and covariance zero."""
+        return Gaussian(gradient["mean"], self._precision(gradient), self.pattern)
 
     def from_gradient(self, gradient: dict[str, Any], moments: dict[str, Any]) -> "Gaussian":
         """The coordinate ascent update.
@@ -71,11 +81,13 @@ class Gaussian:
         Gaussian
             With the same pattern; its moments are NaN if the precision is not positive definite.
         """
-        n = self.pattern.n
-        precision = -gradient["cov"]
-        precision = precision.at[:n].multiply(2)
+        precision = self._precision(gradient)
         h = gradient["mean"] + self.pattern.multiply(precision, moments["mean"])
         return Gaussian(h, precision, self.pattern)
+
+    def _precision(self, gradient: dict[str, Any]) -> Any:
+        n = self.pattern.n
+        return joined([-2 * gradient["cov"][:n], -gradient["cov"][n:]])
 
     def from_natural(self, h: Any, precision: Any) -> "Gaussian":
         """The Gaussian with these natural parameters and this pattern."""
@@ -88,8 +100,7 @@ class Gaussian:
 
     def entropy(self) -> Any:
         """Differential entropy, in nats."""
-        logdet = self.pattern.moments(self.h, self.precision)[2]
-        return 0.5 * (self.pattern.n * (1 + log(2 * pi)) - logdet)
+        return self.with_entropy()["entropy"]
 
     def log_prob(self, x: Any) -> Any:
         """Log q(x) at x (n,), or at the rows of x (..., n)."""

@@ -8,7 +8,12 @@ messages,
 
     f_t+1[j] = e_t+1[j] sum_i f_t[i] P_t[i, j],   b_t[i] = e_t[i] sum_j P_t[i, j] b_t+1[j],   e = exp u,  P = exp v,
 
-each scaled to sum 1, so that the length of the chain does not matter. Products of probabilities underflow when potentials at
+each scaled to sum 1, so that the length of the chain does not matter. Where v is the same at all steps, it is kept once, and of
+the pairs only the sum over the steps is asked for; nothing of size T K^2 is made then,
+
+    c_t = P b_t+1,    q(z_t) = f_t c_t / n_t,    sum_t q(z_t, z_t+1) = P sum_t (f_t / n_t) b_t+1',    n_t = sum f_t c_t.
+
+Products of probabilities underflow when potentials at
 one place differ by hundreds of nats. Where only u does (an outlier), levels that many nats below the best one are raised to a
 floor that still leaves them no probability; where v does, the recursions run on logarithms, two to three times slower.
 
@@ -17,6 +22,7 @@ Econometrics 75 (draws).
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import log
 from typing import Any, Self
 
@@ -50,6 +56,11 @@ def _unit(weights: Any, axes: int | tuple[int, ...] = -1) -> Any:
 def _both_ways(messages: Any, matrices: Any) -> tuple[Any, Any]:
     messages = _unit((messages[..., :, None] * matrices).sum(-2))
     return messages, messages
+
+
+def _steady_both_ways(messages: Any, local: Any, matrices: Any) -> tuple[Any, Any]:
+    reached = (messages[..., :, None] * matrices).sum(-2)
+    return _unit(local * reached), reached
 
 
 def _log_forward(message: Any, step: Any) -> tuple[Any, Any]:
@@ -91,6 +102,25 @@ def _direct_moments(unary: Any, pairwise: Any) -> tuple[Any, Any]:
     return jnp.moveaxis(probs, -1, 0), jnp.moveaxis(pairs, -1, 0)
 
 
+def _steady_moments(unary: Any, pairwise: Any) -> tuple[Any, Any, Any]:
+    """Probabilities of levels, time first, the sum of those of pairs, and the entropy, where all steps are alike."""
+    e = jnp.exp(unary - unary.max(-1, keepdims=True))
+    transition = jnp.exp(pairwise[0] - pairwise[0].max((-1, -2), keepdims=True))
+    matrices = jnp.stack([transition, jnp.swapaxes(transition, -1, -2)])
+    local = jnp.stack([e[1:], e[-2::-1]], 1)
+    ends = jnp.stack([_unit(e[0]), _unit(e[-1])])
+    reached = lax.scan(partial(_steady_both_ways, matrices=matrices), ends, local)[1]
+    # Time last: loops over it run in vector registers, loops over few levels do not.
+    e, ahead, c = (jnp.moveaxis(x, 0, -1) for x in (e, reached[:, 0], reached[::-1, 1]))
+    f = _unit(jnp.concatenate([e[..., :1], e[..., 1:] * ahead], -1), -2)
+    after = _unit(jnp.concatenate([e[..., 1:-1] * c[..., 1:], e[..., -1:]], -1), -2)
+    scaled = f[..., :-1] / (f[..., :-1] * c).sum(-2, keepdims=True)
+    probs = jnp.concatenate([scaled * c, f[..., -1:]], -1)
+    total = transition * jnp.einsum("...it,...jt->...ij", scaled, after)
+    pairs = scaled[..., :, None, :] * transition[..., None] * after[..., None, :, :]
+    return jnp.moveaxis(probs, -1, 0), total, entr(pairs).sum() - entr(probs[..., 1:-1]).sum()
+
+
 def _log_messages(unary: Any, pairwise: Any) -> tuple[Any, Any]:
     """Logarithms of the scaled forward messages, time first, and the logarithms of their scales, which sum to log Z."""
     scale = logsumexp(unary[0], -1)
@@ -119,7 +149,6 @@ def entropy(moments: Moments) -> Any:
     Notes
     -----
     The sum of H(z_1) and of H(z_t+1 | z_t) = H(z_t, z_t+1) - H(z_t): no difference of numbers that grow with the potentials.
-    Where the moments are at hand, this saves the second pass over the chain that `MarkovChain.entropy` makes.
     """
     levels = entr(moments["probs"])
     if levels.shape[-2] == 1:
@@ -140,14 +169,30 @@ class MarkovChain:
     unary
         u (..., T, K); the axes in front are independent chains.
     pairwise
-        v (..., T - 1, K, K): ``pairwise[..., t, i, j]`` belongs to the step from i at t to j at t + 1.
+        v (..., T - 1, K, K): ``pairwise[..., t, i, j]`` belongs to the step from i at t to j at t + 1. With an axis of length one
+        in the place of T - 1, all steps have these potentials, and the moment ``pairs`` is summed over them.
     """
 
     unary: Any
     pairwise: Any
 
+    @property
+    def steady(self) -> bool:
+        """Whether potentials of steps are kept once for all."""
+        return self.pairwise.shape[-3] == 1 and self.unary.shape[-2] > 2
+
+    def _time_first(self) -> tuple[Any, Any]:
+        """Potentials of levels (T, ..., K) and of all steps (T - 1, ..., K, K)."""
+        unary, pairwise = _time_first(self.unary, self.pairwise)
+        return unary, jnp.broadcast_to(pairwise, (len(unary) - 1, *pairwise.shape[1:]))
+
     def moments(self) -> Moments:
         """Mean parameters: probabilities of levels (..., T, K) and of pairs (..., T - 1, K, K)."""
+        found = self.with_entropy()
+        return {"probs": found["probs"], "pairs": found["pairs"]}
+
+    def with_entropy(self) -> Moments:
+        """The moments, with ``entropy`` beside them."""
         unary, pairwise = _time_first(self.unary, self.pairwise)
         numbers = jnp.finfo(unary.dtype)
         # A product in the direct recursions is at least exp(-2 range), range = that of u + that of v, times a power of K.
@@ -160,21 +205,33 @@ class MarkovChain:
         raised = jnp.maximum(unary, unary.max(-1, keepdims=True) - floor)
         direct = (levels < floor) | harmless
         unary = jnp.where(direct, raised, unary)
-        probs, pairs = _direct_moments(unary, pairwise)
+        steady = self.steady
+        found = _steady_moments(unary, pairwise) if steady else _direct_moments(unary, pairwise)
 
         def by_logarithms(carry: Any) -> Any:
-            found = _log_moments(unary, pairwise)
-            return jnp.array(True), *(jnp.moveaxis(x, 0, -1) for x in found)
+            probs, pairs = _log_moments(unary, jnp.broadcast_to(pairwise, (len(unary) - 1, *pairwise.shape[1:])))
+            if not steady:
+                return jnp.array(True), jnp.moveaxis(probs, 0, -1), jnp.moveaxis(pairs, 0, -1)
+            left = entr(pairs).sum() - entr(probs[1:-1]).sum()
+            return jnp.array(True), jnp.moveaxis(probs, 0, -1), pairs.sum(0), left
 
         # A loop of no or one turn and not a branch, which would copy all that goes in and out.
-        start = direct, jnp.moveaxis(probs, 0, -1), jnp.moveaxis(pairs, 0, -1)
-        _, probs, pairs = lax.while_loop(lambda carry: ~carry[0], by_logarithms, start)
-        return {"probs": jnp.swapaxes(probs, -1, -2), "pairs": jnp.moveaxis(pairs, -1, -3)}
+        probs, pairs, *rest = found
+        start = direct, jnp.moveaxis(probs, 0, -1), pairs if steady else jnp.moveaxis(pairs, 0, -1), *rest
+        _, probs, pairs, *rest = lax.while_loop(lambda carry: ~carry[0], by_logarithms, start)
+        pairs = pairs[..., None, :, :] if steady else jnp.moveaxis(pairs, -1, -3)
+        found = {"probs": jnp.swapaxes(probs, -1, -2), "pairs": pairs}
+        return found | {"entropy": rest[0] if steady else entropy(found)}
 
     def statistics(self, z: Any) -> Moments:
         """Indicators (..., T, K) and (..., T - 1, K, K) of integer paths z (..., T)."""
         unary = jnp.asarray(self.unary)
         levels = jax.nn.one_hot(z, unary.shape[-1], dtype=unary.dtype)
+        if self.steady:
+            return {
+                "probs": levels,
+                "pairs": jnp.einsum("...ti,...tj->...ij", levels[..., :-1, :], levels[..., 1:, :])[..., None, :, :],
+            }
         return {"probs": levels, "pairs": levels[..., :-1, :, None] * levels[..., 1:, None, :]}
 
     def from_gradient(self, gradient: Moments, moments: Moments) -> Self:
@@ -187,15 +244,15 @@ class MarkovChain:
 
     def log_partition(self) -> Any:
         """Log Z of each chain (...)."""
-        return _log_messages(*_time_first(self.unary, self.pairwise))[1].sum(0)
+        return _log_messages(*self._time_first())[1].sum(0)
 
     def entropy(self) -> Any:
         """Entropy, in nats."""
-        return entropy(self.moments())
+        return self.with_entropy()["entropy"]
 
     def log_prob(self, z: Any) -> Any:
         """Log probability of integer paths z (..., T)."""
-        unary, pairwise = _time_first(self.unary, self.pairwise)
+        unary, pairwise = self._time_first()
         path = jnp.moveaxis(jnp.asarray(z), -1, 0)[..., None]
         rows = jnp.take_along_axis(pairwise, path[:-1, ..., None], -2)[..., 0, :]
         terms = jnp.take_along_axis(unary, path, -1)[..., 0] - _log_messages(unary, pairwise)[1]
@@ -208,7 +265,7 @@ class MarkovChain:
 
     def at(self, noise: Any) -> Any:
         """Independent paths (n, ..., T), integers, made of `noise`: messages forward, draws backward."""
-        unary, pairwise = _time_first(self.unary, self.pairwise)
+        unary, pairwise = self._time_first()
         f, _ = _log_messages(unary, pairwise)
         chance = jnp.moveaxis(noise, -1, 0)
         end = levels_at(f[-1][None], chance[-1])

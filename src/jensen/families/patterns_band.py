@@ -11,7 +11,7 @@ and the Rauch-Tung-Striebel smoother):
     S_jj = 1 / D_j - sum_k S_{j+k,j} L_{j+k,j}.
 
 The loops over k and l are written out, so one step of the scan is a handful of scalar operations; equally long chains run
-beside each other. Linear in the length.
+beside each other, and one long one with w = 1 has a way of its own (`patterns_tridiagonal`). Linear in the length.
 
 Reference: Rue (2001), Fast sampling of Gaussian Markov random fields, JRSS B 63(2).
 """
@@ -24,7 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jensen.families import patterns_tridiagonal
 from jensen.families.patterns_base import Pattern, joined, row_products
+
+LONG = 1000
+"""Elements from which on a chain is eliminated from both ends."""
 
 
 @jax.tree_util.register_dataclass
@@ -65,6 +69,9 @@ class Band(Pattern):
 
     def solve(self, rhs: Any, entries: Any) -> tuple[Any, Any, Any]:
         """Two passes over the chains."""
+        if len(rhs) == self.chains == self.width == 1 and self.length >= LONG:
+            solution, cov, logdet = patterns_tridiagonal.solve(rhs[0], entries)
+            return solution[None], cov, logdet
         rows = rhs.reshape(len(rhs), self.chains, self.length)
         solution, cov, logdet = self._each(self._solve, (1, 0, 0), (1, 0, 0))(rows, *self._split(entries))
         return solution.reshape(rhs.shape), self._join(cov), logdet.sum()
@@ -89,6 +96,10 @@ class Band(Pattern):
         left, right = (side.reshape(len(side), self.chains, self.length) for side in (left, right))
         off = [row_products(left[..., k:], right[..., :-k]).ravel() for k in range(1, self.width + 1)]
         return joined([row_products(left, right).ravel(), *off])
+
+    def _pairwise(self, x: Any) -> Any:
+        x = x.reshape(self.chains, self.length)
+        return joined([(x[:, k:] * x[:, :-k]).ravel() for k in range(1, self.width + 1)])
 
     def _each(self, function: Any, inputs: Any, outputs: Any) -> Any:
         """The function of one chain, for all of them; one chain alone stays a loop over scalars."""

@@ -64,6 +64,15 @@ class Pattern(ABC):
     def outer(self, left: Any, right: Any) -> Any:
         """Entries (size,) of left' right, which must be symmetric, for left and right (k, n)."""
 
+    def square(self, diagonal: Any, twice: Any, x: Any, cov: Any) -> Any:
+        """<P, xx' + C>, a scalar, for x (n,), covariances on the pattern, and the entries of P, those off the diagonal twice."""
+        total, n = (diagonal * (x * x + cov[: self.n])).sum(), self.n
+        return total if self.size == n else total + (twice * (self._pairwise(x) + cov[n:])).sum()
+
+    def _pairwise(self, x: Any) -> Any:
+        """x_i x_j for the pairs."""
+        return self.outer(x[None], x[None])[self.n :]
+
     def moments(self, h: Any, entries: Any) -> tuple[Any, Any, Any]:
         """Mean and covariance of exp(h'x - x'Px/2).
 

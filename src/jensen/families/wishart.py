@@ -19,10 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import digamma, gammaln
 
 from jensen.families.exponential import gamma_noise, log_gamma_draws
-from jensen.families.special import gamma_entropy
+from jensen.families.special import digamma, gamma_entropy, gammaln
 
 Moments = dict[str, Any]
 
