@@ -17,7 +17,7 @@ import numpy as np
 
 from jensen.core import keys
 from jensen.core.errors import JensenError
-from jensen.diagnostics import verdict
+from jensen.diagnostics import settled, tails, verdict
 from jensen.diagnostics.beyond import FAR, beyond
 from jensen.diagnostics.examine import Examination, examine
 from jensen.engines.layered import ScaleLayer
@@ -83,7 +83,7 @@ def climb(
     rungs = [Rung("Gaussian", elbo, spread, True, found.verdict.counts, target.gradients)]
     for name, engine in _rungs(target.dim):
         seconds = left()
-        if found.verdict.overall == verdict.TRUSTED or seconds == 0:
+        if found.verdict.overall == verdict.TRUSTED or seconds == 0 or _only_tails(found):
             break
         before = target.gradients
         try:
@@ -131,6 +131,17 @@ def _not_cleared(looked: Examination, before: Examination, moved: np.ndarray) ->
     reason = f"draws wider than q's still move {judged.names[int(np.argmax(far))]}, which keeps the word it had before"
     advice = judged.advice if set(words) == {verdict.TRUSTED} else old.advice
     return replace(looked, verdict=replace(judged, words=words, reasons=(*judged.reasons, reason), advice=advice))
+
+
+def _only_tails(found: Examination) -> bool:
+    """Whether nothing is refused but sds that draws of no approximation tell."""
+    chains = found.correction
+    return (
+        chains is not None
+        and chains.guard == tails.WHY
+        and verdict.DO_NOT_USE not in found.verdict.words
+        and bool(settled.sds_settled(chains.evidence).all())
+    )
 
 
 def _trusted(found: Examination) -> int:
