@@ -3,9 +3,9 @@
     python -m benchmarks conjugacy                   # or with names of cases: ... conjugacy bpca hmm "random walk (1e5)"
 
 For every model: CPU seconds from the user's function to the first sweep (trace, probe, certificate, compilation as in a fit,
-without optimizations); those of compiling a sweep with all of them, which a fit does when it gets long; milliseconds a sweep of the same
-updates inside of a loop of 64 (ours alternating with the hand-written one, fastest of several), the same with the ELBO that our
-fits compute after every sweep, and BayesPy's time for an update of all nodes.
+without optimizations); those of compiling a sweep with all of them, which a fit does when it gets long; milliseconds a sweep
+of the same updates inside of a loop of 64 (ours alternating with the hand-written one, fastest of several), the same with the
+ELBO that our fits compute after every sweep, and BayesPy's time for an update of all nodes.
 """
 
 import sys
