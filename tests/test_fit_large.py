@@ -180,6 +180,7 @@ def test_going_on_ends_where_it_was(fit):
     assert again.elbo.value == pytest.approx(fit.elbo.value, abs=0.01)
 
 
+@pytest.mark.slow
 def test_both_modes_of_a_square_are_seen(without_flow):
     y = 4 + np.random.default_rng(0).normal(size=N)
 

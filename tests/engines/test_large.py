@@ -11,6 +11,7 @@ from tests.conjugacy.hand import HAND
 from tests.conjugacy.zoo import example
 from tests.conjugacy.zoo_data import mixture, tokens
 from tests.conjugacy.zoo_models import gmm, lda
+from tests.tiers import quick
 
 from jensen.conjugate import probe
 from jensen.conjugate.chunks import split
@@ -30,7 +31,7 @@ def begun(found, families, rows=64, shuffle=None, smallest=10):
     return large.State(energy, locals_, names, {name: families[name] for name in names})
 
 
-@pytest.mark.parametrize("name", ["gmm", "lda", "mixture_of_regressions"])
+@pytest.mark.parametrize("name", quick(["gmm", "lda", "mixture_of_regressions"], "gmm", "lda"))
 def test_sweeps_are_those_derived_by_hand(name):
     data, found = example(name).arguments, plan(name)
     state = HAND[name].start(data, np.random.default_rng(0))

@@ -19,11 +19,12 @@ from scipy import stats
 from tests.tiers import quick
 
 from jensen.core.errors import DataError, ModelError, UnsupportedError
+from jensen.core.layout import unflatten
 from jensen.core.precision import scope
 from jensen.models.cache import remember
 from jensen.models.model import Factors, total
 from jensen.models.pymc import current, read
-from jensen.models.pymc_ops import erfcx
+from jensen.models.pymc_ops import clip, erfcx
 from jensen.models.target import Target
 
 RNG = np.random.default_rng(11)
@@ -375,6 +376,39 @@ def test_scaled_complementary_error_function():
     with scope("float32"):
         single = np.asarray(erfcx(jnp.asarray(x, jnp.float32)))
     np.testing.assert_allclose(single[x > -9], exact[x > -9], rtol=2e-5)
+
+
+def test_the_slope_of_a_clip_does_not_hang_on_rounding():
+    """Distances of points from themselves are zero but for rounding, and lie on either side of a bound at zero."""
+    x = np.array([-1.0, -1e-16, 0.0, 1e-16, 0.5, 2.0])
+    with scope("float64"):
+        slope = jax.grad(lambda x, low, high: clip(x, low, high).sum(), (0, 1, 2))(jnp.asarray(x), 0.0, 1.0)
+        value = np.asarray(clip(x, 0.0, 1.0))
+    np.testing.assert_array_equal(value, np.clip(x, 0, 1))
+    np.testing.assert_array_equal(slope[0], [0, 1, 1, 1, 1, 0])
+    assert (float(slope[1]), float(slope[2])) == (1, 1)
+    np.testing.assert_array_equal(clip(np.arange(5), 1, 3), [1, 1, 2, 3, 3])
+
+
+def test_a_length_scale_has_the_slope_that_the_density_has():
+    """The gradient of a Gaussian process, which cancels on the diagonal, in every way of compiling it."""
+    with pm.Model() as model:
+        length = pm.Gamma("length", 2.0, 2.0)
+        latent = pm.gp.Latent(cov_func=pm.gp.cov.Matern52(1, ls=length))
+        latent.prior("f", X=np.linspace(-1, 1, 12)[:, None])
+    record = read(model)
+    points = np.random.default_rng(3).normal(size=(3, record.dim))
+    steps = 1e-5 * np.eye(record.dim)[:1]
+    with scope("float64"):
+        density = jax.vmap(
+            jax.value_and_grad(lambda z, data: total(record.factors(unflatten(record.sites, z), data))), (0, None)
+        )
+        program = jax.jit(density).lower(points, dict(record.data))
+        for options in ({}, {"xla_cpu_use_fusion_emitters": False}):
+            compiled = program.compile(compiler_options=options)
+            up, down = (np.asarray(compiled(points + sign * steps, dict(record.data))[0]) for sign in (1, -1))
+            slope = np.asarray(compiled(points, dict(record.data))[1])[:, 0]
+            np.testing.assert_allclose(slope, (up - down) / 2e-5, rtol=1e-4, atol=1e-4)
 
 
 def test_data_are_not_closed_over():

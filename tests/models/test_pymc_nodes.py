@@ -169,7 +169,9 @@ def test_leaves_are_the_parameters_of_the_densities(build):
     for name, node in nodes.items():
         with scope("float64"):
             expected = np.asarray(numpyro_density(node.kind, leaves[name]))
-        np.testing.assert_allclose(densities[name], np.broadcast_to(expected, densities[name].shape), rtol=1e-11)
+        np.testing.assert_allclose(
+            densities[name], np.broadcast_to(expected, densities[name].shape), rtol=1e-11, atol=1e-14
+        )
         if node.distribution != "Potential":
             assert leaves[name]["value"].shape == node.shape
             assert densities[name].shape == node.shape[: len(node.shape) - node.event_dim]

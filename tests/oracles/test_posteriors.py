@@ -67,7 +67,6 @@ def test_default_fit(name):
     quick(
         ["kidscore_momiq", "nes1972", "arK", "logearn_interaction_z", "wells_interaction_c"],
         "kidscore_momiq",
-        "wells_interaction_c",
     ),
 )
 def test_linear_response_repairs_mean_field(name):

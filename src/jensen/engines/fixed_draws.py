@@ -245,7 +245,8 @@ def _evaluated(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray
         curvature = weighted.T @ z
         curvature = 0.5 * (curvature + curvature.T)
     loss = float(-(weights @ log_p) - volume - half_entropy)
-    misfit = float(weights @ ((u + z) ** 2).sum(1)) if factor.ndim == 2 else 0.0
+    with np.errstate(over="ignore"):
+        misfit = float(weights @ ((u + z) ** 2).sum(1)) if factor.ndim == 2 else 0.0
     return _Point(mean, factor, loss, weighted.sum(0), curvature, misfit), gradient
 
 

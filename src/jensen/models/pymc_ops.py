@@ -41,7 +41,7 @@ def _register(jax_funcify: Any) -> None:
     from pymc.logprob.utils import CheckParameterValue
     from pytensor.raise_op import Assert
     from pytensor.scalar import Softplus
-    from pytensor.scalar.basic import Add, Mul
+    from pytensor.scalar.basic import Add, Clip, Mul
     from pytensor.scalar.math import Erfcx
 
     @jax_funcify.register(Assert)
@@ -61,6 +61,10 @@ def _register(jax_funcify: Any) -> None:
     @jax_funcify.register(Mul)
     def _multiply(op: Any, **_: Any) -> Callable[..., Any]:
         return _chain(operator.mul)
+
+    @jax_funcify.register(Clip)
+    def _clip(op: Any, **_: Any) -> Callable[..., Any]:
+        return clip
 
     @jax_funcify.register(Softplus)
     def _softplus(op: Any, **_: Any) -> Callable[..., Any]:
@@ -88,6 +92,34 @@ def _chain(combine: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     rest of the model.
     """
     return lambda *arrays: reduce(combine, sorted(arrays, key=np.ndim))
+
+
+def clip(x: Any, low: Any, high: Any) -> Any:
+    """X within bounds, as PyTensor has it; where x misses a bound by rounding only, its slope is that of x.
+
+    PyMC clips squared distances at zero. On the diagonal of a covariance matrix they are sums that cancel, and XLA computes them
+    more than once: where one time is below zero and another is not, parts of a gradient that cancel did not, and the slope of
+    a length scale was off by hundreds.
+    """
+    kind = jnp.result_type(x, low, high)
+    bounded = _clip if jnp.issubdtype(kind, jnp.floating) else _within
+    return bounded(*(jnp.asarray(value, kind) for value in (x, low, high)))
+
+
+def _within(x: Any, low: Any, high: Any) -> Any:
+    return jnp.where(x < low, low, jnp.where(x > high, high, x))
+
+
+_clip = jax.custom_jvp(_within)
+
+
+@_clip.defjvp
+def _slope(values: tuple[Any, ...], slopes: tuple[Any, ...]) -> tuple[Any, Any]:
+    x, low, high = values
+    rounding = jnp.finfo(x.dtype).eps ** 0.5
+    below = x < low - rounding * jnp.maximum(1.0, jnp.abs(low))
+    above = x > high + rounding * jnp.maximum(1.0, jnp.abs(high))
+    return _within(*values), jnp.where(below, slopes[1], jnp.where(above, slopes[2], slopes[0]))
 
 
 def erfcx(x: Any) -> Any:
