@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 FAST_COMPILE = {
     "xla_backend_optimization_level": 0,
@@ -13,5 +14,8 @@ FAST_COMPILE = {
 
 
 def on_device(array: Any) -> jax.Array:
-    """A JAX array with a copy of a NumPy one; `jnp.asarray` would compile a program for every new shape."""
-    return array if isinstance(array, jax.Array) else jax.device_put(array, may_alias=False)
+    """A JAX array with a copy of a NumPy one; `jnp.asarray` would compile a program for every new shape.
+
+    The copy is made here and at once: JAX's own may be made later, when a source has filled the array anew.
+    """
+    return array if isinstance(array, jax.Array) else jax.device_put(np.array(array))

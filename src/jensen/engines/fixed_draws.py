@@ -235,6 +235,7 @@ def _evaluated(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray
             u, volume = gradient @ factor, np.linalg.slogdet(factor)[1]
         else:
             u, volume = gradient * factor, np.log(factor).sum()
+        misfit = float(weights @ ((u + z) ** 2).sum(1)) if factor.ndim == 2 else 0.0
     if not (np.isfinite(u).all() and np.isfinite(volume)):
         return None, gradient
     half_entropy = 0.5 * len(mean) * (1 + np.log(2 * np.pi))
@@ -245,8 +246,6 @@ def _evaluated(target: Any, design: Design, mean: np.ndarray, factor: np.ndarray
         curvature = weighted.T @ z
         curvature = 0.5 * (curvature + curvature.T)
     loss = float(-(weights @ log_p) - volume - half_entropy)
-    with np.errstate(over="ignore"):
-        misfit = float(weights @ ((u + z) ** 2).sum(1)) if factor.ndim == 2 else 0.0
     return _Point(mean, factor, loss, weighted.sum(0), curvature, misfit), gradient
 
 
