@@ -10,7 +10,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 MARKS ?= not slow
-# Half of the time of the tests is compilation, and most of their programs run a handful of times.
+# Much of the time of the tests is compilation, and most of their programs run a handful of times.
 COMPILE ?= --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 ARGS ?=
 BENCH ?=

@@ -10,7 +10,7 @@ the large terms cancel on paper, once, in the functions here. Small a are moved 
 
     log Gamma(a) = log Gamma(a + s) - log P(a),      digamma(a) = digamma(a + s) - P'(a) / P(a),
 
-which is one logarithm and one division instead of a library's branches: a tenth of the time, in vector registers.
+which is one logarithm and one division instead of a library's branches: less than half of the time, in vector registers.
 
 Reference: Abramowitz & Stegun (1964), Handbook of Mathematical Functions, 6.1.40-41, 6.3.5 and 6.3.18.
 """
