@@ -1,5 +1,6 @@
 """jn.fit and jn.conjugacy on conditionally conjugate models: the way from a user's function to a judged posterior."""
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -9,7 +10,11 @@ from tests.conjugacy.zoo import CONTROLS, example
 
 import jensen as jn
 import jensen.posterior
+from jensen.engines.structured import Structured
 from jensen.families.gaussian import Gaussian
+from jensen.fitting_conjugate import fit_conjugate
+from jensen.models.read import read
+from jensen.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::jensen.FitWarning")
 
@@ -207,6 +212,23 @@ def test_a_large_conjugate_model_keeps_its_correlations_under_auto():
     # Given tau, the posterior of mu is known: precision of 500 group means with variance 1 / tau + 1 / 4.
     tau = posterior.mean["tau"]
     np.testing.assert_allclose(posterior.sd["mu"], np.sqrt((1 / tau + 0.25) / 500), rtol=0.02)
+
+
+def test_groups_of_many_rows_that_nothing_sums_up_get_a_structured_gaussian():
+    """Sweeps would go through all rows, and leave the dependence on the groups' scale out."""
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(100), 200)
+    y = rng.poisson(np.exp(0.5 * rng.normal(size=100)[groups])).astype(float)
+
+    def model(y):
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+        with numpyro.plate("group", 100):
+            a = numpyro.sample("a", dist.Normal(0, sigma))
+        numpyro.sample("y", dist.Poisson(jnp.exp(a[groups])), obs=y)
+
+    record = read(model, {"y": y}, "float64")
+    found = fit_conjugate(record, None, None, None, Settings("auto"), {}, lambda: None, asked=False)
+    assert isinstance(found, Structured)
 
 
 def test_options_that_do_not_fit():

@@ -144,7 +144,7 @@ def fit(
     _check_batch_size(batch_size, method, engine)
     record, plate, rows = _read(model, data, settings)
     engine = _engine(method, engine, batch_size, record, rows)
-    asked, posterior, left = _asked(method, family, engine), None, partial(_left, budget, begun)
+    asked, found, left = _asked(method, family, engine), None, partial(_left, budget, begun)
     if rows is not None and (asked or not isinstance(engine, Gradient | None)):
         how = f"method={method!r}" if method != "auto" else repr(engine or family)
         raise UnsupportedError(
@@ -158,11 +158,15 @@ def fit(
         if rows is None and (asked or _may_pay(record, family, engine, start, method)):
             from jensen.fitting_conjugate import fit_conjugate
 
-            posterior = fit_conjugate(record, family, engine, start, settings, loop, left, asked=asked)
-        if posterior is None:
+            found = fit_conjugate(record, family, engine, start, settings, loop, left, asked=asked)
+        if isinstance(found, Posterior):
+            posterior = found
+        else:
             free = method == "auto" and family is None and engine is None and start is None
+            most = _LARGEST_FULL_RANK if record.many_rows else _LARGEST_UNASKED
+            wide = free and rows is None and (record.dim > most or found is not None)
             family = family or _family(method, record.dim)
-            posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left, free=free)
+            posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left, wide=wide)
     posterior = posterior.replace(cost=Cost(posterior.cost.gradients, time.perf_counter() - begun))
     if nuts and posterior.run.status != "interrupted":
         from jensen.diagnostics.nuts import sample_nuts
@@ -218,9 +222,9 @@ def _gaussian(
     loop: dict[str, Any],
     left: Callable[[], float | None],
     *,
-    free: bool = False,
+    wide: bool = False,
 ) -> Posterior:
-    """A Gaussian q by smoothed Newton, on a corrected subsample where there are many rows; `free` to choose among families."""
+    """A Gaussian q by smoothed Newton, on a corrected subsample where there are many rows; `wide` to choose among families."""
     record, plate, rows = model
     if start is not None:
         begin = getattr(engine, "family", None) or family or FullRank()
@@ -235,7 +239,7 @@ def _gaussian(
         return fit_engine(record, engine if start is None else replace(engine, start=start), settings, loop, left)
     if isinstance(engine, Gradient):
         return _stochastic(model, engine if start is None else replace(engine, start=start), settings, loop, left)
-    if free and rows is None and record.dim > _LARGEST_UNASKED:
+    if wide:
         posterior = _wide(record, settings, loop, left)
         if posterior is not None:
             return posterior

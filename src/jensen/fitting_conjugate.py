@@ -28,7 +28,10 @@ from jensen.engines.gibbs import Gibbs
 from jensen.engines.large import LargeCoordinateAscent
 from jensen.engines.natural import NaturalGradient
 from jensen.engines.restarts import Restarts
+from jensen.engines.structured import Structured
+from jensen.families import patterns_blocks
 from jensen.families.blocks import Blocks
+from jensen.families.patterns import Arrow
 from jensen.models.model import Model
 from jensen.models.target import Target
 from jensen.posterior import Posterior, conclude, together
@@ -40,6 +43,8 @@ ENGINES = (CoordinateAscent, NaturalGradient, Gibbs)
 
 _BATCHES = 8
 """Least number of batches of the stochastic method."""
+_GROUPS = 20
+"""Fewer groups are not worth a family of their own."""
 
 
 def fit_conjugate(
@@ -52,8 +57,8 @@ def fit_conjugate(
     left: Callable[[], float | None],
     *,
     asked: bool,
-) -> Posterior | None:
-    """A posterior by coordinate ascent or Gibbs chains; None where a Gaussian is the better way.
+) -> Posterior | Structured | None:
+    """A posterior by coordinate ascent or Gibbs chains; where a Gaussian is the better way, None, or its engine along groups.
 
     Parameters
     ----------
@@ -69,18 +74,18 @@ def fit_conjugate(
         Whether the user asked for this way, or "auto" considers it.
     """
     plan = _plan(record, family, settings, asked)
-    if plan is None:
-        return None
+    if not isinstance(plan, Plan):
+        return plan
     with scope("float64"):  # natural parameters of many rows need its digits
         return _fit(plan, record, engine, start, settings, loop, left)
 
 
-def _plan(record: Model, family: Any, settings: Settings, asked: bool) -> Plan | None:
-    """The plan of coordinate ascent where that is asked for, or pays under "auto"; None otherwise.
+def _plan(record: Model, family: Any, settings: Settings, asked: bool) -> Plan | Structured | None:
+    """The plan of coordinate ascent where that is asked for, or pays under "auto".
 
     It pays where there is no other way (discrete sites have no gradients), and where a full-rank Gaussian is too large and every
-    site is conditionally conjugate (or nearly, with many rows): joint blocks then keep the correlations that mean-field would
-    leave out, and statistics of rows are summed once.
+    site is conditionally conjugate (or nearly, with many rows that are summed up once): joint blocks then keep the correlations
+    that mean-field would leave out.
     """
     try:
         plan, certificate = certified(record, family if isinstance(family, Blocks) else None, settings.seed)
@@ -88,12 +93,11 @@ def _plan(record: Model, family: Any, settings: Settings, asked: bool) -> Plan |
         if asked or record.discrete:
             raise
         return None  # whatever is odd about the model: the Gaussian way does not need its graph
-    if (
-        not asked
-        and not record.discrete
-        and (plan.refusal or (plan.damped and not record.many_rows) or _averaged(plan))
-    ):
-        return None
+    if not asked and not record.discrete:
+        if plan.refusal or (plan.damped and not record.many_rows):
+            return None
+        if _row_by_row(plan):
+            return Structured() if _grouped(plan) else None
     if not plan.refusal:
         return plan
     if not asked:
@@ -101,9 +105,17 @@ def _plan(record: Model, family: Any, settings: Settings, asked: bool) -> Plan |
     raise UnsupportedError(f"coordinate ascent cannot run on this model.\n{explain(record, plan, certificate)}")
 
 
-def _averaged(plan: Plan) -> bool:
-    """Whether free sites are averaged over draws: then Gaussians, which draw all sites, are no worse."""
-    return plan.energy is not None and plan.energy.averaged
+def _row_by_row(plan: Plan) -> bool:
+    """Whether sweeps are no cheaper than gradients: averages over draws of free sites, or groups of rows that nothing sums up."""
+    energy = plan.energy
+    return energy is not None and (energy.averaged or (_grouped(plan) and bool(energy.predictors)))
+
+
+def _grouped(plan: Plan) -> bool:
+    """Whether a Gaussian block has groups: a structured Gaussian has their dependence on all globals, scales too."""
+    patterns = () if plan.layout is None else plan.layout.pattern.values()
+    inner = (each.inner if isinstance(each, Arrow) else each for each in patterns)
+    return any(isinstance(each, patterns_blocks.Blocks) and each.count >= _GROUPS for each in inner)
 
 
 def _fit(

@@ -136,7 +136,7 @@ def test_up_to_400_dimensions_only_the_gap_is_measured():
     found, target = wide(plated(150))
     assert found.name == "full rank"
     assert len([note for note in found.run.notes if "fresh draws, its" in note]) == 1
-    assert wide(plated(150), groups_only=True)[0] is None
+    assert wide(plated(150), groups_only=True)[0].name == "structured"
     assert wide(coupled(430), groups_only=True)[0] is None
 
 

@@ -25,7 +25,7 @@ from jensen.conjugate.priors import Prior, prior
 from jensen.conjugate.products import Products, products
 from jensen.conjugate.shapes import LogGammas, log_gammas
 from jensen.conjugate.slots import fit
-from jensen.conjugate.special import PoissonSum, poisson_sum, predictor
+from jensen.conjugate.special import PoissonSum, Predictor, poisson_sum, predictor
 from jensen.conjugate.terms import Curved, Drawn, Factor, NotConjugate, Predicted, Quadratic, Sampled
 from jensen.models.graph import Graph, Node
 
@@ -215,6 +215,11 @@ class Energy:
     def averaged(self) -> bool:
         """Whether nodes are averaged over draws of free sites."""
         return any(isinstance(piece, Free) for pieces in self.sums.values() for piece in pieces)
+
+    @property
+    def predictors(self) -> list[Predictor]:
+        """Likelihoods of which nothing is summed up: every sweep goes through all rows."""
+        return [piece for pieces in self.sums.values() for piece in pieces if isinstance(piece, Predictor)]
 
     def _probs(self, moments: Mapping[str, Any], name: str) -> Any:
         probs = moments[name]["probs"]

@@ -90,6 +90,11 @@ class Predictor:
     data: dict[str, Any]
     rule: str = static()
 
+    @property
+    def numbers(self) -> int:
+        """How many values of the likelihood a sweep takes."""
+        return np.size(self.eta.constant) * (len(NODES) if self.rule == "logistic" else 1)
+
     def rows(self, moments: Any) -> Any:
         """Expected log density of every row, without the part that is constant."""
         mean, variance = self.eta(moments)

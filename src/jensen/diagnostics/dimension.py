@@ -91,7 +91,7 @@ def fit_wide(target: Any, *, seed: int, groups_only: bool = False, **loop: Any) 
     seed
         Randomness.
     groups_only
-        Give up (None) where D is below 400 or there are no groups.
+        Give up (None) where there are no groups.
     loop
         Arguments of `jensen.run.run`.
 
@@ -120,7 +120,7 @@ def fit_wide(target: Any, *, seed: int, groups_only: bool = False, **loop: Any) 
         return (*fit_from_starts(target, engine, seed=seed, label=label, **rest()), engine)
 
     candidates: list[Candidate] = []
-    if target.dim > _ALWAYS_FULL_RANK:
+    if target.dim > _ALWAYS_FULL_RANK or groups_only:
         try:
             candidates.append(tried("structured", arrow))
         except (UnsupportedError, NonFiniteError):
@@ -130,8 +130,6 @@ def fit_wide(target: Any, *, seed: int, groups_only: bool = False, **loop: Any) 
             good = candidates[0].run.status == "converged" and not candidates[0].overfitted
             if good or groups_only or candidates[0].run.status in _CUT:
                 return _told(candidates)
-    elif groups_only:
-        return None
     if target.dim <= LARGEST_FULL_RANK:
         candidates.append(tried("full rank", lambda: plain(FullRank(), "start")))
         if candidates[-1].run.status in _CUT or not candidates[-1].overfitted:

@@ -122,7 +122,8 @@ class CoordinateAscent:
 
 def seconds(target: Plan) -> float:
     """About how long a sweep lasts."""
-    return _CALL + _NUMBER * sum(np.size(leaf) for leaf in jax.tree.leaves(target.energy))
+    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(target.energy))
+    return _CALL + _NUMBER * (numbers + sum(each.numbers for each in target.energy.predictors))  # type: ignore[union-attr]
 
 
 def longer(count: int, each: float) -> int:
