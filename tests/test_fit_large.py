@@ -75,6 +75,11 @@ def test_rows_of_a_file_are_streamed(tmp_path):
     mapped = np.memmap(tmp_path / "rows.f32", "float32", "r", shape=both.shape)
     found = jn.fit(in_numpyro, data=jn.table(mapped, X=slice(0, D), y=D), **QUIET)
     right(found, *posterior(both[:, :D].astype(float), Y))
+    with pytest.raises(jn.OptionError, match="block by block"):
+        found.predict(draws=10)
+    table = jn.table(mapped, X=slice(0, D), y=D)
+    simulated = found.predict(data=table.read(0, 3000), draws=100)["y"]
+    np.testing.assert_allclose(simulated.mean(), Y[:3000].mean(), atol=0.03)
 
 
 def test_sorted_rows_are_no_other_rows():

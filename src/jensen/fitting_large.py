@@ -66,11 +66,28 @@ def read_streamed(model: Any, data: Any, settings: Settings) -> tuple[Model, Pla
         found = plates.find(record)
     for plate in found:
         if plate.size == n and {name for name, _ in plate.data} == set(rows.names):
-            return record, replace(plate, size=rows.size, held=n), rows
+            return replace(record, predict=_given(record, rows)), replace(plate, size=rows.size, held=n), rows
     raise DataError(
         f"the arrays of the table ({', '.join(rows.names)}) are not rows of {record.name}: no observed variable has them, and "
         "nothing else, along one axis; pass arrays that are no rows beside the table."
     )
+
+
+def _given(record: Model, rows: Table) -> Any:
+    """The model's simulation, of rows that it is given: those in memory are only the ones on which the model was read."""
+    predict = record.predict
+    if predict is None:
+        return None
+
+    def simulate(values: Any, data: Any, seed: int) -> Any:
+        if all(data[name] is record.data[name] for name in rows.names):
+            raise OptionError(
+                f"the {rows.size:,} rows of {record.name} are streamed and not in memory; take them block by block, as in "
+                "posterior.predict(data=table.read(0, 10_000))."
+            )
+        return predict(values, data, seed)
+
+    return simulate
 
 
 def _split(data: Any) -> tuple[Table, dict[str, Any]]:
