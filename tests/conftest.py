@@ -1,5 +1,7 @@
 """What every test gets: the caller's JAX precision is theirs, and property tests repeat exactly."""
 
+import gc
+
 import hypothesis
 import jax
 import pytest
@@ -7,6 +9,13 @@ import pytest
 # Compilation makes first examples slow, and a test that fails must fail again: no deadline, no random seed.
 hypothesis.settings.register_profile("jensen", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("jensen")
+
+
+def pytest_collection_finish():
+    """Tracing makes objects by the million: the garbage collector need not look at modules, nor at everything so often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(autouse=True)

@@ -82,6 +82,13 @@ def test_rows_of_a_file_are_streamed(tmp_path):
     np.testing.assert_allclose(simulated.mean(), Y[:3000].mean(), atol=0.03)
 
 
+@pytest.mark.slow
+def test_long_chains_run_on_the_rows_that_stand_for_all():
+    found = jn.fit(in_numpyro, data=jn.table(X=X, y=Y), **QUIET).nuts(draws=500, chains=4, progress=False)
+    right(found, *posterior(X, Y), by=0.15, within=0.15)
+    assert "stand for" in found.story[-1]
+
+
 def test_sorted_rows_are_no_other_rows():
     order = np.lexsort((X[:, 1], Y))
     right(jn.fit(in_numpyro, data={"X": X[order], "y": Y[order]}, **QUIET))

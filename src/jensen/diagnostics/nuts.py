@@ -5,6 +5,8 @@
     map       that of q, or one learnt from the draws (straighten.py), where a funnel or a bend asks for it
     verdict   R-hat and effective sample sizes, per quantity; divergences are told
 
+After a fit of many rows the chains are of the subsample that stands for all of them, as the fit's own checks are.
+
 Starts and metric come from the same fit: chains that begin in one mode tell nothing about others, and R-hat neither.
 
 Reference: head of engines/nuts.py; Vehtari et al. (2021), Rank-normalization, folding, and localization, Bayesian Anal. 16.
@@ -68,22 +70,18 @@ def sample_nuts(
     OptionError
         For a posterior without its model's code, or numbers that make no sense.
     UnsupportedError
-        For discrete sites, and rows that are not in memory.
+        For discrete sites, and rows that are not in memory where no subsample stands for them.
     NonFiniteError
         When the density is finite at none of the draws.
     """
     model, settings = posterior.model, posterior.settings
     if model.source is None:
         raise OptionError("this fit comes from a file, without the model's code; fit the model again for this.")
-    if posterior.near is not None and posterior.near.plate.held < posterior.near.plate.size:
-        raise UnsupportedError(
-            f"NUTS needs all rows in memory, and those of {model.name} are read from a table; fit arrays, or use the draws of "
-            "this posterior."
-        )
     stream = settings.seed if seed is None else keys.check_seed(seed)
     engine, begun = Nuts(draws=draws, chains=chains, warmup=WARMUP), time.perf_counter()
     with scope(settings.precision), one_blas_thread():
-        target = Target(model, settings.precision)
+        target, whole = _target(posterior)
+        spent = target.gradients
         start = begin(
             target, _unconstrained(posterior), posterior.weights, chains, stream, getattr(posterior.q, "map", None)
         )
@@ -93,11 +91,16 @@ def sample_nuts(
             if record.status == "interrupted":
                 raise KeyboardInterrupt  # in the warm-up: there is nothing to return
             return posterior.replace(story=(*posterior.story, "the budget was spent before NUTS had drawn anything"))
-        kept, judged = judge(target, found)
+        kept, judged = judge(whole, found)
     n = len(kept.log_p)
-    cost = Cost(posterior.cost.gradients + target.gradients, posterior.cost.seconds + time.perf_counter() - begun)
+    spent = target.gradients - spent
+    share = 1.0 if whole is target else whole.size / whole.total
+    cost = Cost(
+        posterior.cost.gradients + round(share * spent), posterior.cost.seconds + time.perf_counter() - begun
+    )
+    rows = "" if whole is target else f" of the {whole.size:,} rows that stand for {whole.total:,}"
     told = (
-        f"{found.z.shape[1]} NUTS chains of {found.z.shape[0]} draws from the fit: {target.gradients} gradients, "
+        f"{found.z.shape[1]} NUTS chains of {found.z.shape[0]} draws from the fit: {spent} gradients{rows}, "
         f"{found.warm} of them in the warm-up; acceptance {found.acceptance:.2f}, {found.divergences} divergences"
     )
     return posterior.replace(
@@ -109,6 +112,20 @@ def sample_nuts(
         chains=None,
         story=(*posterior.story, *record.notes, told),
     )
+
+
+def _target(posterior: Any) -> tuple[Target, Any]:
+    """What chains draw from, and the target that knows the model: another one where a subsample stands for all rows."""
+    model, near = posterior.model, posterior.near
+    if near is not None and near.holds_at(posterior.q):
+        return near.surrogate, near
+    if near is not None and near.streamed:
+        raise UnsupportedError(
+            f"NUTS needs rows in memory, and those of {model.name} are read from a table, of which no subsample was corrected "
+            "where q is; fit arrays, or use the draws of this posterior."
+        )
+    target = Target(model, posterior.settings.precision)
+    return target, target
 
 
 def begin(target: Any, z: np.ndarray, weights: np.ndarray, chains: int, seed: int, bent: Any = None) -> Begin:

@@ -159,6 +159,11 @@ class LargeTarget:
         return self._paid + round(self._near.gradients * self.size / self.plate.size) + self.rows.passes
 
     @property
+    def surrogate(self) -> Target:
+        """The corrected subsample as a target of its own, for what needs its factors and data: chains."""
+        return self._near
+
+    @property
     def batch(self) -> int:
         """Points a call of the program."""
         return self._near.batch
