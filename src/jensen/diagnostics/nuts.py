@@ -95,9 +95,7 @@ def sample_nuts(
     n = len(kept.log_p)
     spent = target.gradients - spent
     share = 1.0 if whole is target else whole.size / whole.total
-    cost = Cost(
-        posterior.cost.gradients + round(share * spent), posterior.cost.seconds + time.perf_counter() - begun
-    )
+    cost = Cost(posterior.cost.gradients + round(share * spent), posterior.cost.seconds + time.perf_counter() - begun)
     rows = "" if whole is target else f" of the {whole.size:,} rows that stand for {whole.total:,}"
     told = (
         f"{found.z.shape[1]} NUTS chains of {found.z.shape[0]} draws from the fit: {spent} gradients{rows}, "
