@@ -333,6 +333,7 @@ def test_perfect_separation_under_flat_coefficients():
 
 
 @pytest.mark.filterwarnings("ignore::jensen.core.errors.FitWarning")
+@pytest.mark.slow
 def test_two_groups_do_not_tell_a_flat_group_scale(without_flow):
     """Improper, although every conditional is proper: at least it is never trusted."""
 

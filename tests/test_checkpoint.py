@@ -469,6 +469,7 @@ def test_starts_go_on_where_they_were(tmp_path, monkeypatch):
         assert same((other_q, other), (q, record))
 
 
+@pytest.mark.slow  # a whole fit is killed in test_fit_checkpoint.py
 def test_kills_at_random_moments_change_nothing(tmp_path):
     def start(name):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}

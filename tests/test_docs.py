@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.tiers import quick
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -61,7 +62,11 @@ RUN = [page for page in PAGES if any(block.kind == "python" for block in blocks(
 by_page = pytest.mark.parametrize("page", PAGES, ids=name)
 
 
-@pytest.mark.parametrize("page", RUN, ids=name)
+LONG = ("docs/minibatches.md", "docs/estimators_topics.md")
+"""Whose methods have tests of their own."""
+
+
+@pytest.mark.parametrize("page", quick(RUN, *(page for page in RUN if name(page) not in LONG)), ids=name)
 def test_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = ModuleType("page_" + re.sub(r"\W", "_", name(page)))

@@ -5,6 +5,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from tests.tiers import quick
 
 pytest.importorskip("pymc")
 
@@ -18,9 +19,13 @@ _spec.loader.exec_module(runner)
 
 EXAMPLES = runner.examples()
 by_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+LONG = ("05_bimodal_mixture", "20_mean_field_guide", "24_topics", "25_natural_gradients", "26_conjugate_models")
+"""Whose methods other examples and tests run, too."""
 
 
-@by_example
+@pytest.mark.parametrize(
+    "path", quick(EXAMPLES, *(path for path in EXAMPLES if path.stem not in LONG)), ids=lambda path: path.stem
+)
 @pytest.mark.filterwarnings("ignore::jensen.core.errors.FitWarning")  # some fits are meant to be warned of
 @pytest.mark.filterwarnings("ignore:PyTensor could not link to a BLAS")
 @pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")  # ArviZ 0.23 beside matplotlib 3.11

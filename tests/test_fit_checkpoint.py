@@ -17,6 +17,7 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
+from tests.tiers import quick
 
 import jensen as jn
 from jensen import checkpoint
@@ -126,7 +127,7 @@ def often(monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARE", np.inf)
 
 
-@pytest.mark.parametrize("name", ["few", "anchored", "batches", "iterates"])
+@pytest.mark.parametrize("name", quick(["few", "anchored", "batches", "iterates"], "anchored", "batches"))
 def test_a_fit_that_dies_and_is_called_again(name, tmp_path, monkeypatch, often):
     fit, real, writes, deaths = FITS[name], Checkpoint._write, [], 0
     deaths_at = [1, 3, 6, 10]

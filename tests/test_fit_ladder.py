@@ -7,6 +7,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from tests.tiers import quick
 
 import jensen as jn
 from jensen.engines.fixed_draws import FixedDraws
@@ -15,6 +16,11 @@ METHODS = ("lowrank", "structured", "layered", "flow", "mixture", "svgd", "batch
 CHEAP = tuple(method for method in METHODS if method not in ("flow", "nuts"))
 """Methods whose own programs compile in no time."""
 LADDER = METHODS[:-1]
+
+
+def but_particles(*methods):
+    """Quickly all but "svgd", whose steps take longer than its compilation."""
+    return quick(methods, *(method for method in methods if method != "svgd"))
 
 
 def _normal(p, data):
@@ -141,7 +147,7 @@ def test_discrete_sites_are_refused_by_name(method):
 
 
 @pytest.mark.filterwarnings("ignore::jensen.core.errors.FitWarning")
-@pytest.mark.parametrize("method", ["lowrank", "structured", "mixture", "svgd", "pathfinder"])
+@pytest.mark.parametrize("method", but_particles("lowrank", "structured", "mixture", "svgd", "pathfinder"))
 def test_constraints_hold_for_every_draw(method):
     def model():
         w = numpyro.sample("w", dist.Dirichlet(jnp.ones(3)))
@@ -236,7 +242,7 @@ def test_a_flow_that_was_stopped_goes_on():
 
 
 @pytest.mark.filterwarnings("ignore::jensen.core.errors.FitWarning")
-@pytest.mark.parametrize("method", CHEAP)
+@pytest.mark.parametrize("method", but_particles(*CHEAP))
 def test_everything_a_posterior_offers(method, tmp_path):
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 5))
@@ -266,7 +272,7 @@ def test_everything_a_posterior_offers(method, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::jensen.core.errors.FitWarning")
-@pytest.mark.parametrize("method", CHEAP)
+@pytest.mark.parametrize("method", but_particles(*CHEAP))
 def test_single_precision(method):
     single, double = fit(MULTILEVEL, method, precision="float32"), fit(MULTILEVEL, method)
     np.testing.assert_allclose(single.mean["a"], double.mean["a"], atol=0.05)

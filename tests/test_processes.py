@@ -103,6 +103,7 @@ def test_a_row_that_is_not_finite_ends_both(tmp_path):
     assert said(paths[0])[1].startswith("JensenError: the fit failed in process 1 of 2")
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_before_the_first_pass_ends_both(tmp_path):
     codes, paths = two("fails", tmp_path)
     assert codes == [1, 1]
@@ -117,6 +118,7 @@ def test_rows_of_its_own_in_every_process_are_refused(tmp_path):
         assert said(path)[1].startswith("DataError: every process must be given the same table of all rows")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_done_early_does_not_leave_the_other_waiting(tmp_path):
     codes, paths = two("early", tmp_path)
     assert codes == [1, 1]

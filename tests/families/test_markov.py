@@ -166,6 +166,7 @@ def test_outliers(far):
     np.testing.assert_allclose(moments["pairs"], pairs, rtol=1e-12 + 1e-14 * far, atol=1e-20)
 
 
+@pytest.mark.slow
 def test_only_a_detour_is_possible():
     # Products of probabilities would all be 0 here: each path loses a thousand nats somewhere.
     unary = jnp.array([[0.0, -1000.0], [-1000.5, 0.0]])

@@ -142,6 +142,7 @@ def fitted(model, y, batch_size):
         return jn.fit(model, "advi", data={"y": y}, batch_size=batch_size, correct=False, progress=False)
 
 
+@pytest.mark.slow
 def test_a_matrix_in_batches_of_both_axes():
     """Against coordinate ascent written down for y ~ N(u v', 1/4): a factor a user and an item, standard normal."""
     rng = np.random.default_rng(2)
