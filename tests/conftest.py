@@ -11,11 +11,12 @@ hypothesis.settings.register_profile("jensen", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("jensen")
 
 
-def pytest_collection_finish():
-    """Tracing makes objects by the million: the garbage collector need not look at modules, nor at everything so often."""
+@pytest.fixture(autouse=True, scope="module")
+def garbage():
+    """After each file, take what is left out of the collector's sight: programs are kept, and there are gigabytes of them."""
+    yield
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(autouse=True)
