@@ -47,10 +47,10 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.core
 	@$(BIN)/jensen demo
 
-# Compiled programs are kept between test runs; the tests pass without. Compilation uses one core: two workers, which keep to
+# Compiled programs are kept between test runs, but for small ones; the tests pass without. Compilation uses one core: two workers, which keep to
 # their half of the files and take over from each other at the end.
 test: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
-test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.1
 test: export XLA_FLAGS := $(COMPILE)
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(if $(MARKS),-m "$(MARKS)") $(ARGS)
