@@ -259,7 +259,9 @@ def _rounds(
     first = FixedDraws(family, start, large=False)
     if target.dim <= LARGEST and (statistics := _statistics(target, first, settings, loop)):
         return _exact(target, *statistics, first, settings, loop, left)
-    q, record = fit_from_starts(target, first, seed=settings.seed, **loop)
+    # A search for other modes, after which all rows are used, does what a second start does.
+    enough = 1 if _searched(target, family) and not target.streamed else 2
+    q, record = fit_from_starts(target, first, seed=settings.seed, enough=enough, **loop)
     alone, spread, modes, near = q, 0.0, None, False
     most = _NATS * np.sqrt(target.dim) if curved(target.dim) else _NATS_FLAT
     while record.status == "converged":
@@ -322,13 +324,25 @@ def _exact(
     loop: dict[str, Any],
     left: Callable[[], float | None],
 ) -> Posterior:
-    """A fit to the few rows that a model with sufficient statistics needs, as to any small data."""
-    q, record = fit_from_starts(target, engine, seed=settings.seed, near=near, **loop)
+    """A fit to the few rows that a model with sufficient statistics needs, as to any small data.
+
+    A second start is worth it where there are other modes, or where none are looked for.
+    """
+    modes: tuple[Mode, ...] | None = None
+    for enough in (1, 2) if _searched(target, engine.family) else (2,):
+        q, record = fit_from_starts(target, engine, seed=settings.seed, near=near, enough=enough, **loop)
+        modes = _modes(target, q, settings)
+        if not modes:
+            break
     passes = f"{target.rows.passes} pass{'es' * (target.rows.passes > 1)} over {target.total:,} rows"
     statistics = f"{found.rank} sufficient statistics stand for all rows, to {found.error:.0e} nats"
     record = replace(record, notes=(*record.notes, statistics, f"{passes}; {target.size:,} of them stand for all"))
-    modes = _modes(target, q, settings)
     return conclude(target, q, record, engine=engine, settings=settings, budget=left(), modes=modes)
+
+
+def _searched(target: LargeTarget, family: Any) -> bool:
+    """Whether other modes will be looked for."""
+    return target.dim <= _FOR_MODES and isinstance(family, FullRank)
 
 
 def _modes(target: LargeTarget, q: Any, settings: Settings, alone: Any = None) -> tuple[Mode, ...] | None:

@@ -224,6 +224,23 @@ def test_steps_that_run_out_are_not_called_converged(logistic):
         assert record.status != "converged"
 
 
+def test_shorter_steps_get_a_stage_as_many_times_longer(logistic, monkeypatch):
+    """In less time than steps need to forget where they began, an average looks settled that is not."""
+    monkeypatch.setattr(averaging, "WANDER", 0.05)
+    engine, stages = Gradient(steps=20_000), {}
+    with scope():
+        target = Target(read(logistic))
+        state, done = engine.init(target, 0), False
+        while not done:
+            state, ticks = engine.advance(state, target)
+            done = ticks.done
+            if hasattr(state, "stage"):
+                stages[state.stage.begin] = state.stage
+    assert min(stage.rho for stage in stages.values()) < 0.02
+    times = [stage.rho * stage.length for _, stage in sorted(stages.items())]
+    assert times == sorted(times)
+
+
 def test_settling_of_noise_of_drift_and_of_steps_that_wander():
     rng = np.random.default_rng(0)
     length, windows = 6400, 16

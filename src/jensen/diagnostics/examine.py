@@ -35,7 +35,9 @@ from jensen.objectives.elbo import Elbo, on_draws
 from jensen.run import Run
 
 _WEIGHT_DRAWS = 2200
-_MOMENT_DRAWS = 4096
+_MOMENT_DRAWS, _FEWEST = 4096, 512
+_NUMBERS = 20_000_000
+"""Numbers of the draws that are kept, at most: of more than 4,000 dimensions there are fewer."""
 _LARGEST_METRIC = 1500
 
 
@@ -270,7 +272,8 @@ def _with_correlations(target: Any, q: Any, seed: int) -> Any:
 
 def matched_draws(target: Any, q: Any, seed: int) -> Draws:
     """Draws of q whose noise has mean zero and covariance I exactly, so that linear quantities carry no sampling error."""
-    noise = matched_noise(q.noise(keys.generator(seed, "moments"), _MOMENT_DRAWS // 2))
+    n = min(_MOMENT_DRAWS, max(_FEWEST, _NUMBERS // target.dim))
+    noise = matched_noise(q.noise(keys.generator(seed, "moments"), n // 2))
     z = np.asarray(q.transport(noise)[0])
     values, derived = target.constrain(z)
     # Their log densities are only for export, and evaluated there.

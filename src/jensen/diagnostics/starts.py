@@ -25,18 +25,27 @@ _HOME, _AS_WIDE = 2.0, 0.1
 
 
 def fit_from_starts(
-    target: Any, engine: FixedDraws, *, seed: int, label: str = "start", near: Any = None, **loop: Any
+    target: Any,
+    engine: FixedDraws,
+    *,
+    seed: int,
+    label: str = "start",
+    near: Any = None,
+    enough: int = 2,
+    **loop: Any,
 ) -> tuple[Any, Run]:
-    """Best q over several starts of the engine, with its run; the first begins at `near`, if given; `loop` goes to `run`.
+    """Best q over several starts of the engine, with its run; `loop` goes to `run`.
 
-    In a checkpoint the runs have the labels "start 0", "start 1" (on the small design), "start 1 finished", ...
+    The first begins at `near`, if given, and others follow until `enough` of them have converged. In a checkpoint the runs have
+    the labels "start 0", "start 1" (on the small design), "start 1 finished", ...
     """
     begin = engine if near is None else replace(engine, start=near)
     q, record = run(begin, target, seed=seed, label=f"{label} 0", **loop)
-    if engine.start is not None or record.status in ("interrupted", "budget", "stopped"):
+    ended = record.status in ("interrupted", "budget", "stopped") or (record.status == "converged" and enough == 1)
+    if engine.start is not None or ended:
         return q, record
     try:
-        return _compared(target, engine, q, record, seed, label, loop)
+        return _compared(target, engine, q, record, seed, label, enough, loop)
     except KeyboardInterrupt:
         return q, replace(
             record, status="interrupted", notes=(*record.notes, "interrupted while other starts were tried")
@@ -44,13 +53,13 @@ def fit_from_starts(
 
 
 def _compared(
-    target: Any, engine: FixedDraws, q: Any, record: Run, seed: int, label: str, loop: dict[str, Any]
+    target: Any, engine: FixedDraws, q: Any, record: Run, seed: int, label: str, enough: int, loop: dict[str, Any]
 ) -> tuple[Any, Run]:
     elbo = fresh_elbo(target, q, seed)
     converged, tried = int(record.status == "converged"), 1
     quiet = {"progress": False, "checkpoint": loop.get("checkpoint")}
     for number, (spread, width) in enumerate(_SPREADS):
-        if converged >= 2:
+        if converged >= enough:
             break
         location = keys.generator(seed, "start", number).uniform(-1, 1, target.dim) * spread
         other = replace(engine, start=engine.family.start(location, width))

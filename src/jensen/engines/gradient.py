@@ -61,7 +61,7 @@ _LONGER = 8
 _LENGTH, _LONGEST = 192, 1024
 """Steps of the first stage: whole epochs of about so many steps; of longer epochs, a part."""
 _STEPS = 10_000, 200_000
-_ATTEMPTS = 3
+_ATTEMPTS = 6
 """Designs on which the warm-up is tried."""
 _VISITS = 48
 """Epochs of the first stage where rows are read by number: their values move in their turns only."""
@@ -262,7 +262,8 @@ class Gradient:
         nearer = self.batch_size is not None and move > 2 * settled.wander and state.stages < _APPROACH
         if not calm and not nearer:
             shorter = 2 ** int(np.clip(np.ceil(2 * np.log2(settled.wander / averaging.WANDER)), 1, 4))
-            again = Stage(state.step, 2 * stage.length, stage.rho / shorter)
+            # As many times longer: in less time than steps need to forget where they began, anything looks settled.
+            again = Stage(state.step, shorter * stage.length, stage.rho / shorter)
             return self._restart(state, target, again), Ticks(
                 loss, done=self._used_up(state.step), error=state.error, spent=True
             )

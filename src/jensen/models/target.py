@@ -24,8 +24,12 @@ BATCH = 128
 _ELEMENTS = 2**22
 """Largest number of factor elements a batch may hold, so that memory stays bounded on models with many rows."""
 
+_NUMBERS = 20_000_000
+"""Numbers of all points of a check together, at most."""
 _FEW = 2**12
-"""Numbers of sites and deterministics up to which the program that finds them is compiled quickly: it runs a few dozen times."""
+"""Numbers of sites and deterministics up to which the program that finds them is compiled quickly: it runs a few times."""
+_MANY = 1024
+"""Largest number of points a call of that program, which few models make dear."""
 
 
 class Program:
@@ -116,11 +120,12 @@ class Target:
         self.data = {name: on_device(self._cast(value)) for name, value in model.data.items()}
         self._program = _density_program(model.factors, model.sites)
         shapes = tuple((name, value.shape, value.dtype) for name, value in self.data.items())
-        self.batch = min(_batch(model.factors, model.sites, shapes, self._dtype), most)
+        self._elements = _elements(model.factors, model.sites, shapes, self._dtype)
+        self.batch = min(_points(self._elements, BATCH), most)
 
     def affordable(self, wanted: int, least: int) -> int:
-        """Number of points for a check that wants `wanted`: fewer, in whole proportion, where many rows make each one dear."""
-        return max(least, wanted * self.batch // BATCH)
+        """Number of points for a check that wants `wanted`: fewer where many rows, or ten thousand dimensions, make each one dear."""
+        return max(least, min(wanted * self.batch // BATCH, _NUMBERS // self.dim))
 
     def with_data(self, data: Mapping[str, np.ndarray]) -> "Target":
         """The same target with some of its data replaced by arrays of the same shapes; gradients are counted on."""
@@ -142,7 +147,7 @@ class Target:
         """Values of the sites and of the deterministics in the model's own space, draws first."""
         size = sum(prod(variable.shape) for variable in self.model.sites + self.model.derived)
         program = _constrain_program(self.model.constrain, self.model.sites, size <= _FEW)
-        return self._batched(program, z)
+        return self._batched(program, z, max(_points(max(size, self._elements), _MANY), self.batch))
 
     def factors(self, z: np.ndarray) -> dict[str, np.ndarray]:
         """Unscaled log density of every factor, draws first."""
@@ -160,12 +165,12 @@ class Target:
         broken = [name for name, value in gradients.items() if not np.isfinite(value).all()]
         return "the gradient of " + (", ".join(broken) if broken else "the log density")
 
-    def _batched(self, program: Program, z: np.ndarray) -> Any:
-        z = np.asarray(z, self._dtype)
+    def _batched(self, program: Program, z: np.ndarray, points: int = 0) -> Any:
+        z, points = np.asarray(z, self._dtype), points or self.batch
         chunks = []
-        for start in range(0, len(z), self.batch):
-            chunk = z[start : start + self.batch]
-            missing = self.batch - len(chunk)
+        for start in range(0, len(z), points):
+            chunk = z[start : start + points]
+            missing = points - len(chunk)
             if missing:
                 chunk = np.concatenate([chunk, np.repeat(chunk[:1], missing, 0)])
             chunks.append(program(chunk, self.data))
@@ -188,11 +193,16 @@ def _refuse_discrete(model: Model) -> None:
     )
 
 
+def _points(elements: int, most: int) -> int:
+    """Largest power of two up to `most`, and at least 4, for which so many elements a point keep within `_ELEMENTS`."""
+    return min(most, max(4, 1 << (_ELEMENTS // elements).bit_length() - 1)) if elements < _ELEMENTS else 4
+
+
 @lru_cache(maxsize=64)
-def _batch(
+def _elements(
     factors: Any, sites: tuple[Site, ...], data: tuple[tuple[str, tuple[int, ...], Any], ...], dtype: Any
 ) -> int:
-    """Largest power of two up to `BATCH` for which a batch of factors keeps within `_ELEMENTS`."""
+    """Elements of the largest factor, at least one."""
     shapes = jax.eval_shape(
         lambda z, data: tuple(factors(unflatten(sites, z), data)),
         jax.ShapeDtypeStruct((dim(sites),), dtype),
@@ -200,8 +210,4 @@ def _batch(
     )
     # A plain density is one factor, whose rows show in its data only.
     rows = (shape[0] for _, shape, _ in data if shape)
-    largest = max(*(leaf.size for leaf in jax.tree.leaves(shapes)), *rows, 1, 1)
-    batch = BATCH
-    while batch > 4 and batch * largest > _ELEMENTS:
-        batch //= 2
-    return batch
+    return max(*(leaf.size for leaf in jax.tree.leaves(shapes)), *rows, 1, 1)
