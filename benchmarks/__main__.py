@@ -23,6 +23,7 @@ NAMES = (
     "topics",
     "large",
     "minibatch",
+    "stop_rates",
     "loop",
     "crash",
     "distributed",

@@ -22,6 +22,7 @@ from jensen.engines import fixed_draws
 from jensen.engines.designs import orthogonal
 from jensen.engines.fixed_draws import FixedDraws
 from jensen.engines.gradient import Gradient
+from jensen.engines.gradient_states import Natural
 from jensen.models.read import read
 from jensen.models.target import Target
 from jensen.run import run
@@ -63,11 +64,12 @@ def one(name: str, kind: str, seed: int) -> tuple[str, float | None]:
         found = optimum(target, FAMILIES[kind], q)
     error = None if found is None else float((np.abs(np.asarray(q.mean) - found[0].mean) / found[1]).max())
     state = record.state
-    where = f"{getattr(state, 'stages', 0)} stages, rho {getattr(getattr(state, 'stage', None), 'rho', 0):.2g}"
+    last = "warm-up"
+    if isinstance(state, Natural):
+        last = f"{state.stages} stages, rho {state.stage.rho:.2g}, error {state.error:.2g}"
     shown = "none" if error is None else f"{error:.3f}"
     print(
-        f"| {name} | {kind} | {seed} | {record.status} | {shown} | {record.steps:,} | {where}, error {getattr(state, 'error', np.nan):.2g} | "
-        f"{seconds:.1f} |",
+        f"| {name} | {kind} | {seed} | {record.status} | {shown} | {record.steps:,} | {last} | {seconds:.1f} |",
         flush=True,
     )
     return record.status, error

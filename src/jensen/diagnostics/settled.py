@@ -19,7 +19,7 @@ _ROUNDING = 1e-12
 _VISITORS = 6
 """Chains that must have visited a tail for it to be one."""
 _MANY, _EVERY = 1000, 4
-"""Quantities from which on every fourth transition says how far a draw may be from the median: sorting all costs as much as sweeps."""
+"""Quantities from which on every fourth transition says how far from the median a draw may be: sorting is dear."""
 
 
 @dataclass(frozen=True)

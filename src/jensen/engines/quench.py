@@ -237,6 +237,8 @@ def _summit(target: Any, frame: Frame) -> np.ndarray:
     log_p, gradient = frame.evaluate(target, x)
     climber = _resting(x, log_p, gradient, np.linalg.norm(gradient, axis=1))
     for _ in range(_PLANE_STEPS):
+        if np.linalg.norm(climber.gradient) < _AT_PEAK:
+            break
         climber = _climb(target, frame, climber)
     return frame.out(climber.x)[0] if np.isfinite(climber.log_p[0]) else frame.center
 

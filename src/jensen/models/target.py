@@ -124,7 +124,7 @@ class Target:
         self.batch = min(_points(self._elements, BATCH), most)
 
     def affordable(self, wanted: int, least: int) -> int:
-        """Number of points for a check that wants `wanted`: fewer where many rows, or ten thousand dimensions, make each one dear."""
+        """Number of points for a check that wants `wanted`: fewer where many rows or dimensions make each one dear."""
         return max(least, min(wanted * self.batch // BATCH, _NUMBERS // self.dim))
 
     def with_data(self, data: Mapping[str, np.ndarray]) -> "Target":
