@@ -113,6 +113,19 @@ def test_a_line_is_exact_by_sufficient_statistics():
     assert found.elbo.value == pytest.approx(evidence, abs=1e-3)
 
 
+def test_a_first_start_in_a_mode_without_mass_is_left():
+    """From zero, m^3 - 3 m rises to 2 at -1, which is 90,000 nats below where it is 5."""
+    y = 5 + np.random.default_rng(0).normal(size=N)
+
+    def cubic(y):
+        m = numpyro.sample("m", dist.Normal(0, 5))
+        numpyro.sample("y", dist.Normal(m**3 - 3 * m, 1.0), obs=y)
+
+    found = jn.fit(cubic, data={"y": y}, **QUIET)
+    root = max(np.roots([1, 0, -3, -y.mean()]).real)
+    right(found, root, 1 / (3 * root**2 - 3) / np.sqrt(N), name="m", by=0.1, within=0.02)
+
+
 def test_a_dummy_of_three_rows():
     dummy = np.zeros(N)
     dummy[[5, 700, N - 1]] = 1

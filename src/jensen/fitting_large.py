@@ -326,14 +326,19 @@ def _exact(
 ) -> Posterior:
     """A fit to the few rows that a model with sufficient statistics needs, as to any small data.
 
-    A second start is worth it where there are other modes, or where none are looked for.
+    A second start is worth it where there are other modes, or where none are looked for; then the first is the heaviest mode.
     """
     modes: tuple[Mode, ...] | None = None
+    label = "start"
     for enough in (1, 2) if _searched(target, engine.family) else (2,):
-        q, record = fit_from_starts(target, engine, seed=settings.seed, near=near, enough=enough, **loop)
+        q, record = fit_from_starts(target, engine, seed=settings.seed, label=label, near=near, enough=enough, **loop)
         modes = _modes(target, q, settings)
         if not modes:
             break
+        heaviest = max(modes, key=lambda mode: mode.weight)
+        # What was proved around another mode is proved again here.
+        if heaviest.weight > 0.5 and target.sufficient(heaviest.q.mean, heaviest.q.scale) is not None:
+            near, label = heaviest.q, "start at the heaviest mode"
     passes = f"{target.rows.passes} pass{'es' * (target.rows.passes > 1)} over {target.total:,} rows"
     statistics = f"{found.rank} sufficient statistics stand for all rows, to {found.error:.0e} nats"
     record = replace(record, notes=(*record.notes, statistics, f"{passes}; {target.size:,} of them stand for all"))
