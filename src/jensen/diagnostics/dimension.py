@@ -122,13 +122,15 @@ def fit_wide(target: Any, *, seed: int, groups_only: bool = False, **loop: Any) 
     candidates: list[Candidate] = []
     if target.dim > _ALWAYS_FULL_RANK or groups_only:
         try:
+            if groups_only:
+                return _alone(*arrow())
             candidates.append(tried("structured", arrow))
         except (UnsupportedError, NonFiniteError):
             if groups_only:
                 return None
         else:
             good = candidates[0].run.status == "converged" and not candidates[0].overfitted
-            if good or groups_only or candidates[0].run.status in _CUT:
+            if good or candidates[0].run.status in _CUT:
                 return _told(candidates)
     if target.dim <= LARGEST_FULL_RANK:
         candidates.append(tried("full rank", lambda: plain(FullRank(), "start")))
@@ -143,6 +145,13 @@ def fit_wide(target: Any, *, seed: int, groups_only: bool = False, **loop: Any) 
             low = run(engine, target, seed=seed, label="low rank", **rest())
             candidates.append(_judged("low rank", *low, LowRankDraws(), target, seed))
     return _told(candidates)
+
+
+def _alone(q: Any, record: Run, engine: Any) -> Candidate:
+    """The only candidate, which needs no fresh draws: there is nothing to compare it with."""
+    groups = record.state.extra
+    note = f"structured: {len(groups.own):,} groups of {', '.join(groups.sites)}, and {len(groups.shared)} globals"
+    return Candidate("structured", q, replace(record, notes=(*record.notes, note)), engine, Elbo(np.nan, np.nan), np.nan)
 
 
 def _judged(name: str, q: Any, record: Run, engine: Any, target: Any, seed: int) -> Candidate:
