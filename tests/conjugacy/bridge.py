@@ -64,7 +64,9 @@ def _gaussian(pattern, p):
         for number, one in enumerate(np.linalg.inv(cov).reshape(-1, d, d)):
             dense[number * d : (number + 1) * d, number * d : (number + 1) * d] = one
     i, j = np.concatenate([np.stack([np.arange(n)] * 2, 1), np.asarray(pattern.pairs).reshape(-1, 2)]).T
-    return Gaussian(dense @ mean, dense[i, j], pattern)
+    entries = np.zeros(pattern.size)
+    entries[pattern.position(i, j)] = dense[i, j]
+    return Gaussian(dense @ mean, entries, pattern)
 
 
 def compare(plan, found, state):
@@ -81,7 +83,7 @@ def compare(plan, found, state):
                 sd = np.sqrt(np.diagonal(p["cov"], axis1=-2, axis2=-1)).reshape(-1)
             pairs = {
                 "mean": (np.asarray(moments["mean"]), mean, sd),
-                "sd": (np.sqrt(moments["cov"][: len(sd)]), sd, sd),
+                "sd": (np.sqrt(family.pattern.variances(moments["cov"])), sd, sd),
             }
         elif isinstance(family, Categorical | MarkovChain):
             pairs = {"probs": (np.asarray(known[site]["probs"]), p["probs"], 1.0)}

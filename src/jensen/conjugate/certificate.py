@@ -26,7 +26,7 @@ from jensen.conjugate.plan import Plan
 from jensen.conjugate.probe import coordinate
 from jensen.conjugate.special import Predictor
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE, on_device
 from jensen.families.gaussian import Gaussian
 from jensen.models.graph import Node
 
@@ -83,7 +83,7 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
 
     compiled = plan.graph.remember(("certificate", shape, signature(rest), tuple(plan.blocks.items())), build)
 
-    inputs = {name: jnp.asarray(array) for name, array in data.items()}
+    inputs = {name: on_device(array) for name, array in data.items()}
 
     def nodes(first: Any, second: Any, spread: Any, share: Any, compare: bool = True) -> Any:
         found = compiled(changing, families, first, second, spread, share, np.array(compare), inputs)
@@ -132,7 +132,7 @@ def _covariances(family: Any, damped: bool, rng: np.random.Generator) -> np.ndar
     """Any numbers will do where the energy is affine, a legal covariance where it is not."""
     if not isinstance(family, Gaussian):
         return np.zeros(0)
-    n = family.pattern.n
+    n = family.pattern.diagonal
     cov = rng.uniform(0.1, 1.0, family.pattern.size)
     return np.where(np.arange(len(cov)) < n, cov, 0.0 if damped else cov)
 

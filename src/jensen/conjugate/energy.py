@@ -7,7 +7,7 @@ Tables of hoisted rows enter as <phi' T, psi>: compiled code computes the statis
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -82,8 +82,16 @@ class Tables:
         """Whether some row is impossible under some levels."""
         return any(isinstance(part, Constant) and np.min(part.values) <= 0.1 * IMPOSSIBLE for part in self.parts)
 
+    def about(self, block: str) -> "Tables":
+        """The part that may depend on a block."""
+        if block in self.sites:
+            return self
+        return replace(self, parts=tuple(part for part in self.parts if block in names(part)))
+
     def __call__(self, moments: Any, probs: Mapping[str, Any]) -> Any:
         """Expectation over the discrete sites too; `probs` has (n, K) for every site."""
+        if not self.parts:
+            return jnp.zeros(())
         if self.chain:
             return self._chain(moments, probs)
         weight = joint([probs[name] for name in self.sites])
@@ -121,6 +129,16 @@ class Tables:
         first = own_probs.reshape(-1, sequences, k)[0]
         later = jnp.moveaxis(pairs.reshape(sequences, -1, k, k), 0, 1)
         return (first * values[0, :, 0]).sum() + (later * values[1:]).sum()
+
+
+def names(piece: Any) -> frozenset[str]:
+    """All words in a piece; those of the blocks that it reads are among them."""
+    if isinstance(piece, str):
+        return frozenset({piece})
+    if is_dataclass(piece):
+        piece = [getattr(piece, one.name) for one in fields(piece)]
+    some = [names(one) for one in piece] if isinstance(piece, tuple | list) else []
+    return frozenset().union(*some)
 
 
 def joint(probs: Sequence[Any]) -> Any:
@@ -176,7 +194,14 @@ class Energy:
 
     def __call__(self, moments: Mapping[str, Any]) -> Any:
         """Their sum."""
-        return reduce(jnp.add, self.nodes(moments).values())
+        return reduce(jnp.add, self.nodes(moments).values(), jnp.zeros(()))
+
+    def about(self, block: str) -> "Energy":
+        """The part that may depend on a block, which is all that its update has to trace."""
+        sums = {name: tuple(piece for piece in pieces if block in names(piece)) for name, pieces in self.sums.items()}
+        tables = {name: table.about(block) for name, table in self.tables.items()}
+        constant = {name: np.zeros(()) for name in self.constant if sums.get(name) or name in tables}
+        return replace(self, sums=sums, tables=tables, constant=constant)
 
     def powers(self, block: str) -> tuple[float, ...] | None:
         """The powers with which a block of `logarithms` is read; None where the rest of the energy is not affine in them."""

@@ -5,11 +5,13 @@ alone, and so does each where a joint pattern is not supported.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from jensen.conjugate.alike import same_precision
 from jensen.conjugate.drawn import meetings
 from jensen.conjugate.flat import refuse_split
 from jensen.conjugate.layout import GAUSSIAN, Layout
@@ -60,8 +62,13 @@ def lay_out(
         if blocks is not None:
             raise
         placed = _placed(latents, roles, sizes, reads, [])
-    refuse_split(joined, placed[1], latents)
-    return placed
+    grouping, layout = placed
+    refuse_split(joined, layout, latents)
+    pattern = {
+        word: same_precision(word, one, sizes, factors) if grouping[word] == (word,) and roles[word] == "gaussian" else one
+        for word, one in layout.pattern.items()
+    }
+    return grouping, replace(layout, pattern=pattern)
 
 
 def _placed(

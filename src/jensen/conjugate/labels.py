@@ -251,7 +251,7 @@ def _numbers(families: blocks.Families) -> dict[str, dict[str, Any]]:
             found[block] = {"probs": family.moments()["probs"]}
         elif isinstance(family, Gaussian):
             moments = family.moments()
-            found[block] = {"mean": moments["mean"], "sd": jnp.sqrt(moments["cov"][: family.pattern.n])}
+            found[block] = {"mean": moments["mean"], "sd": jnp.sqrt(family.pattern.variances(moments["cov"]))}
         else:
             found[block] = {"mean": family.mean, "sd": family.sd}
     return found

@@ -36,7 +36,7 @@ class Form:
     constant, h
         c and h (n,).
     diagonal, twice
-        Entries of P: (n,), and those off the diagonal twice.
+        Entries of P: those on the diagonal, and those off it twice.
     pattern
         Of the block.
     block
@@ -72,8 +72,8 @@ def form(piece: Any, patterns: Mapping[str, Any]) -> Any:
     if pattern.n + pattern.size > 2 * np.count_nonzero(piece.stat):
         return piece
     constant, h, precision = np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
-    _add(piece, pattern.n, constant, h, precision)
-    diagonal, others = np.split(precision, [pattern.n])
+    _add(piece, pattern, constant, h, precision)
+    diagonal, others = np.split(precision, [pattern.diagonal])
     return Form(piece.psi.reads, constant, h, diagonal, 2 * others, pattern, blocks[0])
 
 
@@ -116,9 +116,9 @@ class Naturals:
 
     def value(self, moments: Mapping[str, Any], block: str) -> Any:
         """What the energy holds of the block, a scalar: for the certificate."""
-        mean, cov, n = moments[block]["mean"], moments[block]["cov"], self.pattern.n
+        mean, cov, n = moments[block]["mean"], moments[block]["cov"], self.pattern.diagonal
         squares = jax.vmap(lambda part: self.pattern.multiply(part, mean))(jnp.asarray(self.precision)) @ mean
-        double = jnp.concatenate([cov[:n], 2 * cov[n:]])
+        double = self.pattern.repeats * jnp.concatenate([cov[:n], 2 * cov[n:]])
         parts = self.constant + self.h @ mean - 0.5 * squares - 0.5 * (self.precision @ double)
         return sum(weight * part for weight, part in zip(self._weights(moments), parts, strict=True))
 
@@ -147,7 +147,7 @@ def naturals(
             reads = piece.reads if isinstance(piece, Form) else piece.psi.reads
             key = tuple((r.block, r.role, np.ravel(r.index).item(), np.ravel(r.power).item()) for r in reads)
             empty = reads, np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
-            _add(piece, pattern.n, *parts.setdefault(key, empty)[1:])
+            _add(piece, pattern, *parts.setdefault(key, empty)[1:])
         if 0 < len(parts) <= MOST and len(parts) * pattern.size <= MOST_NUMBERS:
             reads, *arrays = zip(*parts.values(), strict=True)
             constant, vector, matrix = map(np.stack, arrays)
@@ -172,7 +172,7 @@ def _simple(piece: Any, block: str) -> bool:
     return all(np.size(read.index) == 1 and np.size(read.power) == 1 for read in piece.psi.reads)
 
 
-def _add(piece: Any, n: int, constant: np.ndarray, h: np.ndarray, precision: np.ndarray) -> None:
+def _add(piece: Any, pattern: Any, constant: np.ndarray, h: np.ndarray, precision: np.ndarray) -> None:
     """Add the sums over a piece's cells: s E[x_a] is s in h_a, s E[x_a x_b] is -s in P_ab, and -2s on the diagonal."""
     if isinstance(piece, Form):
         constant += piece.constant
@@ -191,7 +191,7 @@ def _add(piece: Any, n: int, constant: np.ndarray, h: np.ndarray, precision: np.
             _scatter(h, index[..., j - 1], stat)
             continue
         place = position[..., next(inside)]
-        _scatter(precision, place, np.where(place < n, -2.0, -1.0) * stat)
+        _scatter(precision, place, np.where(place < pattern.diagonal, -2.0, -1.0) * stat / pattern.repeats)
 
 
 def _scatter(target: np.ndarray, place: np.ndarray, values: np.ndarray) -> None:

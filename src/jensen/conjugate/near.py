@@ -75,8 +75,8 @@ def _checked(known: Mapping[str, Any], name: str, value: Any) -> np.ndarray:
 
 def _gaussian(plan: Plan, block: str, family: Any, given: Mapping[str, np.ndarray]) -> Gaussian:
     """Means where values are given; sds a tenth of what they are at an ordinary start."""
-    mean = np.array(family.h / family.precision[: family.pattern.n])
-    variance = np.array(1.0 / np.asarray(family.precision[: family.pattern.n]))
+    variance = np.array(1.0 / np.asarray(family.pattern.variances(family.precision)))
+    mean = np.array(family.h) * variance
     layout = plan.layout
     assert layout is not None
     for name in plan.blocks[block]:

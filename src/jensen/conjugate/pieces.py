@@ -98,7 +98,7 @@ class Totals:
     Attributes
     ----------
     index
-        Of the elements; None where there are ranges.
+        Of the elements; only the first row's (M,) where all `rows` have the same; None where there are ranges.
     ranges
         Where rows of the index have strides, and rows with one stride fill ranges: (first, count, step) of those, `count` times N
         times `step` elements, which are summed up as they lie.
@@ -115,6 +115,8 @@ class Totals:
 
     def __call__(self, array: Any) -> Any:
         """The sums."""
+        if self.rows and not self.ranges:
+            return self.rows * array[self.index]
         if not self.ranges:
             return array[self.index].sum(1)
         n, parts = self.rows, []
@@ -127,6 +129,8 @@ class Totals:
 def totals(index: np.ndarray, size: int) -> Totals:
     """Sums of elements of an array of a size."""
     n = index.shape[1]
+    if (index == index[:, :1]).all():
+        return Totals(index[:, 0], rows=n)
     step = index[:, 1] - index[:, 0] if n > 1 else np.ones(len(index), int)
     if (step < 1).any() or (index != index[:, :1] + step[:, None] * np.arange(n)).any():
         return Totals(index)

@@ -9,6 +9,7 @@ element. Products of two sites (factor models) need no program of their own: the
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -352,27 +353,28 @@ class _Run:
     def __call__(self, zero, random, stacks, combos, data):
         constant, checked, pushed = {}, {}, {view: {} for view in self.reads}
         for (levels, views), combo in zip(self.groups.items(), combos, strict=True):
+            # Jitted, so that the model is traced once and not for every use.
+            arrays = jax.jit(partial(self._evaluate, views))
 
             def over(function, levels=levels, combo=combo):
                 return jax.vmap(function)(combo) if levels else jax.tree.map(lambda x: x[None], function({}))
 
-            constant |= zip(views, over(lambda z, v=views: self._evaluate(v, zero, z, data)), strict=True)
-            checked |= zip(views, over(lambda z, v=views: self._evaluate(v, random, z, data)), strict=True)
+            constant |= zip(views, over(lambda z, f=arrays: f(zero, z, data)), strict=True)
+            checked |= zip(views, over(lambda z, f=arrays: f(random, z, data)), strict=True)
             for site, stack in stacks.items():
                 some = [view for view in views if site in self.reads[view]]
                 if not some:
                     continue
 
-                def moved(tangent, site=site, some=some, over=over):
+                def moved(tangent, site=site, arrays=arrays, over=over):
                     def along(z):
-                        return jax.jvp(
-                            lambda x: self._evaluate(some, zero | {site: x}, z, data), (zero[site],), (tangent,)
-                        )[1]
+                        return jax.jvp(lambda x: arrays(zero | {site: x}, z, data), (zero[site],), (tangent,))[1]
 
                     return over(along)
 
-                for view, array in zip(some, jax.vmap(moved)(stack), strict=True):
-                    pushed[view][site] = array
+                for view, array in zip(views, jax.vmap(moved)(stack), strict=True):
+                    if view in some:
+                        pushed[view][site] = array
         return [constant[v] for v in self.reads], [checked[v] for v in self.reads], [pushed[v] for v in self.reads]
 
     def _evaluate(self, views, coordinates, discrete, data):

@@ -207,8 +207,8 @@ def host_draws(family: Any, rng: np.random.Generator, n: int) -> np.ndarray | No
         return x / x.sum(-1, keepdims=True)
     if isinstance(family, Categorical):
         return _levels(np.asarray(family.logits), rng, n)
-    if isinstance(family, Gaussian) and family.pattern.size == family.pattern.n:
-        sd = 1 / np.sqrt(np.asarray(family.precision))
+    if isinstance(family, Gaussian) and family.pattern.size == family.pattern.diagonal:
+        sd = 1 / np.sqrt(np.asarray(family.pattern.variances(family.precision)))
         return np.asarray(family.h) * sd**2 + sd * rng.standard_normal((n, family.pattern.n))
     return None
 

@@ -138,7 +138,14 @@ def _second(mean: Any, weight: Any, cov: Any, place: Any, total: Totals) -> Any:
     if weight is None:
         return mean.T @ mean + total(cov).reshape(k, k)
     weight = weight.reshape(-1)
-    return (mean.T * weight) @ mean + cov[place].reshape(k, k, -1) @ weight
+    spread = jnp.broadcast_to(cov[place].reshape(k, k, -1), (k, k, len(weight)))
+    return (mean.T * weight) @ mean + spread @ weight
+
+
+def _compact(place: np.ndarray) -> np.ndarray:
+    """Places (k, k, *rows) of covariances, with rows of length one where all rows have the same."""
+    first = place[(slice(None), slice(None), *(slice(0, 1),) * (place.ndim - 2))]
+    return first if (place == first).all() else place
 
 
 def contract(shape: tuple[int, ...], plain: list[Any], single: list[Any], double: list[Any]) -> Any:
@@ -185,8 +192,9 @@ def products(term: Quadratic, shape: tuple[int, ...], layout: Layout) -> Product
         layout.position(pair[one], here[None], (x, y)[one]) if one >= 0 else np.zeros(0, int)
         for one, here in zip(side, index, strict=True)
     )
-    xx, yy = (layout.position(block, k[:, None], k[None]) for block, k in zip(pair, (x, y), strict=True))
-    sums = (totals(p.reshape(p.shape[0] ** 2, -1), layout.pattern[b].size) for b, p in zip(pair, (xx, yy), strict=True))
+    places = [layout.position(block, k[:, None], k[None]) for block, k in zip(pair, (x, y), strict=True)]
+    sums = (totals(p.reshape(p.shape[0] ** 2, -1), layout.pattern[b].size) for b, p in zip(pair, places, strict=True))
+    xx, yy = map(_compact, places)
     return Products(
         scale=rows(term.stat),
         reads=reads,

@@ -70,11 +70,11 @@ def _inflation(family: Gaussian) -> jax.Array:
     """Marginal over conditional variance (n,) of a precision that is scaled to unit diagonal; NaN where it is singular."""
     pattern, precision = family.pattern, family.precision
     n = pattern.n
-    diagonal = precision[:n]
+    diagonal = pattern.variances(precision)
     root = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
     scales = pattern.outer(root[None], root[None])
     cov = pattern.moments(jnp.zeros(n), precision / scales)[1]
-    return jnp.where(diagonal > 0, cov[:n], jnp.nan)
+    return jnp.where(diagonal > 0, pattern.variances(cov), jnp.nan)
 
 
 def _name(plan: Plan, block: str, ratios: np.ndarray, flat: set[str]) -> str:

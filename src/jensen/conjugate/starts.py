@@ -307,7 +307,7 @@ def _factors(piece: Products, families: blocks.Families) -> blocks.Families:
     found = {}
     for side, index, block in ((0, x, piece.pair[0]), (1, y, piece.pair[1])):
         family = families[block]
-        mean = np.array(family.h / family.precision[: family.pattern.n])
+        mean = np.array(family.h / family.pattern.variances(family.precision))
         mean[index.reshape(count, -1)] = values[side]
         variance = np.full(len(mean), 1e-2 * np.mean(values[side] ** 2) + 1e-12)
         found[block] = Gaussian.point(family.pattern, mean, variance)

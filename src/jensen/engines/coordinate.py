@@ -173,16 +173,17 @@ def _chunk(back: Any, names: tuple[str, ...], damped: frozenset[str], levels: tu
 
         def sweep(number: Any, carry: Any) -> Any:
             old, elbos, good = carry
-            families, moments = old
-            new = one_sweep(energy, families, moments, names, damped, levels, number < held)
+            new = one_sweep(energy, *old, names, damped, levels, number <= held, number == 0)
             value = elbo(energy, *new)
-            good = good & jnp.isfinite(value)
+            good = (number == 0) | (good & jnp.isfinite(value))
             return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old), elbos.at[number].set(value), good
 
-        # Moments are carried along: those of a Gaussian are an inverse, which every sweep would compute anew.
-        start = (families, moments_of(families)), jnp.full(CHUNK, jnp.nan), jnp.array(True)
-        (families, _), elbos, good = jax.lax.fori_loop(0, count, sweep, start)
-        return families, elbos, good
+        # Moments are carried along: those of a Gaussian are an inverse, which every sweep would compute anew. A first turn, in
+        # which nothing moves, computes them at the start: a program with their code in two places takes longer to compile.
+        moments = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(moments_of, families))
+        start = (families, moments), jnp.full(CHUNK + 1, jnp.nan), jnp.array(True)
+        (families, _), elbos, good = jax.lax.fori_loop(0, count + 1, sweep, start)
+        return families, elbos[1:], good
 
     return chunk
 
@@ -206,6 +207,7 @@ def moments_of(families: Any) -> Any:
     return {block: measured(family) for block, family in families.items()}
 
 
+@jax.jit
 def measured(family: Any) -> Any:
     """A family's mean parameters, with its entropy beside them where the one is half of the work for the other."""
     return family.with_entropy() if isinstance(family, Gaussian | MarkovChain) else family.moments()
@@ -219,38 +221,38 @@ def one_sweep(
     damped: frozenset[str],
     levels: tuple[str, ...] = (),
     held: Any = False,
+    still: Any = False,
 ) -> tuple[Any, Any]:
-    """Update every block once, but none of `levels` when `held`; return the families and their moments."""
+    """Update every block once, but none of `levels` when `held`, and none at all when `still`; return families and moments."""
     families, moments = dict(families), dict(moments)
     for block in names:
         step = damped_update if block in damped else update
-        old = families[block], moments[block]
-        new = step(energy, families, moments, block)
-        if block in levels:
-            new = jax.tree.map(lambda a, b: jnp.where(held, a, b), old, new)
-        families[block], moments[block] = new
+        old, new = families[block], step(energy, families, moments, block)
+        stays = held if block in levels else still
+        if stays is not False:
+            new = jax.tree.map(lambda a, b, stays=stays: jnp.where(stays, a, b), old, new)
+        families[block], moments[block] = new, measured(new)
     return families, moments
 
 
-def update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, Any]:
-    """The block's coordinate optimum, and its moments."""
+def update(energy: Any, families: Any, moments: Any, block: str) -> Any:
+    """The block's coordinate optimum."""
     if block in energy.naturals:
-        new = families[block].from_natural(*energy.naturals[block](moments))
-        return new, measured(new)
-    slope = jax.grad(lambda own: energy(moments | {block: own}) + _volume(energy, block, own))
+        return families[block].from_natural(*energy.naturals[block](moments))
+    partly = energy.about(block)
+    slope = jax.grad(lambda own: partly(moments | {block: own}) + _volume(energy, block, own))
     if isinstance(families[block], Gaussian) and energy.quadratic(block):
-        new = families[block].from_slope(slope(jax.tree.map(jnp.zeros_like, moments[block])))
-    else:
-        new = families[block].from_gradient(slope(moments[block]), moments[block])
-    return new, measured(new)
+        return families[block].from_slope(slope(jax.tree.map(jnp.zeros_like, moments[block])))
+    return families[block].from_gradient(slope(moments[block]), moments[block])
 
 
-def damped_update(energy: Any, families: Any, moments: Any, block: str) -> tuple[Any, Any]:
+def damped_update(energy: Any, families: Any, moments: Any, block: str) -> Any:
     """The longest of the steps 1, 1/2, 1/4, ... towards the gradient that does not lower the ELBO; none if all do."""
-    old, given = families[block], energy.given(moments, block)
+    old, about = families[block], energy.about(block)
+    given = about.given(moments, block)
 
     def weigh(own: Any) -> Any:
-        partly = energy(moments | {block: own}) if given is None else given(own)
+        partly = about(moments | {block: own}) if given is None else given(own)
         return partly + _volume(energy, block, own)
 
     def value(family: Any, own: Any) -> Any:
@@ -263,8 +265,7 @@ def damped_update(energy: Any, families: Any, moments: Any, block: str) -> tuple
         return new, value(new, measured(new))
 
     search = _search_each if given is None else _search_all
-    new = search(trial, old, value(old, moments[block]))
-    return new, measured(new)
+    return search(trial, old, value(old, moments[block]))
 
 
 def _least(before: Any) -> Any:

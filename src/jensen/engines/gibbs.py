@@ -306,8 +306,9 @@ def one_sweep(
     moments = {block: families[block].statistics(values[block]) for block in names}
     for number, block in enumerate(names):
         family, x = families[block], values[block]
-        partly = partial(_given, energy, moments, block)
-        given = energy.given(moments, block) if block in sliced else None
+        about = energy.about(block)
+        partly = partial(_given, about, moments, block)
+        given = about.given(moments, block) if block in sliced else None
         if given is not None:
             draw = slice_all(lambda x, g=given: g.at(x) + x, x, WIDTH * family.sd(), noise[block])
             good = jnp.isfinite(draw).all()

@@ -242,7 +242,7 @@ def _sweep(
     families, moments = dict(families), dict(moments)
     for block in names:
         step = coordinate.damped_update if block in damped else coordinate.update
-        best, _ = step(energy, families, moments, block)
+        best = step(energy, families, moments, block)
         old, length = families[block], jnp.where(rho < 1, 0.0, 1.0) if block in settled else rho
         families[block] = jax.tree.map(partial(_moved, length), old, best)
         moments[block] = coordinate.measured(families[block])

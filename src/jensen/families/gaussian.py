@@ -45,8 +45,8 @@ class Gaussian:
         """A start: independent elements with the given mean and variance, each a number or (n,); NumPy, nothing is compiled."""
         kind = jax.dtypes.canonicalize_dtype(float)
         mean, variance = (np.broadcast_to(np.asarray(value, kind), (pattern.n,)) for value in (mean, variance))
-        others = np.zeros(pattern.size - pattern.n, kind)
-        return Gaussian(mean / variance, np.concatenate([1 / variance, others]), pattern)
+        precision = pattern.of_diagonal(1 / variance)
+        return Gaussian(mean * pattern.variances(precision), precision, pattern)
 
     def moments(self) -> dict[str, Any]:
         """Mean parameters in coordinates: ``mean`` (n,) and ``cov`` (size,), the covariances on the pattern."""
@@ -86,8 +86,8 @@ class Gaussian:
         return Gaussian(h, precision, self.pattern)
 
     def _precision(self, gradient: dict[str, Any]) -> Any:
-        n = self.pattern.n
-        return joined([-2 * gradient["cov"][:n], -gradient["cov"][n:]])
+        n, repeats = self.pattern.diagonal, self.pattern.repeats
+        return joined([gradient["cov"][:n] * (-2 / repeats), gradient["cov"][n:] * (-1 / repeats)])
 
     def from_natural(self, h: Any, precision: Any) -> "Gaussian":
         """The Gaussian with these natural parameters and this pattern."""
@@ -119,7 +119,7 @@ class Gaussian:
 
     def sd(self) -> Any:
         """Standard deviations (n,)."""
-        return jnp.sqrt(self.moments()["cov"][: self.pattern.n])
+        return jnp.sqrt(self.pattern.variances(self.moments()["cov"]))
 
     def covariance(self) -> Any:
         """The whole covariance matrix (n, n), also outside the pattern."""

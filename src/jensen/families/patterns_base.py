@@ -44,6 +44,24 @@ class Pattern(ABC):
         """Length of `entries`: n + Q."""
 
     @property
+    def diagonal(self) -> int:
+        """How many of the entries are diagonal ones."""
+        return self.n
+
+    @property
+    def repeats(self) -> int:
+        """How many entries of the matrix each stands for."""
+        return 1
+
+    def variances(self, entries: Any) -> Any:
+        """The diagonal of the matrix (n,)."""
+        return entries[: self.n]
+
+    def of_diagonal(self, diagonal: np.ndarray) -> np.ndarray:
+        """Entries (size,) of the diagonal matrix with this diagonal (n,); host."""
+        return np.concatenate([diagonal, np.zeros(self.size - self.n, diagonal.dtype)])
+
+    @property
     @abstractmethod
     def pairs(self) -> np.ndarray:
         """Off-diagonal pairs (Q, 2), i > j, in the order of the entries; host."""

@@ -15,6 +15,7 @@ import numpy as np
 from jensen.families.patterns_base import Pattern, joined, row_products
 
 UNROLLED = 4
+NARROW = 32
 
 
 @jax.tree_util.register_dataclass
@@ -114,18 +115,20 @@ class Blocks(Pattern):
         """The blocks (count, width, width)."""
         if self.width == 1:
             return entries.reshape(self.count, 1, 1)
-        # The indices are computed in the program: as constants they would be most of it for one large block.
-        i, j = jnp.indices((self.width, self.width), sparse=True)
-        top, bottom = jnp.maximum(i, j), jnp.minimum(i, j)
+        # The indices of a large block are computed in the program: as constants they would be most of it.
+        xp = np if self.width <= NARROW else jnp
+        i, j = xp.indices((self.width, self.width), sparse=True)
+        top, bottom = xp.maximum(i, j), xp.minimum(i, j)
         others = entries[self.n :].reshape(-1, self.count)
-        full = jnp.moveaxis(others[jnp.where(i == j, 0, top * (top - 1) // 2 + bottom)], -1, 0)
+        full = jnp.moveaxis(others[xp.where(i == j, 0, top * (top - 1) // 2 + bottom)], -1, 0)
         diagonal = entries[: self.n].reshape(self.count, self.width)
         return jnp.where(i == j, diagonal[:, :, None], full)
 
     def pack(self, matrices: Any) -> Any:
         """Entries (size,) of symmetric blocks (count, width, width)."""
-        number = jnp.arange(self.width * (self.width - 1) // 2)
-        row = ((1 + jnp.sqrt(1.0 + 8 * number)) / 2).astype(number.dtype)
+        xp = np if self.width <= NARROW else jnp
+        number = xp.arange(self.width * (self.width - 1) // 2)
+        row = ((1 + xp.sqrt(1.0 + 8 * number)) / 2).astype(number.dtype)
         # the square root may round to the other side of a whole number
         row = row - (row * (row - 1) // 2 > number) + (row * (row + 1) // 2 <= number)
         others = matrices[:, row, number - row * (row - 1) // 2]
