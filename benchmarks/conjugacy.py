@@ -26,6 +26,7 @@ from jensen.conjugate.certificate import certify
 from jensen.conjugate.chunks import ROWS, candidates
 from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import make_plan
+from jensen.core.compilation import LONG_RUNNING
 from jensen.core.precision import scope
 from jensen.core.threads import one_blas_thread
 from jensen.engines import large
@@ -76,9 +77,9 @@ def _ours(name: str, arguments: dict[str, Any]) -> tuple[float, float, Any, Any]
         return families, total
 
     begun = time.process_time()
-    plain = jax.jit(partial(loop, bound=False)).lower(changing, families).compile()
+    plain = jax.jit(partial(loop, bound=False)).lower(changing, families).compile(compiler_options=LONG_RUNNING)
     optimizing = time.process_time() - begun
-    both = jax.jit(partial(loop, bound=True)).lower(changing, families).compile()
+    both = jax.jit(partial(loop, bound=True)).lower(changing, families).compile(compiler_options=LONG_RUNNING)
     assert order(plan)
     return first, optimizing, partial(plain, changing, families), partial(both, changing, families)
 

@@ -19,7 +19,7 @@ from jensen.conjugate.documents import mixed
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.product import Product
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING
 from jensen.diagnostics import quantities
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.quantities import Draws
@@ -237,7 +237,7 @@ class _Sweeps:
                 return jax.vmap(one)(values, noise)
 
             def build() -> Any:
-                options = None if self.large else FAST_COMPILE
+                options = LONG_RUNNING if self.large else FAST_COMPILE
                 return jax.jit(sweep).lower(*args).compile(compiler_options=options)
 
             self.compiled = plan.graph.remember(("chains", shape, names, sliced, self.large, signature(args)), build)

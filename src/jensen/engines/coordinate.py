@@ -26,7 +26,7 @@ from jensen.conjugate import starts
 from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import Plan
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE, on_device
+from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING, on_device
 from jensen.core.errors import OptionError
 from jensen.engines.engine import Ticks
 from jensen.families.gaussian import Gaussian
@@ -197,7 +197,7 @@ class _Program:
     def __call__(self, changing: Any, families: Any, *numbers: int, optimized: bool = False) -> Any:
         args = (changing, jax.tree.map(on_device, families), *map(on_device, numbers))
         if optimized not in self.compiled:
-            options = None if optimized else FAST_COMPILE
+            options = LONG_RUNNING if optimized else FAST_COMPILE
             self.compiled[optimized] = self.function.lower(*args).compile(compiler_options=options)
         return self.compiled[optimized](*args)
 
