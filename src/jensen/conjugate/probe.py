@@ -293,7 +293,12 @@ class _Tangents:
                 continue
             direction = np.abs(stacks[y][1])
             values = (direction, np.ones(len(direction)), 1.0 + np.arange(len(direction)))
-            at = [program(self.zero | {y: v if words == "real" else np.log(v)})[2] for v in values]
+            at = []
+            for v in values:
+                at.append(program(self.zero | {y: v if words == "real" else np.log(v)})[2])
+                views = [view for view in views if not np.array_equal(at[0][view][x], pushed[view][x])]
+                if not views:
+                    break
             for view in views:
                 # At zero a real y leaves the affine part of x; positive sites have values one there, and no affine part.
                 linear = pushed[view][x] if words == "real" else 0.0

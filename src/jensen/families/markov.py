@@ -71,10 +71,10 @@ def _log_forward(message: Any, step: Any) -> tuple[Any, Any]:
     return message, (message, scale)
 
 
-def _log_backward(message: Any, step: Any) -> tuple[Any, Any]:
-    matrix, after = step
-    message = jax.nn.log_softmax(logsumexp(matrix + (message + after)[..., None, :], -1))
-    return message, message
+def _log_both_ways(messages: Any, step: Any) -> tuple[Any, Any]:
+    matrices, local = step
+    reached = logsumexp(messages[..., :, None] + matrices, -2)
+    return jax.nn.log_softmax(local + reached), reached
 
 
 def _draw_backward(after: Any, step: Any) -> tuple[Any, Any]:
@@ -131,9 +131,11 @@ def _log_messages(unary: Any, pairwise: Any) -> tuple[Any, Any]:
 
 def _log_moments(unary: Any, pairwise: Any) -> tuple[Any, Any]:
     """The same as `_direct_moments` by logarithms; the backward message leaves out u_t, which may be -inf."""
-    f, _ = _log_messages(unary, pairwise)
-    last = jnp.zeros_like(unary[-1])
-    b = jnp.concatenate([lax.scan(_log_backward, last, (pairwise, unary[1:]), reverse=True)[1], last[None]])
+    matrices = jnp.stack([pairwise, jnp.swapaxes(pairwise, -1, -2)[::-1]], 1)
+    ends, local = jax.nn.log_softmax(jnp.stack([unary[0], unary[-1]])), jnp.stack([unary[1:], unary[-2::-1]], 1)
+    reached = lax.scan(_log_both_ways, ends, (matrices, local))[1]
+    f = jax.nn.log_softmax(jnp.concatenate([unary[:1], unary[1:] + reached[:, 0]]))
+    b = jnp.concatenate([reached[::-1, 1], jnp.zeros_like(unary[:1])])
     pairs = f[:-1, ..., :, None] + pairwise + (unary + b)[1:, ..., None, :]
     return jax.nn.softmax(f + b), jax.nn.softmax(pairs, (-1, -2))
 
