@@ -123,6 +123,7 @@ def random_start(found: Plan, seed: int = 0) -> Any:
             return family
         n = family.pattern.n
         point = Gaussian.point(family.pattern, rng.uniform(0.3, 1.0, n), rng.uniform(0.05, 0.2, n))
+        n = family.pattern.diagonal
         off = rng.uniform(-1.0, 1.0, family.pattern.size - n) * 5.0 / max(n, 2)  # rows' sums stay below the diagonal
         return replace(point, precision=np.concatenate([point.precision[:n], off]))
 

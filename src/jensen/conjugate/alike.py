@@ -16,7 +16,7 @@ import numpy as np
 
 from jensen.conjugate.slots import fit
 from jensen.conjugate.terms import Factor, Quadratic
-from jensen.families.patterns_alike import Alike, shared
+from jensen.families.patterns_alike import shared
 
 LIMIT = 1e-10
 MOST = 20_000_000

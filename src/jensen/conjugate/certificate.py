@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
-from jensen.conjugate.energy import IMPOSSIBLE
 from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.probe import coordinate
 from jensen.conjugate.special import Predictor
+from jensen.conjugate.tables import IMPOSSIBLE
 from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE, on_device
 from jensen.families.gaussian import Gaussian

@@ -14,10 +14,11 @@ import numpy as np
 
 from jensen.conjugate import documents
 from jensen.conjugate.cells import _cells
-from jensen.conjugate.energy import Constant, Energy
+from jensen.conjugate.energy import Energy
 from jensen.conjugate.local import FOLD, Known, Local, Part, sizes
 from jensen.conjugate.pieces import Rows
 from jensen.conjugate.plan import Plan
+from jensen.conjugate.tables import Constant
 
 SMALLEST = 50_000
 """Sites with fewer rows keep their probabilities."""

@@ -65,7 +65,9 @@ def lay_out(
     grouping, layout = placed
     refuse_split(joined, layout, latents)
     pattern = {
-        word: same_precision(word, one, sizes, factors) if grouping[word] == (word,) and roles[word] == "gaussian" else one
+        word: same_precision(word, one, sizes, factors)
+        if grouping[word] == (word,) and roles[word] == "gaussian"
+        else one
         for word, one in layout.pattern.items()
     }
     return grouping, replace(layout, pattern=pattern)

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
-from jensen.conjugate.energy import Tables
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.pieces import Rows
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.products import Products
+from jensen.conjugate.tables import Tables
 from jensen.core.compilation import FAST_COMPILE
 from jensen.core.errors import OptionError
 from jensen.families.discrete import Categorical

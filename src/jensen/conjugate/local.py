@@ -27,9 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jensen.conjugate.energy import Constant, Energy
+from jensen.conjugate.energy import Energy
 from jensen.conjugate.pieces import Sum, static
 from jensen.conjugate.plan import Plan
+from jensen.conjugate.tables import Constant
 from jensen.core.compilation import FAST_COMPILE
 
 FOLD = 16

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate import blocks
-from jensen.conjugate.energy import Constant, Tables
 from jensen.conjugate.pieces import Rows
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.products import Products
 from jensen.conjugate.special import PoissonSum
+from jensen.conjugate.tables import Constant, Tables
 from jensen.families.discrete import Categorical
 from jensen.families.exponential import Gamma
 from jensen.families.gaussian import Gaussian

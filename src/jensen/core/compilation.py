@@ -5,14 +5,14 @@ from typing import Any
 import jax
 import numpy as np
 
-FAST_COMPILE = {
+FAST_COMPILE: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
 }
 """For programs that run a handful of times: compiling them is all they cost, and takes a quarter of the time like this."""
 
-LONG_RUNNING = {"xla_cpu_use_fusion_emitters": False}
+LONG_RUNNING: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
 """For programs that run hundreds of times: as fast as with XLA's newer emitters, for two thirds of the compilation."""
 
 

@@ -173,7 +173,8 @@ def _chunk(back: Any, names: tuple[str, ...], damped: frozenset[str], levels: tu
 
         def sweep(number: Any, carry: Any) -> Any:
             old, elbos, good = carry
-            new = one_sweep(energy, *old, names, damped, levels, number <= held, number == 0)
+            families, moments = old
+            new = one_sweep(energy, families, moments, names, damped, levels, number <= held, number == 0)
             value = elbo(energy, *new)
             good = (number == 0) | (good & jnp.isfinite(value))
             return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old), elbos.at[number].set(value), good

@@ -22,9 +22,10 @@ import numpy as np
 from jensen.conjugate import blocks, documents, starts
 from jensen.conjugate.chunks import ROWS, split
 from jensen.conjugate.documents import Groups
-from jensen.conjugate.energy import Constant, Energy
+from jensen.conjugate.energy import Energy
 from jensen.conjugate.local import Local, given, held, some_rows, total
 from jensen.conjugate.plan import Plan
+from jensen.conjugate.tables import Constant
 from jensen.core import keys
 from jensen.engines import coordinate
 from jensen.engines.engine import Ticks

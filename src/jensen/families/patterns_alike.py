@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.core.errors import OptionError
-from jensen.families.patterns_base import Pattern
+from jensen.families.patterns_base import Parts, Pattern
 from jensen.families.patterns_blocks import Blocks
 
 
@@ -122,8 +122,8 @@ class Alike(Pattern):
 def shared(pattern: Pattern) -> Alike | None:
     """The pattern of equal blocks as one of which all are alike; None where it is none, or its elements lie otherwise."""
     inner, order = pattern, None
-    if type(pattern).__name__ == "Parts" and len(pattern.parts) == 1:  # type: ignore[attr-defined]
-        inner, order = pattern.parts[0], np.asarray(pattern.order)  # type: ignore[attr-defined]
+    if isinstance(pattern, Parts) and len(pattern.parts) == 1:
+        inner, order = pattern.parts[0], np.asarray(pattern.order)
     if not isinstance(inner, Blocks) or inner.count < 2:
         return None
     if order is None:
