@@ -40,6 +40,8 @@ WORTH_OPTIMIZING = 1.0
 _CALL, _NUMBER = 5e-5, 2e-8
 """Seconds that a sweep is taken to last: for itself, and for each number that it reads. No clock is asked: what a fit does must
 not depend on how busy the machine is, and a fit that was killed must go on as it would have."""
+CHEAP = 1e-2
+"""Seconds of a sweep up to which one more in every call is less than its compilation twice."""
 STILL = 1e-10
 """A sweep that raises the ELBO by less than this, relatively, is a still one; two in a row end the fit."""
 SHORTEN = 0.5
@@ -161,13 +163,16 @@ def program(target: Plan) -> Any:
         changing, back, shape = known(target.energy)
         damped, names, levels = frozenset(target.damped), order(target), discrete(target)
         found = target.graph.remember(
-            ("coordinate", shape, damped, names), lambda: _Program(_chunk(back, names, damped, levels))
+            ("coordinate", shape, damped, names),
+            lambda: _Program(_chunk(back, names, damped, levels, seconds(target) < CHEAP)),
         )
         _PROGRAMS[target] = partial(found, changing)
     return _PROGRAMS[target]
 
 
-def _chunk(back: Any, names: tuple[str, ...], damped: frozenset[str], levels: tuple[str, ...]) -> Any:
+def _chunk(
+    back: Any, names: tuple[str, ...], damped: frozenset[str], levels: tuple[str, ...], cheap: bool = True
+) -> Any:
     def chunk(changing: Any, families: Any, count: Any, held: Any) -> Any:
         energy = back(changing)
 
@@ -179,11 +184,14 @@ def _chunk(back: Any, names: tuple[str, ...], damped: frozenset[str], levels: tu
             good = (number == 0) | (good & jnp.isfinite(value))
             return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old), elbos.at[number].set(value), good
 
-        # Moments are carried along: those of a Gaussian are an inverse, which every sweep would compute anew. A first turn, in
-        # which nothing moves, computes them at the start: a program with their code in two places takes longer to compile.
-        moments = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(moments_of, families))
+        # Moments are carried along: those of a Gaussian are an inverse, which every sweep would compute anew. Where a sweep is
+        # cheap, a first turn in which nothing moves finds those at the start: code in two places takes longer to compile.
+        if cheap:
+            moments = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(moments_of, families))
+        else:
+            moments = moments_of(families)
         start = (families, moments), jnp.full(CHUNK + 1, jnp.nan), jnp.array(True)
-        (families, _), elbos, good = jax.lax.fori_loop(0, count + 1, sweep, start)
+        (families, _), elbos, good = jax.lax.fori_loop(0 if cheap else 1, count + 1, sweep, start)
         return families, elbos[1:], good
 
     return chunk
