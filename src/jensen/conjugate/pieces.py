@@ -115,8 +115,8 @@ class Totals:
 
     def __call__(self, array: Any) -> Any:
         """The sums."""
-        if self.rows and not self.ranges:
-            return self.rows * array[self.index]
+        if self.rows and not self.ranges:  # a product, whose gradient needs no scatter
+            return float(self.rows) * (jax.nn.one_hot(self.index, len(array), dtype=array.dtype) @ array)
         if not self.ranges:
             return array[self.index].sum(1)
         n, parts = self.rows, []
