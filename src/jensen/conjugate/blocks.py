@@ -39,17 +39,17 @@ def flat(plan: Plan, block: str, values: Mapping[str, Any]) -> Any:
 
 
 def unflat(plan: Plan, block: str, x: Any) -> dict[str, Any]:
-    """Values of a block's sites from its own variable (..., *shape), any leading axes."""
-    names, known = plan.blocks[block], nodes(plan)
+    """Values of a block's sites from its own variable (..., *shape), any leading axes; NumPy from NumPy."""
+    names, known, xp = plan.blocks[block], nodes(plan), np if isinstance(x, np.ndarray) else jnp
     roles = plan.layout.role  # type: ignore[union-attr]
     if roles[names[0]] not in GAUSSIAN:
         rank = len(known[names[0]].shape)
-        return {names[0]: jnp.moveaxis(x, -1, jnp.ndim(x) - rank) if roles[names[0]] == "chain" else x}
+        return {names[0]: xp.moveaxis(x, -1, np.ndim(x) - rank) if roles[names[0]] == "chain" else x}
     found, start = {}, 0
     for name in names:
         size = int(np.prod(known[name].shape))
         part = x[..., start : start + size].reshape(*x.shape[:-1], *known[name].shape)
-        found[name] = jnp.exp(part) if roles[name] == "log gaussian" else part
+        found[name] = xp.exp(part) if roles[name] == "log gaussian" else part
         start += size
     return found
 

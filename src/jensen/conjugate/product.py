@@ -130,7 +130,7 @@ class Product:
             family = self.families[block]
             x = host_draws(family, rng, n)
             if x is None:
-                x = self._compiled(f"draws of {block}", _at, family, family.noise(rng, n))
+                x = np.asarray(self._compiled(f"draws of {block}", _at, family, family.noise(rng, n)))
             found |= blocks.unflat(self.plan, block, x)
         return {name: np.asarray(found[name]) for name in known if name in found}
 
