@@ -124,6 +124,8 @@ def names(piece: Any) -> frozenset[str]:
         return frozenset({piece})
     if is_dataclass(piece):
         piece = [getattr(piece, one.name) for one in fields(piece)]
+    if isinstance(piece, Mapping):
+        piece = [*piece, *piece.values()]
     some = [names(one) for one in piece] if isinstance(piece, tuple | list) else []
     return frozenset().union(*some)
 

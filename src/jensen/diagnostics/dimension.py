@@ -151,7 +151,9 @@ def _alone(q: Any, record: Run, engine: Any) -> Candidate:
     """The only candidate, which needs no fresh draws: there is nothing to compare it with."""
     groups = record.state.extra
     note = f"structured: {len(groups.own):,} groups of {', '.join(groups.sites)}, and {len(groups.shared)} globals"
-    return Candidate("structured", q, replace(record, notes=(*record.notes, note)), engine, Elbo(np.nan, np.nan), np.nan)
+    return Candidate(
+        "structured", q, replace(record, notes=(*record.notes, note)), engine, Elbo(np.nan, np.nan), np.nan
+    )
 
 
 def _judged(name: str, q: Any, record: Run, engine: Any, target: Any, seed: int) -> Candidate:
