@@ -153,6 +153,7 @@ def test_a_fit_that_dies_and_is_called_again(name, tmp_path, monkeypatch, often)
     assert len(writes) == count  # there was nothing left to do
 
 
+@pytest.mark.slow
 def test_many_dimensions_in_batches(tmp_path):
     """Their warm-up looks at another subsample than the checks do."""
     rng = np.random.default_rng(1)

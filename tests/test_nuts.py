@@ -96,6 +96,7 @@ def test_chains_draw_from_a_correlated_gaussian(gaussian):
     np.testing.assert_array_equal(back.place.x, state.place.x)
 
 
+@pytest.mark.slow
 def test_chains_in_straightened_coordinates_draw_from_the_funnel():
     funnel = jn.density(
         lambda p: -0.5 * p["v"] ** 2 / 2.25 - 0.5 * (p["x"] ** 2).sum() * jnp.exp(-p["v"]) - 1.5 * p["v"],

@@ -213,6 +213,7 @@ def test_stop_when_slow(data):
     np.testing.assert_allclose(advifit.mean, again.mean, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_minibatch(data):
     X = pm.Minibatch(data, batch_size=500)  # noqa: N806
     with pm.Model() as model:

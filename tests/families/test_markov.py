@@ -205,6 +205,7 @@ def test_a_long_chain_keeps_its_digits():
     np.testing.assert_allclose(q.log_prob(path), np.log(0.75) + (length - 1) * np.log(0.9), rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_single_precision():
     q = chain(length=200, width=3.0)
     for scale in (1.0, 20.0):  # the second is beyond what products hold

@@ -426,6 +426,8 @@ CASES = PRIORS | OBSERVED | FEATURES
 SLOW = {
     *("OrderedProbit", "Mixture", "LKJCorr", "SkewNormal", "WishartBartlett", "LogitNormal", "MvGaussianRandomWalk"),
     *("Interpolated", "Censored StudentT", "MatrixNormal", "BetaBinomial", "PERT-like Beta by mean", "AR(2) latent"),
+    *("ZeroInflatedBinomial", "ZeroInflatedNegativeBinomial", "HurdleGamma", "Truncated StudentT", "Truncated Gamma"),
+    *("MvNormal tau", "DirichletMultinomial", "HyperGeometric", "ExGaussian", "Triangular", "Censored Normal"),
     *("GARCH11", "Rice", "VonMises", "EulerMaruyama", "gp.Marginal", "TruncatedNormal", "chain of transforms"),
 }
 

@@ -319,6 +319,7 @@ def test_rows_that_stand_for_more_are_refused():
         read(model).graph()
 
 
+@pytest.mark.slow
 def test_single_precision():
     model = read(mixture())
     with scope("float32"):
