@@ -105,6 +105,11 @@ def unread(y):
     numpyro.sample("y", dist.Normal(a[0] + 2 * a[1], s), obs=y)
 
 
+def read_by_nothing(y):
+    flat("a", 3)
+    numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+
+
 def hierarchy(y):
     """The mean of effects without data."""
     mu = flat("mu")
@@ -114,7 +119,7 @@ def hierarchy(y):
     numpyro.sample("y", dist.Normal(b + 0.0 * a, s), obs=y)
 
 
-@pytest.mark.parametrize("model", [two, unread, hierarchy])
+@pytest.mark.parametrize("model", [two, unread, read_by_nothing, hierarchy])
 def test_improper_posteriors_are_refused(model):
     with pytest.raises(ImproperError, match="improper"):
         jn.fit(model, "cavi", data=dict(y=np.random.default_rng(0).normal(size=50)))

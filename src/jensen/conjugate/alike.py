@@ -49,9 +49,10 @@ def same_precision(site: str, pattern: Any, sizes: Mapping[str, int], factors: S
         values |= {f"1-{name}": np.exp(0.3 * rng.standard_normal(size)) for name, size in sizes.items()}
         v = found.whole(np.broadcast_to(rng.standard_normal(found.width), (found.count, found.width)))
         try:
-            rows = found.split(sum(_product(term, site, one.node.shape, values, v) for one, term in own))  # type: ignore[arg-type]
+            parts = [_product(term, site, one.node.shape, values, v) for one, term in own]  # type: ignore[arg-type]
         except MemoryError:
             return pattern
+        rows = found.split(sum(parts, np.zeros(found.n)))
         if not np.ptp(rows, axis=0).max() <= LIMIT * np.abs(rows).max():
             return pattern
     return found
