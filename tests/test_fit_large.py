@@ -157,6 +157,21 @@ def test_rows_that_cannot_be_taken_out_are_all_used_or_refused():
         jn.fit(knows_its_length, data=jn.table(X=design, y=y), **QUIET)
 
 
+def test_rows_beside_an_array_of_the_model_itself_are_all_used():
+    """The model has the groups of its rows in its own code, so that it has a value for all rows only."""
+    group = np.arange(N) % D
+    y = group + np.random.default_rng(0).normal(size=N)
+
+    def grouped(y):
+        a = numpyro.sample("a", dist.Normal(0, 10).expand([D]))
+        numpyro.sample("y", dist.Normal(a[group], 1.0), obs=y)
+
+    found = jn.fit(grouped, data={"y": y}, **QUIET)
+    precision = N / D + 0.01
+    right(found, y.reshape(-1, D).sum(0) / precision, np.full(D, precision**-0.5), name="a", by=1e-3, within=1e-3)
+    assert not rounds(found)
+
+
 def test_quantities_of_every_row_are_left_out_and_said_to_be():
     def model(X, y):
         b = numpyro.sample("b", dist.Normal(0, 2).expand([D]))

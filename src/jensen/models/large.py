@@ -107,8 +107,10 @@ class LargeTarget:
         self._looked: tuple[dict[str, np.ndarray], np.ndarray] = {}, np.zeros(0)
         self._read: dict[str, np.ndarray] = {}
         self._compared: tuple[Any, Any, tuple[float, float, int]] | None = None
-        self._take(size or subsample_size(plate.size, record.dim))
-        prove(record, plate, self._arrays, seed)
+        size = size or subsample_size(plate.size, record.dim)
+        arrays, weights = self._drawn(size, "rows", size)
+        prove(record, plate, arrays, seed)  # before anything is made of them
+        self._use(arrays, weights)
         block = _block(sum(array.nbytes for array in self._arrays.values()) // self.size or 1)
         repeated = np.arange(block) % self.size  # only shapes matter
         self.rows = Rows(record, plate, source, {name: array[repeated] for name, array in self._arrays.items()})

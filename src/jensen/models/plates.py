@@ -16,7 +16,7 @@ import numpy as np
 
 from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE
-from jensen.core.errors import UnsupportedError
+from jensen.core.errors import DataError, UnsupportedError
 from jensen.core.layout import unflatten
 from jensen.models.model import Model
 
@@ -161,7 +161,7 @@ def prove(model: Model, plate: Plate, rows: Mapping[str, np.ndarray], seed: int 
         free = unflatten(small.sites, keys.generator(seed, "plate").normal(0, 0.1, small.dim))
         cut = {**free, **{name: np.take(free[name], order, axis) for name, axis in plate.sites}}
         first, second = _both_program(small.factors, smaller.factors)((free, small.data), (cut, smaller.data))
-    except (TypeError, ValueError, IndexError) as error:
+    except (DataError, TypeError, ValueError, IndexError) as error:
         raise UnsupportedError(
             f"the model cannot be evaluated on {n} of its {plate.size} rows ({plate.name}): {str(error).splitlines()[0]}"
         ) from error
