@@ -6,7 +6,7 @@ import pytest
 import jensen as jn
 from benchmarks.structured import MODELS, conditional, data
 from jensen.core.precision import scope
-from jensen.diagnostics import chains, quantities
+from jensen.diagnostics import chains, nested, quantities
 from jensen.diagnostics.by_block import judge_blocks, misfits, words_by_coordinate
 from jensen.diagnostics.verdict import DO_NOT_USE, MEANS_ONLY, TRUSTED
 from jensen.engines.structured import Structured
@@ -71,8 +71,9 @@ def test_misfits_are_zero_on_the_posterior_itself_and_found_in_the_block_that_is
     assert set(place[2:]) == {1}
 
 
-def test_fits_too_large_for_chains_are_judged_by_block(monkeypatch):
+def test_fits_too_large_for_chains_and_integrals_are_judged_by_block(monkeypatch):
     monkeypatch.setattr(chains, "PATIENCE", 0.0)
+    monkeypatch.setattr(nested, "LARGEST", 0)
     with pytest.warns(jn.FitWarning, match="do not use"):
         posterior = jn.fit(MODELS["bernoulli"], "structured", data=data("bernoulli", 150), progress=False)
     assert "given the globals" in posterior.verdict.reasons[0]

@@ -4,8 +4,9 @@
     2. quenches for other modes                  where they tell anything
     3. weights nearly constant, one mode         trusted, and done
     4. several modes, each nearly Gaussian       their mixture is q, and its weighted draws are the answer
-    5. short chains from q                       correct the answer, or judge q by how far they move
-    6. modes that those do not reach             chains within each mode, whose masses a bridge tells
+    5. groups with few globals                   groups are integrated by quadrature, globals by importance sampling
+    6. short chains from q                       correct the answer, or judge q by how far they move
+    7. modes that those do not reach             chains within each mode, whose masses a bridge tells
 
 All of it runs on the program the fit has compiled.
 """
@@ -194,6 +195,8 @@ def _answer(found: _Look, deadline: float | None) -> Examination:
             note = f"a mixture of {len(mixed.q.weights)} Gaussians, effective share of its weights {mixed.share:.2f}"
             answer = {"kept": mixed.draws, "weights": mixed.weights, "q": mixed.q, "elbo": mixed.elbo}
             return replace(found.about_q(judged), **answer, corrected=True, note=note)
+    if not modes and (integral := _integral(found, False)):
+        return integral
     if _dear(found):
         return found.about_q(_without_chains(found, modes))
     correction = _chains(found, False, deadline)
@@ -228,6 +231,8 @@ def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Corr
     modes = found.modes()
     if found.enough or not correcting:
         return found.about_q(_judge_by_weights(found, modes))
+    if not modes and known is None and (integral := _integral(found, True)):
+        return integral
     if known is None and _dear(found):
         return found.about_q(_without_chains(found, modes))
     correction = known or _chains(found, True, deadline)
@@ -235,6 +240,23 @@ def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Corr
     shifts = _shifts(found.target, modes, correction.evidence.mean, correction.evidence.sd, found.seed)
     judged = verdict.judge_fit(found.names, found.mean, found.sd, correction, found.log_w, modes, shifts, found.beyond)
     return replace(found.about_q(judged), correction=correction)
+
+
+def _integral(found: _Look, report_q: bool) -> Examination | None:
+    """Where q has groups: their integral and that over their few globals, or q held against it."""
+    if not isinstance(found.q, ArrowGaussian):
+        return None
+    from jensen.diagnostics.integrated import judge_against, judge_integrated
+    from jensen.diagnostics.nested import integrate_globals
+
+    integral = integrate_globals(found.target, found.q, found.seed)
+    if integral is None:
+        return None
+    if report_q:
+        return found.about_q(judge_against(found.names, found.mean, found.sd, integral, found.log_w))
+    judged = judge_integrated(found.names, integral, found.log_w)
+    answer = {"kept": integral.draws, "weights": integral.weights, "note": integral.how}
+    return replace(found.about_q(judged), **answer, corrected=True)
 
 
 def _judge_by_weights(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verdict:

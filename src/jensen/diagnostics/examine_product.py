@@ -3,7 +3,8 @@
     1. exact moments of q, draws of it, the exact ELBO
     2. one block only, updated exactly            q is the posterior: trusted, and done
     3. log weights nearly constant                trusted, and done; looked at from 100 dimensions to 1,000 quantities
-    4. short Gibbs chains from q                  judge q by how far they move, or, of up to 1,000 quantities, correct it
+    4. one Gaussian block and few others         the others integrated by importance sampling
+    5. short Gibbs chains from q                  judge q by how far they move, or, of up to 1,000 quantities, correct it
 
 Models with a site that has no complete conditional, and no discrete ones, are judged by gradient chains from a Gaussian with q's
 moments instead.
@@ -16,9 +17,11 @@ import numpy as np
 from jensen.conjugate.product import Product, StoredProduct
 from jensen.core import keys
 from jensen.diagnostics import gibbs_chains, quantities, verdict
+from jensen.diagnostics.collapsed import integrate_scales
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.correct import correct as correct_by_gradients
 from jensen.diagnostics.examine import Examination
+from jensen.diagnostics.integrated import Integrated, judge_against, judge_integrated
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.spaces import Own
 from jensen.families.fullrank import DenseGaussian
@@ -94,6 +97,9 @@ def examine_product(
                 judged = verdict.judge_by_weights(names, log_w, (), np.zeros(len(names)))
                 return Examination(elbo, draws, equal, judged)
             log_w = np.full(1, np.nan)
+        integral = integrate_scales(q, draws, seed) if finished else None
+        if integral is not None:
+            return _by_integral(q, names, elbo, draws, integral, report_q)
         report_q = report_q or len(names) > _MANY
         correction, why = _correction(q, draws, seed, precision, report_q, deadline)
     except KeyboardInterrupt:
@@ -113,6 +119,19 @@ def examine_product(
     judged = verdict.judge_corrected(names, correction, log_w, (), none)
     note = f"{correction.stages} stages of chains"
     return Examination(elbo, correction.draws, correction.weights, judged, True, note, correction)
+
+
+def _by_integral(
+    q: Product, names: list[str], elbo: Elbo, draws: Draws, found: Integrated, report_q: bool
+) -> Examination:
+    """Of q, or of the exact answer that it is held against."""
+    log_w = np.full(1, np.nan)
+    if report_q:
+        x = quantities.matrix(q.model, draws.values, draws.derived)
+        judged = judge_against(names, *moments(q, q.model, x.mean(0), x.std(0)), found, log_w)
+        return Examination(elbo, draws, np.full(len(draws.log_p), 1 / len(draws.log_p)), judged)
+    judged = judge_integrated(names, found, log_w)
+    return Examination(elbo, found.draws, found.weights, judged, True, found.how)
 
 
 def moments(

@@ -29,7 +29,7 @@ from jensen.diagnostics.settled import LIMITS, is_constant
 
 TRUSTED, MEANS_ONLY, DO_NOT_USE = "trusted", "means only", "do not use"
 CONSTANT_WEIGHTS = 0.1
-_OFF = 0.2
+OFF = 0.2
 """Largest mean error in sds, and error of log sd, that a trusted quantity may have."""
 _MODE_SHIFT = 0.05
 
@@ -156,9 +156,9 @@ def judge_fit(
     widened = np.where(constant, 0.0, np.abs(np.log(np.maximum(q_sd, 1e-300) / unit)))
     lost = bool(((evidence.between > 0.6) & ((moved > 0.5) | (widened > 0.7))).any())
     known = (evidence.between < LIMITS["between"]) & (correction.acceptance > LIMITS["acceptance"]) & (not lost)
-    mean_ok = known & (moved + evidence.se < _OFF) & (shifts < _MODE_SHIFT)
-    sd_ok = mean_ok & (widened + evidence.sel < _OFF) & (beyond < FAR)
-    words = _words(mean_ok, sd_ok)
+    mean_ok = known & (moved + evidence.se < OFF) & (shifts < _MODE_SHIFT)
+    sd_ok = mean_ok & (widened + evidence.sel < OFF) & (beyond < FAR)
+    words = words_of(mean_ok, sd_ok)
     columns = {
         "moved (sds)": moved,
         "sd of q / chains": q_sd / unit,
@@ -191,7 +191,7 @@ def judge_corrected(
     """Verdict on the corrected answer: which quantities' chains have settled."""
     evidence = correction.evidence
     mean_ok = correction.mean_ok & (shifts < _MODE_SHIFT)
-    words = _words(mean_ok, mean_ok & correction.sd_ok)
+    words = words_of(mean_ok, mean_ok & correction.sd_ok)
     columns = {
         "between-chain share": evidence.between,
         "se of mean (sds)": evidence.se,
@@ -244,7 +244,7 @@ def judge_modes(
     sd = np.sqrt(inside.weights @ (x - mean) ** 2)
     moved = np.abs(mean - mixed_mean) / np.where(sd > 0, sd, 1.0)
     counting = [found for found, mass in zip(inside.corrections, inside.masses, strict=True) if mass > _MODE_COUNTS]
-    agreed = moved < _OFF
+    agreed = moved < OFF
     mean_ok = agreed & np.all([found.mean_ok for found in counting], axis=0)
     sd_ok = mean_ok & np.all([found.sd_ok for found in counting], axis=0)
     shares = ", ".join(f"{100 * mass:.1f}%" for mass in inside.masses)
@@ -259,7 +259,7 @@ def judge_modes(
         reasons.append("the chains have not settled in every mode")
     advice = "Use the draws; a mean between modes describes none of them." if sd_ok.all() else _MODES_ADVICE
     columns = {"bridge against weights (sds)": moved}
-    words = _words(mean_ok, sd_ok)
+    words = words_of(mean_ok, sd_ok)
     return Verdict(tuple(names), words, columns, tuple(reasons), advice, log_weights, "the corrected answer")
 
 
@@ -276,8 +276,8 @@ def judge_draws(names: list[str], x: np.ndarray, y: np.ndarray, weights: np.ndar
     ratio = np.where(constant, 1.0, x.std(0) / unit)
     widened = np.abs(np.log(np.maximum(ratio, 1e-300)))
     known = np.array([word != DO_NOT_USE for word in answer.words]), np.array([w == TRUSTED for w in answer.words])
-    mean_ok = known[0] & (moved < _OFF)
-    words = _words(mean_ok, mean_ok & known[1] & (widened < _OFF))
+    mean_ok = known[0] & (moved < OFF)
+    words = words_of(mean_ok, mean_ok & known[1] & (widened < OFF))
     worst = int(np.argmax(np.maximum(moved, widened)))
     reasons = (
         f"{names[worst]}: its mean is {moved[worst]:.2f} sd from that of the corrected answer (method='auto'), "
@@ -303,7 +303,7 @@ def judge_chains(
     bulk, tail = (np.where(constant, np.inf, np.nan_to_num(size)) for size in (bulk, tail))
     mean_ok = constant | ((rhat < _RHAT[1]) & (bulk > _ENOUGH_DRAWS / 4))
     both_ok = constant | ((rhat < _RHAT[0]) & (np.minimum(bulk, tail) > _ENOUGH_DRAWS))
-    words = _words(mean_ok, both_ok & mean_ok)
+    words = words_of(mean_ok, both_ok & mean_ok)
     columns = {"r-hat": rhat, "bulk ess": bulk, "tail ess": tail}
     worst = int(np.nanargmax(np.where(constant, 0.0, rhat)))
     reasons = (
@@ -350,7 +350,8 @@ def _about_modes(modes: tuple[Mode, ...]) -> list[str]:
     return [f"{many} about {shares} of the posterior mass, and the answer describes one mode only"]
 
 
-def _words(mean_ok: np.ndarray, both_ok: np.ndarray) -> tuple[str, ...]:
+def words_of(mean_ok: np.ndarray, both_ok: np.ndarray) -> tuple[str, ...]:
+    """One of the three words for each quantity."""
     return tuple(
         TRUSTED if both else MEANS_ONLY if mean else DO_NOT_USE for mean, both in zip(mean_ok, both_ok, strict=True)
     )

@@ -133,7 +133,8 @@ class Map:
         for k in range(self.depth):
             f = xp.linalg.solve(self.factor[k], (x - self.center[k]).T).T
             s = self._bounded(k, f[:, :1])
-            x = (f - self.slope[k] * s - self.bend[k] * (s**2 - 1)) * xp.exp(-self.exponents[k] * s)
+            with np.errstate(over="ignore", invalid="ignore"):  # of points that a wandering chain is far away at
+                x = (f - self.slope[k] * s - self.bend[k] * (s**2 - 1)) * xp.exp(-self.exponents[k] * s)
         return x
 
     def back(self, y: np.ndarray, tape: Tape, gradient: np.ndarray) -> np.ndarray:

@@ -1,0 +1,210 @@
+"""The exact posterior of a structured model: every group integrated by quadrature, its few globals by importance sampling.
+
+Given the globals g the groups are independent, and the structured Gaussian says where each one is: z_i = c_i(g) + C_i e. At
+nodes e_k of a Gauss-Hermite rule, in all groups at once, one gradient is the slope of every group,
+
+    grad h_i(e_k) = C_i' grad_i + e_k,      h_i = log of f_i over the normal density, up to a constant,
+
+and h_i the polynomial with these slopes, although only the sum of all groups' log densities is ever evaluated. So K evaluations
+for any number of groups give the marginal density of the globals
+
+    log p(g) = log p(g, c(g)) + sum_i log integral of exp(h_i(e)) N(e; 0, I) + gap + const
+
+and every group's mean, covariance and skewness given g. The integrals take the same rule around the Gaussian next to the
+integrand, where the polynomial is a quadratic exactly. The sum of the h_i is evaluated, too: `gap` is
+sum_k w_k (what it is - what the polynomials say), which takes out most of their error. Where it varies with g by more
+than `AGREE` nats more nodes are taken. The globals are few (few.py). Nothing needs to know the model but its gradients.
+
+Requires: groups of up to three coordinates (models/groups.py), at most `LARGEST` globals; sees one mode of each group.
+References: Rue, Martino, Chopin (2009), Approximate Bayesian inference for latent Gaussian models by using integrated nested
+Laplace approximations, JRSS B 71; Pinheiro, Bates (1995), Approximations to the log-likelihood function in the nonlinear
+mixed-effects model, JCGS 4 (adaptive Gauss-Hermite quadrature).
+"""
+
+from functools import lru_cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.polynomial.hermite_e import hermegauss
+
+from jensen.core import keys
+from jensen.diagnostics.few import Few, around, in_pairs, integrate, matched
+from jensen.diagnostics.integrated import Integrated, integrated
+from jensen.diagnostics.quantities import Draws
+from jensen.families.structured import ArrowGaussian, join, split
+
+LARGEST = 10
+"""Globals that importance sampling is tried for."""
+NODES = (3, 5, 7, 9, 11)
+"""Nodes of each coordinate, fewest first."""
+_MOST = 27
+"""Nodes of a group."""
+AGREE = 0.1
+"""Largest sd of the gap over the globals, in nats; what is wrong in log p(g) without it was about as large, with it a sixth."""
+_PROBES, _WIDER = 12, 1.5
+"""Points at which numbers of nodes are tried, and their sds over q's."""
+_WIDTHS, _SHIFT = (0.25, 4.0), 1.0
+"""Precisions of a group over those in q, and shifts of its center in sds, within which the polynomial is believed."""
+_COPIES, _NUMBERS = 8, 20_000_000
+"""Draws of the groups at each point, and numbers of all of them together, at most."""
+
+
+class Nested:
+    """The marginal density of the globals of a structured Gaussian's target.
+
+    Parameters
+    ----------
+    target
+        Log density and gradient at points (n, D).
+    q
+        A structured Gaussian.
+    """
+
+    def __init__(self, target: Any, q: ArrowGaussian):
+        self.target, self.q, self.nodes = target, q, NODES[0]
+        self.center, self.own = split(q.plates, np.asarray(q.mean))
+        self.slopes, self.tails = np.asarray(q.slopes), np.asarray(q.tails)
+
+    def __call__(self, g: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Log p(g) (n,) at globals g (n, p); with `mean`, `cov` and `skew` of the groups' e given g, and the `gap` (n,)."""
+        rule = _rule(self.nodes, self.own.shape[1])
+        size = max(1, self.target.batch // len(rule.e))
+        parts = [self._some(g[start : start + size], rule) for start in range(0, len(g), size)]
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return found.pop("log_p"), found
+
+    def _some(self, g: np.ndarray, rule: "_Rule") -> dict[str, np.ndarray]:
+        e, w = rule.e, rule.w
+        own = self.centers(g)[:, None] + np.einsum("ke,gxe->kgx", e, self.tails)
+        z = join(self.q.plates, np.repeat(g, len(e), 0), own.reshape(-1, *own.shape[2:]))
+        log_p, gradient = self.target(np.asarray(z))
+        log_p = log_p.reshape(len(g), -1)
+        slope = split(self.q.plates, gradient)[1].reshape(own.shape)
+        slope = np.einsum("nkgx,gxe->nkge", slope, self.tails) + e[:, None]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            h = np.einsum("nkge,mke->ngm", slope, rule.fit)  # coefficients
+            middle, half_square = log_p[:, len(e) // 2], 0.5 * (e**2).sum(1)
+            gap = (log_p - middle[:, None] + len(self.own) * half_square - h.sum(1) @ rule.values(e).T) @ w
+            center, root = _recentered(slope, rule)
+            at = center[:, :, None] + np.einsum("ngef,kf->ngke", root, e)
+            logs = np.einsum("ngkm,ngm->ngk", rule.values(at), h) - 0.5 * (at**2).sum(3) + half_square
+            height = logs.max(2, keepdims=True)
+            mass = w * np.exp(logs - height)
+            total = mass.sum(2, keepdims=True)
+            log_mass = height[..., 0] + np.log(total[..., 0]) + np.log(np.diagonal(root, axis1=2, axis2=3)).sum(2)
+            mass /= total
+            mean = np.einsum("ngk,ngke->nge", mass, at)
+            away = at - mean[:, :, None]
+            cov = np.einsum("ngk,ngke,ngkf->ngef", mass, away, away)
+            skew = np.einsum("ngk,ngke->nge", mass, away**3) / np.diagonal(cov, axis1=2, axis2=3) ** 1.5
+        return {"log_p": middle + log_mass.sum(1) + gap, "gap": gap, "mean": mean, "cov": cov, "skew": skew}
+
+    def centers(self, g: np.ndarray) -> np.ndarray:
+        """Where the groups are (n, G, d), by q, given globals g (n, p)."""
+        return self.own + np.moveaxis(np.tensordot(self.slopes, g - self.center, ([2], [1])), -1, 0)
+
+    def settle(self, rng: np.random.Generator) -> bool:
+        """Choose the number of nodes; False where none will do."""
+        g = self.center + _WIDER * rng.standard_normal((_PROBES, len(self.center))) @ np.asarray(self.q.head).T
+        for number in NODES:
+            if number ** self.own.shape[1] > _MOST:
+                return False
+            self.nodes = number
+            if np.std(self(g)[1]["gap"]) < AGREE:
+                return True
+        return False
+
+
+def integrate_globals(target: Any, q: ArrowGaussian, seed: int) -> Integrated | None:
+    """The exact posterior, or None where globals are many, or quadrature or weights fail.
+
+    Parameters
+    ----------
+    target
+        Log density and gradient at points (n, D).
+    q
+        The approximation.
+    seed
+        Randomness.
+    """
+    if not 0 < len(q.plates.shared) <= LARGEST:
+        return None
+    nested, rng = Nested(target, q), keys.generator(seed, "nested")
+    if not nested.settle(rng):
+        return None
+    few = integrate(nested, nested.center, np.asarray(q.head), rng)
+    if few is None or not few.enough:
+        return None
+    gap = few.more["gap"]
+    if not few.weights @ (gap - few.weights @ gap) ** 2 < AGREE**2:
+        return None
+    z = _draws(nested, few, rng)
+    values, derived = target.constrain(z)
+    how = (
+        f"an integral over {len(nested.center)} globals at {len(few.weights)} points, worth {few.share * len(few.weights):.0f}, "
+        f"at each of which {len(nested.own):,} groups are integrated by {nested.nodes} nodes"
+    )
+    return integrated(target.model, few, Draws(z, np.full(len(z), np.nan), values, derived), how)
+
+
+def _draws(nested: Nested, few: Few, rng: np.random.Generator) -> np.ndarray:
+    """Draws (n, D), some at each point, with the means and sds of the mixture over all points."""
+    n, (count, d) = len(few.points), nested.own.shape
+    pairs = int(np.clip(_NUMBERS // (2 * n * (len(nested.center) + count * d)), 1, _COPIES // 2))
+    g, noise = around(few, pairs, rng), in_pairs(rng, (n, pairs, count, d))
+    skew, factor = np.clip(few.more["skew"], -1, 1)[:, None], np.linalg.cholesky(few.more["cov"])
+    # A normal variable bent by its square has this skewness, to first order (Cornish and Fisher).
+    e = np.einsum("ngef,nrgf->nrge", factor, noise + skew / 6 * (noise**2 - 1)) + few.more["mean"][:, None]
+
+    def out(g: np.ndarray, e: np.ndarray) -> np.ndarray:
+        own = nested.centers(g.reshape(-1, g.shape[-1])).reshape(e.shape) + np.einsum(
+            "gxe,...ge->...gx", nested.tails, e
+        )
+        return np.asarray(join(nested.q.plates, g, own))
+
+    mean = out(few.points, few.more["mean"])
+    var = np.einsum("gxe,ngef,gxf->ngx", nested.tails, few.more["cov"], nested.tails)
+    return matched(few, out(g, e), mean, np.asarray(join(nested.q.plates, np.zeros_like(few.points), var)))
+
+
+class _Rule(NamedTuple):
+    """Nodes e (K, d), weights w (K,) that sum to one, powers (m, d) of a polynomial, its coefficients (m, K, d) of slopes."""
+
+    e: np.ndarray
+    w: np.ndarray
+    powers: np.ndarray
+    fit: np.ndarray
+
+    def values(self, e: np.ndarray) -> np.ndarray:
+        """Every power (..., m) at points e (..., d)."""
+        return np.prod(e[..., None, :] ** self.powers, -1)
+
+
+@lru_cache(maxsize=16)
+def _rule(nodes: int, d: int) -> _Rule:
+    """The polynomial has degree up to `nodes` in every coordinate; it has fewer coefficients than slopes where d > 1."""
+    axis, weight = hermegauss(nodes)
+    e = np.array(list(product(axis, repeat=d)))
+    w = np.array([np.prod(some) for some in product(weight / weight.sum(), repeat=d)])
+    # Products of two Hermite polynomials that are zero at all nodes have no slope there.
+    powers = np.array([some for some in product(range(nodes + 1), repeat=d) if any(some) and some.count(nodes) < 2])
+    slopes = [
+        powers[:, j] * np.prod(e[:, None] ** np.maximum(powers - np.eye(d, dtype=int)[j], 0), -1) for j in range(d)
+    ]
+    fit = np.linalg.pinv(np.concatenate(slopes, 0)).reshape(len(powers), d, len(e))
+    return _Rule(e, w, powers, np.swapaxes(fit, 1, 2))
+
+
+def _recentered(slope: np.ndarray, rule: _Rule) -> tuple[np.ndarray, np.ndarray]:
+    """Center (n, G, d) and triangular root (n, G, d, d) of the Gaussian next to exp(h) N(e; 0, I), from slopes (n, K, G, d) of h.
+
+    E[h'] and E[e h'] under the weights are the mean slope and curvature of h; one Newton step.
+    """
+    up = np.einsum("k,nkge->nge", rule.w, slope)
+    curvature = np.einsum("k,kf,nkge->ngef", rule.w, rule.e, slope)
+    precision = np.eye(rule.e.shape[1]) - 0.5 * (curvature + np.swapaxes(curvature, 2, 3))
+    s, v = np.linalg.eigh(np.where(np.isfinite(precision), precision, 1.0))
+    s = np.clip(s, *_WIDTHS)
+    center = np.einsum("ngef,ngf,nghf,ngh->nge", v, 1 / s, v, up)
+    return np.clip(center, -_SHIFT, _SHIFT), np.linalg.cholesky((v / s[:, :, None]) @ np.swapaxes(v, 2, 3))
