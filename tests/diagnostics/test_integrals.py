@@ -175,7 +175,7 @@ def test_a_regression_whose_precision_is_integrated_is_exact():
     w = np.exp(log_p - log_p.max())
     w /= w.sum()
     with scope():
-        found = integrate_scales(posterior.q, posterior.kept, 0)
+        found = integrate_scales(posterior.q, 0)
     x = found.draws.values
     center = w @ means
     sd = np.sqrt(w @ (variances + (means - center) ** 2))

@@ -119,10 +119,17 @@ class Product:
         return np.asarray(jnp.moveaxis(probs, -2, 0) if self.plan.layout.role[site] == "chain" else probs)  # type: ignore[union-attr]
 
     @wide
-    def values(self, rng: np.random.Generator, n: int, discrete: bool = True) -> dict[str, np.ndarray]:
-        """Independent draws by site, in the model's own space, draws first; large discrete sites are left out."""
+    def values(
+        self, rng: np.random.Generator, n: int, discrete: bool = True, only: tuple[str, ...] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Independent draws by site, in the model's own space, draws first; large discrete sites are left out.
+
+        `only` are the blocks that are drawn; None: all.
+        """
         known, found = blocks.nodes(self.plan), {}
         for block, names in self.plan.blocks.items():
+            if only is not None and block not in only:
+                continue
             node = known[names[0]]
             large = n * int(np.prod(node.shape)) > MOST_NUMBERS
             if node.levels is not None and (not discrete or large or block not in self.families):

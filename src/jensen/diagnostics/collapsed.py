@@ -26,11 +26,13 @@ from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.product import Product
 from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE
-from jensen.diagnostics.few import BLOCKS, POINTS, Few, around, integrate, matched
+from jensen.diagnostics.few import BLOCKS, POINTS, Few, integrate, matched
 from jensen.diagnostics.integrated import Integrated, integrated
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.spaces import Own
 
+_STARTS = 512
+"""Draws of q that say where the others are."""
 LARGEST = 8
 """Coordinates outside of the Gaussian block."""
 _COPIES, _NUMBERS = 8, 20_000_000
@@ -40,13 +42,13 @@ _BATCH = 32
 _POSITIVE = ("gamma", "inverse gamma")
 
 
-def integrate_scales(q: Product, draws: Draws, seed: int) -> Integrated | None:
+def integrate_scales(q: Product, seed: int) -> Integrated | None:
     """The exact posterior, or None where q has no such block, or the weights are not good enough.
 
     Parameters
     ----------
-    q, draws
-        The approximation and draws of it.
+    q
+        The approximation.
     seed
         Randomness.
     """
@@ -55,7 +57,7 @@ def integrate_scales(q: Product, draws: Draws, seed: int) -> Integrated | None:
         return None
     rng = keys.generator(seed, "collapsed")
     collapsed = _Collapsed(q, block, rng)
-    start = collapsed.coordinates(draws.values)
+    start = collapsed.coordinates(q.values(rng, _STARTS, only=collapsed.rest))
     covariance = np.cov(start.T).reshape(start.shape[1], -1)
     few = integrate(collapsed, start.mean(0), np.linalg.cholesky(covariance), rng)
     if few is None or not few.enough:
@@ -179,10 +181,7 @@ class _Collapsed:
 
     def draws(self, few: Few) -> dict[str, np.ndarray]:
         """Draws of all sites, some at each point, with the means and sds of the mixture over all points."""
-        s, mean, steps = around(few, self.pairs, self.rng), few.more["mean"], few.more["steps"]
-        # Between the points the block's mean moves as it does from point to point.
-        away = few.points - few.weights @ few.points
-        slope = np.linalg.solve((away * few.weights[:, None]).T @ away, (away * few.weights[:, None]).T @ mean)
-        x = mean[:, None] + (s - few.points[:, None]) @ slope + np.concatenate([steps, -steps], 1)
-        s = matched(few, s, few.points, np.zeros_like(few.points))
-        return self.sites(s)[0] | blocks.unflat(self.q.plan, self.block, matched(few, x, mean, few.more["var"]))
+        mean, steps = few.more["mean"], few.more["steps"]
+        x = matched(few, mean[:, None] + np.concatenate([steps, -steps], 1), mean, few.more["var"])
+        s = np.repeat(few.points, 2 * self.pairs, 0)
+        return self.sites(s)[0] | blocks.unflat(self.q.plan, self.block, x)

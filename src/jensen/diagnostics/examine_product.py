@@ -21,7 +21,7 @@ from jensen.diagnostics.collapsed import integrate_scales
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.correct import correct as correct_by_gradients
 from jensen.diagnostics.examine import Examination
-from jensen.diagnostics.integrated import Integrated, judge_against, judge_integrated
+from jensen.diagnostics.integrated import judge_against, judge_integrated
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.spaces import Own
 from jensen.families.fullrank import DenseGaussian
@@ -72,66 +72,58 @@ def examine_product(
         Seconds the chains may take.
     """
     deadline = None if budget is None else time.perf_counter() + budget
-    draws = _draws(q, seed)
     names = quantities.names(q.model)
     elbo = Elbo(float(run.history["elbo"][-1]) if len(run.history["elbo"]) else -np.inf, 0.0)
-    equal = np.full(len(draws.log_p), 1 / len(draws.log_p))
     log_w = np.full(1, np.nan)  # the weights of a product say little: they count every block's dependence at once
+
+    def about_q(judged: verdict.Verdict, correction: Correction | None = None) -> Examination:
+        draws = _draws(q, seed)
+        equal = np.full(len(draws.log_p), 1 / len(draws.log_p))
+        return Examination(elbo, draws, equal, judged, correction=correction)
+
     try:
         if run.status == "interrupted":
             raise KeyboardInterrupt
         if run.status == "stuck":
-            return Examination(elbo, draws, equal, verdict.unfinished(names, "the fit did not converge", log_w))
+            return about_q(verdict.unfinished(names, "the fit did not converge", log_w))
         finished = run.status == "converged"
         if finished and len(q.plan.blocks) == 1 and not q.plan.damped and not _auxiliary(q):
-            judged = verdict.exact(names, "one block, updated exactly: q is the posterior", log_w)
-            return Examination(elbo, draws, equal, judged)
+            return about_q(verdict.exact(names, "one block, updated exactly: q is the posterior", log_w))
         if not finished and not correcting:
             why = f"the fit ended before it converged ({run.status})"
-            return Examination(elbo, draws, equal, verdict.unfinished(names, why, log_w))
+            return about_q(verdict.unfinished(names, why, log_w))
         if not correcting:
-            return Examination(elbo, draws, equal, verdict.unchecked(names, "no chains were run to check it", log_w))
+            return about_q(verdict.unchecked(names, "no chains were run to check it", log_w))
+        integral = integrate_scales(q, seed) if finished else None
+        if integral is not None and not report_q:
+            judged = judge_integrated(names, integral, log_w)
+            return Examination(elbo, integral.draws, integral.weights, judged, True, integral.how)
+        draws = _draws(q, seed)
+        x = quantities.matrix(q.model, draws.values, draws.derived)
+        mean, sd = moments(q, q.model, x.mean(0), x.std(0))
+        if integral is not None:
+            return about_q(judge_against(names, mean, sd, integral, log_w))
         if finished and _weighable(q, names):
             log_w = gibbs_chains.log_weights(q, _first(draws, _WEIGHT_DRAWS))
             if verdict.spread(log_w) < verdict.CONSTANT_WEIGHTS:
-                judged = verdict.judge_by_weights(names, log_w, (), np.zeros(len(names)))
-                return Examination(elbo, draws, equal, judged)
+                return about_q(verdict.judge_by_weights(names, log_w, (), np.zeros(len(names))))
             log_w = np.full(1, np.nan)
-        integral = integrate_scales(q, draws, seed) if finished else None
-        if integral is not None:
-            return _by_integral(q, names, elbo, draws, integral, report_q)
         report_q = report_q or len(names) > _MANY
         correction, why = _correction(q, draws, seed, precision, report_q, deadline)
     except KeyboardInterrupt:
         why = "the fit was interrupted" if run.status == "interrupted" else "the checks were interrupted"
-        judged = verdict.unfinished(names, f"{why}, so nothing is known about it", log_w)
-        return Examination(elbo, draws, equal, judged)
+        return about_q(verdict.unfinished(names, f"{why}, so nothing is known about it", log_w))
     if correction is None:
         judge = verdict.unchecked if finished else verdict.unfinished
-        return Examination(elbo, draws, equal, judge(names, why, log_w))
+        return about_q(judge(names, why, log_w))
     none = np.zeros(len(names))
-    x = quantities.matrix(q.model, draws.values, draws.derived)
-    mean, sd = moments(q, q.model, x.mean(0), x.std(0))
-    about_q = verdict.judge_fit(names, mean, sd, correction, log_w, (), none)
+    judged = verdict.judge_fit(names, mean, sd, correction, log_w, (), none)
     # What the chains confirm is the better answer: its moments carry no sampling error.
-    if report_q or about_q.overall == verdict.TRUSTED:
-        return Examination(elbo, draws, equal, about_q, correction=correction)
+    if report_q or judged.overall == verdict.TRUSTED:
+        return about_q(judged, correction)
     judged = verdict.judge_corrected(names, correction, log_w, (), none)
     note = f"{correction.stages} stages of chains"
     return Examination(elbo, correction.draws, correction.weights, judged, True, note, correction)
-
-
-def _by_integral(
-    q: Product, names: list[str], elbo: Elbo, draws: Draws, found: Integrated, report_q: bool
-) -> Examination:
-    """Of q, or of the exact answer that it is held against."""
-    log_w = np.full(1, np.nan)
-    if report_q:
-        x = quantities.matrix(q.model, draws.values, draws.derived)
-        judged = judge_against(names, *moments(q, q.model, x.mean(0), x.std(0)), found, log_w)
-        return Examination(elbo, draws, np.full(len(draws.log_p), 1 / len(draws.log_p)), judged)
-    judged = judge_integrated(names, found, log_w)
-    return Examination(elbo, found.draws, found.weights, judged, True, found.how)
 
 
 def moments(

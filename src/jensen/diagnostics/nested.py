@@ -29,7 +29,7 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 
 from jensen.core import keys
-from jensen.diagnostics.few import Few, around, in_pairs, integrate, matched
+from jensen.diagnostics.few import Few, in_pairs, integrate, matched
 from jensen.diagnostics.integrated import Integrated, integrated
 from jensen.diagnostics.quantities import Draws
 from jensen.families.structured import ArrowGaussian, join, split
@@ -44,7 +44,7 @@ AGREE = 0.1
 """Largest sd of the gap over the globals, in nats; what is wrong in log p(g) without it was about as large, with it a sixth."""
 _PROBES, _WIDER = 12, 1.5
 """Points at which numbers of nodes are tried, and their sds over q's."""
-_WIDTHS, _SHIFT = (0.25, 4.0), 1.0
+_WIDTHS, _SHIFT = (0.25, 1e4), 2.0
 """Precisions of a group over those in q, and shifts of its center in sds, within which the polynomial is believed."""
 _COPIES, _NUMBERS = 8, 20_000_000
 """Draws of the groups at each point, and numbers of all of them together, at most."""
@@ -152,20 +152,19 @@ def _draws(nested: Nested, few: Few, rng: np.random.Generator) -> np.ndarray:
     """Draws (n, D), some at each point, with the means and sds of the mixture over all points."""
     n, (count, d) = len(few.points), nested.own.shape
     pairs = int(np.clip(_NUMBERS // (2 * n * (len(nested.center) + count * d)), 1, _COPIES // 2))
-    g, noise = around(few, pairs, rng), in_pairs(rng, (n, pairs, count, d))
+    noise = in_pairs(rng, (n, pairs, count, d))
     skew, factor = np.clip(few.more["skew"], -1, 1)[:, None], np.linalg.cholesky(few.more["cov"])
     # A normal variable bent by its square has this skewness, to first order (Cornish and Fisher).
     e = np.einsum("ngef,nrgf->nrge", factor, noise + skew / 6 * (noise**2 - 1)) + few.more["mean"][:, None]
+    center = nested.centers(few.points)
 
-    def out(g: np.ndarray, e: np.ndarray) -> np.ndarray:
-        own = nested.centers(g.reshape(-1, g.shape[-1])).reshape(e.shape) + np.einsum(
-            "gxe,...ge->...gx", nested.tails, e
-        )
-        return np.asarray(join(nested.q.plates, g, own))
+    def joined(g: np.ndarray, e: np.ndarray, c: np.ndarray) -> np.ndarray:
+        return np.asarray(join(nested.q.plates, g, c + np.einsum("gxe,...ge->...gx", nested.tails, e)))
 
-    mean = out(few.points, few.more["mean"])
+    z = joined(np.repeat(few.points[:, None], 2 * pairs, 1), e, center[:, None])
     var = np.einsum("gxe,ngef,gxf->ngx", nested.tails, few.more["cov"], nested.tails)
-    return matched(few, out(g, e), mean, np.asarray(join(nested.q.plates, np.zeros_like(few.points), var)))
+    var = np.asarray(join(nested.q.plates, np.zeros_like(few.points), var))
+    return matched(few, z, joined(few.points, few.more["mean"], center), var)
 
 
 class _Rule(NamedTuple):
