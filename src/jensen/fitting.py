@@ -40,6 +40,8 @@ _LARGEST_FULL_RANK = 400
 """Full rank up to here without further thought; beyond, conjugacy and groups are looked for first."""
 _LARGEST_UNASKED = 100
 """Dimensions from which on the overfit of the design is measured (diagnostics/dimension.py)."""
+_SMALLEST_GROUPED = 40
+"""Dimensions from which on groups are looked for that can be integrated."""
 GAUSSIAN = (FixedDraws, Gradient)
 """Engines of Gaussian fits."""
 _CONJUGATE = ("CoordinateAscent", "NaturalGradient", "Gibbs")
@@ -163,7 +165,7 @@ def fit(
             posterior = found
         else:
             free = method == "auto" and family is None and engine is None and start is None
-            most = _LARGEST_FULL_RANK if record.many_rows else _LARGEST_UNASKED
+            most = _LARGEST_FULL_RANK if record.many_rows else _SMALLEST_GROUPED
             wide = free and rows is None and (record.dim > most or found is not None)
             family = family or _family(method, record.dim)
             posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left, wide=wide)
@@ -260,11 +262,13 @@ def _gaussian(
 def _wide(
     record: Model, settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
 ) -> Posterior | None:
-    """The Gaussian that pays in high dimension; of many rows only where they are in groups."""
-    from jensen.diagnostics.dimension import fit_wide
+    """The Gaussian that pays in high dimension; of many rows, or in lower dimension, only where they are in groups."""
+    from jensen.diagnostics.dimension import fit_groups, fit_wide
 
     target = Target(record, settings.precision)
-    found = fit_wide(target, seed=settings.seed, groups_only=record.many_rows, **loop)
+    found = None if record.many_rows else fit_groups(target, seed=settings.seed, **loop)
+    if found is None and (record.many_rows or record.dim > _LARGEST_UNASKED):
+        found = fit_wide(target, seed=settings.seed, groups_only=record.many_rows, **loop)
     if found is None:
         return None
     posterior = conclude(target, found.q, found.run, engine=found.engine, settings=settings, budget=left())

@@ -1,5 +1,6 @@
 """Which Gaussian in high dimension: full rank, an arrow along groups, mean-field or low rank, by ELBO on fresh draws.
 
+    groups, few globals      an arrow, where chains are not needed afterwards (nested.py); from 40 dimensions on
     D <= 400                 full rank
     groups, few globals      an arrow (engines/structured.py): the best Gaussian has the zeros of the log density's curvature
                              in its precision, so that nothing is left out, with G d (p + d) numbers to learn instead of D^2 / 2
@@ -25,6 +26,7 @@ import numpy as np
 from jensen.core import keys
 from jensen.core.errors import JensenError, NonFiniteError, UnsupportedError
 from jensen.diagnostics.chains import target_seconds
+from jensen.diagnostics.nested import possible
 from jensen.diagnostics.starts import fit_from_starts, fresh_elbo
 from jensen.engines.designs import orthogonal
 from jensen.engines.fixed_draws import FixedDraws
@@ -32,6 +34,7 @@ from jensen.engines.lowrank import LowRankDraws
 from jensen.engines.structured import Structured
 from jensen.families.fullrank import FullRank
 from jensen.families.meanfield import MeanField
+from jensen.models.groups import find
 from jensen.objectives.elbo import Elbo
 from jensen.run import Run, run
 
@@ -45,6 +48,8 @@ _LANCZOS = 60_000
 """Gradients of a low-rank fit, roughly."""
 _AFFORDABLE = 60.0
 """Seconds of one core that low rank may take."""
+_GROUPS = 20
+"""Fewer groups are not worth a family of their own."""
 _CUT = ("interrupted", "budget", "stopped")
 
 
@@ -145,6 +150,33 @@ def fit_wide(target: Any, *, seed: int, groups_only: bool = False, **loop: Any) 
             low = run(engine, target, seed=seed, label="low rank", **rest())
             candidates.append(_judged("low rank", *low, LowRankDraws(), target, seed))
     return _told(candidates)
+
+
+def fit_groups(target: Any, *, seed: int, **loop: Any) -> Candidate | None:
+    """The Gaussian along groups, where they and their globals can be integrated afterwards (nested.py), which needs no chains.
+
+    Parameters
+    ----------
+    target
+        The log density.
+    seed
+        Randomness.
+    loop
+        Arguments of `jensen.run.run`.
+
+    Returns
+    -------
+    Candidate or None
+        None where there are no such groups, or the fit does not converge.
+    """
+    try:
+        groups = find(target, seed)
+    except (UnsupportedError, NonFiniteError):
+        return None
+    if len(groups.own) < _GROUPS or not possible(len(groups.shared), groups.own.shape[1]):
+        return None
+    q, record = run(Structured(), target, seed=seed, label="structured", **loop)
+    return _alone(q, record, Structured()) if record.status in ("converged", *_CUT) else None
 
 
 def _alone(q: Any, record: Run, engine: Any) -> Candidate:

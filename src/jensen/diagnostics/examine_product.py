@@ -11,6 +11,7 @@ moments instead.
 """
 
 import time
+from functools import cache
 
 import numpy as np
 
@@ -75,11 +76,11 @@ def examine_product(
     names = quantities.names(q.model)
     elbo = Elbo(float(run.history["elbo"][-1]) if len(run.history["elbo"]) else -np.inf, 0.0)
     log_w = np.full(1, np.nan)  # the weights of a product say little: they count every block's dependence at once
+    drawn = cache(lambda: _draws(q, seed))  # an integral does without
 
     def about_q(judged: verdict.Verdict, correction: Correction | None = None) -> Examination:
-        draws = _draws(q, seed)
-        equal = np.full(len(draws.log_p), 1 / len(draws.log_p))
-        return Examination(elbo, draws, equal, judged, correction=correction)
+        equal = np.full(len(drawn().log_p), 1 / len(drawn().log_p))
+        return Examination(elbo, drawn(), equal, judged, correction=correction)
 
     try:
         if run.status == "interrupted":
@@ -98,7 +99,7 @@ def examine_product(
         if integral is not None and not report_q:
             judged = judge_integrated(names, integral, log_w)
             return Examination(elbo, integral.draws, integral.weights, judged, True, integral.how)
-        draws = _draws(q, seed)
+        draws = drawn()
         x = quantities.matrix(q.model, draws.values, draws.derived)
         mean, sd = moments(q, q.model, x.mean(0), x.std(0))
         if integral is not None:

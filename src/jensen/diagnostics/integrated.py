@@ -83,8 +83,8 @@ def judge_against(
     words = words_of(mean_ok, mean_ok & (widened + found.sel < OFF))
     worst = int(np.argmax(np.maximum(moved, widened)))
     reasons = (
-        f"{names[worst]}: the mean of q is {moved[worst]:.2f} sd off, and its sd {ratio[worst]:.2f} times that",
-        f"beside q is {found.how}",
+        f"{names[worst]}: q's mean is {moved[worst]:.2f} sd off, and its sd {ratio[worst]:.2f} times the right one",
+        f"by {found.how}",
     )
     columns = {"mean off (sds)": moved, "sd / integrated": ratio}
     advice = "Use it." if set(words) == {TRUSTED} else "Use method='auto', which reports the corrected answer."

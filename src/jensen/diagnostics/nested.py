@@ -116,6 +116,11 @@ class Nested:
         return False
 
 
+def possible(shared: int, own: int) -> bool:
+    """Whether so many globals, and groups of so many coordinates, can be integrated."""
+    return 0 < shared <= LARGEST and NODES[0] ** own <= _MOST
+
+
 def integrate_globals(target: Any, q: ArrowGaussian, seed: int) -> Integrated | None:
     """The exact posterior, or None where globals are many, or quadrature or weights fail.
 
@@ -128,7 +133,7 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int) -> Integrated | 
     seed
         Randomness.
     """
-    if not 0 < len(q.plates.shared) <= LARGEST:
+    if not possible(len(q.plates.shared), len(q.plates.own[0])):
         return None
     nested, rng = Nested(target, q), keys.generator(seed, "nested")
     if not nested.settle(rng):
