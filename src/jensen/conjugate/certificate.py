@@ -69,7 +69,7 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
     rng = keys.generator(seed, "certificate")
     latents = blocks.nodes(plan)
     families = blocks.start(plan, rng)
-    points = [{name: _draw(node, rng) for name, node in latents.items()} for _ in range(2)]
+    points = [{name: draw(node, rng) for name, node in latents.items()} for _ in range(2)]
     wide = _wide(latents, rng)
     if any(table.excluding for table in whole.tables.values()):
         points = _possible(plan, families, points + wide, seed)
@@ -183,7 +183,7 @@ def _between(family: Any, a: dict[str, Any], b: dict[str, Any], share: Any) -> d
     return found
 
 
-def _draw(node: Node, rng: np.random.Generator) -> np.ndarray:
+def draw(node: Node, rng: np.random.Generator) -> np.ndarray:
     """A random value inside the node's support."""
     if node.levels is not None:
         return rng.integers(0, node.levels, node.shape)
@@ -215,7 +215,7 @@ def _wide(known: Mapping[str, Node], rng: np.random.Generator) -> list[dict[str,
             x = 0.5 + 0.5 * sign * rng.uniform(0.8, 0.98, node.shape)
             sides[0][name], sides[1][name] = x, 1.0 - x
         else:
-            sides[0][name], sides[1][name] = _draw(node, rng), _draw(node, rng)
+            sides[0][name], sides[1][name] = draw(node, rng), draw(node, rng)
     return sides
 
 

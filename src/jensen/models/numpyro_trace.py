@@ -69,7 +69,7 @@ def levels(fn: Any) -> int | None:
     return int(np.max(upper)) + 1 if np.all(np.asarray(lower) == 0) and np.ptp(upper) == 0 else None
 
 
-def _words(constraint: Any) -> str:
+def words(constraint: Any) -> str:
     """A support in words."""
     base = getattr(constraint, "base_constraint", constraint)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(base).__name__.strip("_")).lower()
@@ -105,7 +105,7 @@ def abstract_trace(model: Callable[..., Any], inputs: Mapping[str, Any], static:
             transform = biject_to(fn.support)
         except NotImplementedError as error:
             raise UnsupportedError(
-                f"site {name} has the support {_words(fn.support)} ({type(fn).__name__}), for which there is no transform "
+                f"site {name} has the support {words(fn.support)} ({type(fn).__name__}), for which there is no transform "
                 "from the real line; write it as a function of sites on the real line, with numpyro.deterministic."
             ) from error
         free_shapes[name] = tuple(transform.inverse_shape(_shape(site)))
@@ -121,7 +121,7 @@ def abstract_trace(model: Callable[..., Any], inputs: Mapping[str, Any], static:
         for name, site in found.items():
             if site["type"] != "sample" or is_factor(site):
                 continue
-            site["support"] = "discrete" if is_discrete(site["fn"]) else _words(site["fn"].support)
+            site["support"] = "discrete" if is_discrete(site["fn"]) else words(site["fn"].support)
             site["levels"] = levels(site["fn"])
             if name in free_shapes:
                 # In a scan the handler saw one step of the sequence.
