@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.bounded import volume
 from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
@@ -159,7 +160,12 @@ def _program(plan: Plan, back: Any) -> Any:
 
         def truth(data: Any) -> dict[str, tuple[Any, Any]]:
             rows = graph.densities(first, data)
-            return {name: (_float(rows[name].sum()), _float(jnp.abs(rows[name]).sum())) for name in names}
+            # The energy has the density of logits.
+            more = {name: volume({name: ends}, first) for name, ends in plan.bounded.items()}
+            return {
+                name: (_float(rows[name].sum() + more.get(name, 0.0)), _float(jnp.abs(rows[name]).sum()))
+                for name in names
+            }
 
         def nothing(data: Any) -> dict[str, tuple[Any, Any]]:
             return dict.fromkeys(names, (jnp.zeros(()), jnp.zeros(())))
@@ -187,6 +193,8 @@ def draw(node: Node, rng: np.random.Generator) -> np.ndarray:
     """A random value inside the node's support."""
     if node.levels is not None:
         return rng.integers(0, node.levels, node.shape)
+    if node.bounds is not None:
+        return node.bounds[0] + (node.bounds[1] - node.bounds[0]) * rng.uniform(0.2, 0.8, node.shape)
     where = coordinate(node)
     if where == "matrix":
         dim = node.shape[-1]

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from jensen.core.errors import UnsupportedError
 from jensen.core.layout import Site
@@ -170,10 +169,12 @@ def _flat(site: Site) -> Node:
 
 def _check_support(site: Site, node: Node, support: Any) -> None:
     """The declared support and the prior's must be one: else the density is that of a truncated prior, or minus infinity."""
+    from jensen.models.numpyro_trace import bounds
+
     declared = site.support.replace("_", " ")
     if declared.replace(" ", "") == node.support.replace(" ", ""):
         return
-    one, other = _interval(site.support), _bounds(support)
+    one, other = _interval(site.support), bounds(support)
     if one is None or other is None or one != other:
         prior = node.support if other is None or node.support in _INTERVALS else f"{node.support} {other}"
         raise UnsupportedError(
@@ -188,17 +189,6 @@ def _interval(word: str) -> tuple[float, float] | None:
         low, high = word.strip("()").split(", ")
         return float(low), float(high)
     return _INTERVALS.get(word.replace("_", " "))
-
-
-def _bounds(support: Any) -> tuple[float, float] | None:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    if type(support).__name__ == "_Real":
-        return _INTERVALS["real"]
-    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", np.inf)
-    if low is None or isinstance(low, Tracer) or isinstance(high, Tracer) or np.ndim(low) or np.ndim(high):
-        return None
-    return float(low), float(high)
 
 
 def _trace(evaluate: Evaluate, names: Sequence[str], values: Any, data: Any) -> dict[str, Any]:

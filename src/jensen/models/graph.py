@@ -54,6 +54,8 @@ class Node:
         In words: ``"real"``, ``"positive"``, ``"unit interval"``, ``"simplex"``, ``"discrete"``, ...
     levels
         Number of values of a discrete latent node, 0 .. levels - 1; None for continuous nodes and infinite supports.
+    bounds
+        Of a latent node on an interval, where they are two numbers.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Node:
     event_dim: int = 0
     support: str = "real"
     levels: int | None = None
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,16 @@ from jax.core import Tracer
 
 from jensen.core.errors import UnsupportedError
 from jensen.models.graph import Graph, Leaves, Node
-from jensen.models.numpyro_trace import Trace, abstract_trace, bare, is_factor, is_scanned, log_densities, replay
+from jensen.models.numpyro_trace import (
+    Trace,
+    abstract_trace,
+    bare,
+    bounds,
+    is_factor,
+    is_scanned,
+    log_densities,
+    replay,
+)
 
 
 def graph(model: Callable[..., Any], data: Mapping[str, Any], static: Mapping[str, Any]) -> Graph:
@@ -85,6 +94,8 @@ def node(name: str, site: Mapping[str, Any]) -> Node:
     base, masked = bare(fn)
     kind = "other" if masked else _kind(base)
     latent = not site["is_observed"]
+    ends = bounds(fn.support) if latent and site["levels"] is None and site["support"] != "discrete" else None
+    support = "unit interval" if kind == "Beta" else "positive" if ends == (0.0, np.inf) else site["support"]
     return Node(
         name,
         kind,
@@ -92,8 +103,9 @@ def node(name: str, site: Mapping[str, Any]) -> Node:
         latent,
         shape,
         fn.event_dim,
-        "unit interval" if kind == "Beta" else site["support"],
+        support,
         site["levels"] if latent else None,
+        ends if ends is not None and np.isfinite(ends).all() else None,
     )
 
 

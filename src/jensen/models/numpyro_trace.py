@@ -75,6 +75,18 @@ def words(constraint: Any) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(base).__name__.strip("_")).lower()
 
 
+def bounds(constraint: Any) -> tuple[float, float] | None:
+    """Ends of an interval, a half-line or the real line; None for other supports, and ends that are no single numbers."""
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    if type(constraint).__name__ == "_Real":
+        return -np.inf, np.inf
+    low, high = getattr(constraint, "lower_bound", None), getattr(constraint, "upper_bound", np.inf)
+    if low is None or isinstance(low, Tracer) or isinstance(high, Tracer) or np.ndim(low) or np.ndim(high):
+        return None
+    return float(low), float(high)
+
+
 def unsummed(name: str, distribution: str) -> UnsupportedError:
     """The refusal of a discrete latent site, wherever one cannot be taken."""
     return UnsupportedError(
