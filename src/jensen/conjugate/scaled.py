@@ -57,10 +57,12 @@ def decode_scaled(view: Any, run: Any, program: Any, splits: Any, stacks: Any, t
     Returns
     -------
     Scaled or None
-        None where it is no such sum, or a positive site has several elements.
+        None where it is no such sum or no mean, or a positive site has several elements.
     """
     reads = [name for name in run.reads[view] if run.sites[name] == "real"]
     positive = [name for name in run.reads[view] if name not in reads]
+    if run.nodes[view.node].kind != "Normal" or view.leaf != "loc":
+        return None
     if any(run.sites[name] != "log" or len(run.zero[name]) != 1 for name in positive):
         return None
 
