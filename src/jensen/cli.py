@@ -125,6 +125,7 @@ def _fit(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from jensen.conjugate.explain import certified, explain
     from jensen.core import precision
+    from jensen.core.errors import UnsupportedError
     from jensen.models.read import read
     from jensen.models.target import Target
 
@@ -133,7 +134,12 @@ def _check(arguments: argparse.Namespace) -> int:
         record = read(model, data)
         print(_description(record))
         if record.graph is not None:
-            print(f"\n{explain(record, *certified(record))}\n")
+            try:
+                print(f"\n{explain(record, *certified(record))}\n")
+            except (
+                UnsupportedError
+            ) as error:  # a log density that is more than its distributions; gradients do not mind
+                print(f"\nConjugacy of {record.name}: {error}\n")
         if record.discrete:
             return 0
         target = Target(record, arguments.precision)

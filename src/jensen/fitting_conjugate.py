@@ -94,7 +94,7 @@ def _plan(record: Model, family: Any, settings: Settings, asked: bool) -> Plan |
             raise
         return None  # whatever is odd about the model: the Gaussian way does not need its graph
     if not asked and not record.discrete:
-        if plan.refusal or (plan.damped and not record.many_rows):
+        if plan.refusal or plan.scales or (plan.damped and not record.many_rows):
             return None
         if _row_by_row(plan):
             return Structured() if _grouped(plan) else None

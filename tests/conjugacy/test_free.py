@@ -1,15 +1,13 @@
 """Free sites: the certificate holds for all others, and fits are the best of their families by quadrature over the posterior."""
 
-from functools import partial
-
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
 from numpyro import sample
-from scipy import stats
+from scipy import optimize, stats
 from tests.conjugacy.checks import make, passes, start, sweeps
-from tests.conjugacy.zoo_controls import exp_mean, noncentered
+from tests.conjugacy.zoo_controls import exp_mean
 from tests.tiers import quick
 
 from jensen.conjugate.free import _nodes
@@ -124,10 +122,100 @@ def test_nodes_have_the_moments_of_a_normal():
 
 
 @pytest.mark.parametrize("count", [70])
-def test_too_many_elements_and_what_is_affine_given_the_rest_are_refused(count):
+def test_too_many_elements_are_refused(count):
     def many(y):
         sample("y", dist.StudentT(4.0, sample("x", dist.Normal(0.0, 1.0).expand([count])), 1.0), obs=y)
 
     assert "at most 64" in make(many, {"y": np.zeros(count)}).refusal
-    groups = np.repeat(np.arange(5), 4)
-    assert "tau_a" in make(partial(noncentered, groups=5), {"y": Y[:20], "g": groups}).refusal
+
+
+def slopes(x, g, y):
+    mu = sample("mu", dist.Normal(0.0, 10.0))
+    precision = sample("precision", dist.Gamma(2.0, 1.0))
+    e = sample("e", dist.Normal(0.0, 1.0).expand([4]))
+    tau = sample("tau", dist.Gamma(2.0, 1.0))
+    sample("y", dist.Normal(mu + precision**-0.5 * jnp.take(e, g) * x, tau**-0.5), obs=y)
+
+
+def test_what_a_noncentered_scale_multiplies_stays_exact():
+    """Gaussians given the moments of the scale, by the normal equations; the certificate has the model's densities."""
+    g, x = np.arange(60) % 4, RNG.normal(size=60)
+    data = {"x": x, "g": g, "y": Y + 0.5 * x * (g - 1.5)}
+    found = make(slopes, data)
+    words = {"mu": "exact", "precision": "free", "e": "exact", "tau": "exact"}
+    assert {f.site: f.update for f in found.findings} == words
+    assert passes(found, data)
+    families, elbos = sweeps(found, start(found), 60, ("precision", "tau", "mu + e"))
+    assert np.diff(elbos).min() >= -1e-10 * np.abs(elbos).max()
+    q = Product(families, found, None)  # type: ignore[arg-type]
+    variance = np.log1p((q.sds["precision"] / q.means["precision"]) ** 2)
+    center = np.log(q.means["precision"]) - variance / 2
+    root, inverse = (np.exp(p * center + 0.5 * p**2 * variance) for p in (-0.5, -1.0))
+    columns = np.column_stack([np.ones(60), root * np.eye(4)[g] * x[:, None]])
+    spread = np.column_stack([np.zeros(60), np.sqrt(inverse - root**2) * np.eye(4)[g] * x[:, None]])
+    square = columns.T @ columns + spread.T @ spread
+    precision = q.means["tau"] * square + np.diag([0.01, 1.0, 1.0, 1.0, 1.0])
+    means = np.linalg.solve(precision, q.means["tau"] * columns.T @ data["y"])
+    sds = np.sqrt(np.diag(np.linalg.inv(precision)))
+    np.testing.assert_allclose(np.append(q.means["mu"], q.means["e"]), means, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(np.append(q.sds["mu"], q.sds["e"]), sds, rtol=1e-6)
+
+
+def uniform_sd(y):
+    mu = sample("mu", dist.Normal(0.0, 10.0))
+    sigma = sample("sigma", dist.Uniform(0.0, 10.0))
+    sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def autoregression(lag, y):
+    rho = sample("rho", dist.Beta(2.0, 2.0))
+    tau = sample("tau", dist.Gamma(2.0, 1.0))
+    sample("y", dist.Normal(rho * lag, tau**-0.5), obs=y)
+
+
+def test_an_sd_on_an_interval_has_the_best_logit_normal():
+    """The ELBO of N(m, s^2) x logit-normal(a, b^2) in closed form and by quadrature, maximized by SciPy."""
+    q, elbo = _best(uniform_sd, {"y": Y})
+    x, w = np.polynomial.hermite_e.hermegauss(60)
+    w = w / w.sum()
+
+    def loss(parameters):
+        m, log_s, a, log_b = parameters
+        s, u = np.exp(log_s), a + np.exp(log_b) * x
+        sigma = 10.0 / (1.0 + np.exp(-u))
+        square = ((Y - m) ** 2).sum() + len(Y) * s**2
+        rows = -len(Y) * (w @ np.log(sigma) + 0.5 * np.log(2 * np.pi)) - 0.5 * square * (w @ sigma**-2.0)
+        prior = stats.norm.logpdf(m, 0, 10) - 0.5 * s**2 / 100
+        volume = w @ (-np.logaddexp(0, -u) - np.logaddexp(0, u))  # log ds/du - log 10, which is the prior's
+        return -(rows + prior + volume + log_s + log_b + np.log(2 * np.pi) + 1.0)
+
+    found = optimize.minimize(loss, [2.0, -2.0, -2.0, -2.0], tol=1e-12)
+    assert elbo == pytest.approx(-found.fun, rel=1e-9)
+    m, _, a, log_b = found.x
+    sigma = 10.0 / (1.0 + np.exp(-a - np.exp(log_b) * x))
+    assert q.means["sigma"] == pytest.approx(w @ sigma, rel=1e-5)
+    assert q.sds["sigma"] == pytest.approx(np.sqrt(w @ (sigma - w @ sigma) ** 2), rel=1e-3)
+    assert q.means["mu"] == pytest.approx(m, rel=1e-5)
+    # In the model's own space log q integrates to one, and log p is the model's.
+    s = np.linspace(0.3, 3.0, 20_001)
+    flat = {"sigma": s, "mu": np.full(len(s), 2.0)}
+    log_q = q.log_prob_values(flat) - stats.norm.logpdf(2.0, q.means["mu"], q.sds["mu"])
+    assert np.trapezoid(np.exp(log_q), s) == pytest.approx(1.0, abs=1e-5)
+    true = stats.norm.logpdf(Y[:, None], 2.0, s[::5000]).sum(0) + stats.norm.logpdf(2.0, 0, 10) - np.log(10)
+    np.testing.assert_allclose(q.log_joint({name: x[::5000] for name, x in flat.items()}), true, rtol=1e-10)
+
+
+def test_a_beta_that_is_read_otherwise_is_free_and_its_precision_exact():
+    lag, y = Y[:-1] - 2.0, 0.6 * (Y[:-1] - 2.0) + 0.5 * Y[1:] - 1.0
+    q, _ = _best(autoregression, {"lag": lag, "y": y})
+    assert [(f.update, f.family) for f in q.plan.findings] == [("natural gradient", "logit-normal"), ("exact", "Gamma")]
+    rho = np.linspace(1e-4, 1 - 1e-4, 4001)
+    square = ((y - rho[:, None] * lag) ** 2).sum(1)
+    log_p = stats.beta.logpdf(rho, 2, 2) - (2.0 + len(y) / 2) * np.log(1.0 + 0.5 * square)
+    p = np.exp(log_p - log_p.max())
+    mean = (p * rho).sum() / p.sum()
+    sd = np.sqrt((p * (rho - mean) ** 2).sum() / p.sum())
+    assert abs(q.means["rho"] - mean) < 0.03 * sd
+    assert abs(q.sds["rho"] / sd - 1) < 0.03
+    draws = q.values(np.random.default_rng(0), 4000)["rho"]
+    assert abs(draws.mean() - mean) < 0.1 * sd

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jensen.conjugate.bounded import inside, logit
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.plan import Plan
 from jensen.families.discrete import Categorical
@@ -32,8 +33,7 @@ def flat(plan: Plan, block: str, values: Mapping[str, Any]) -> Any:
     names = plan.blocks[block]
     roles = plan.layout.role  # type: ignore[union-attr]
     if roles[names[0]] in GAUSSIAN:
-        parts = [jnp.log(values[n]) if roles[n] == "log gaussian" else jnp.asarray(values[n]) for n in names]
-        return jnp.concatenate([part.reshape(-1) for part in parts])
+        return jnp.concatenate([_own(plan, name, jnp.asarray(values[name])).reshape(-1) for name in names])
     value = jnp.asarray(values[names[0]])
     return jnp.moveaxis(value, 0, -1) if roles[names[0]] == "chain" else value
 
@@ -50,8 +50,17 @@ def unflat(plan: Plan, block: str, x: Any) -> dict[str, Any]:
         size = int(np.prod(known[name].shape))
         part = x[..., start : start + size].reshape(*x.shape[:-1], *known[name].shape)
         found[name] = xp.exp(part) if roles[name] == "log gaussian" else part
+        if name in plan.bounded:
+            found[name] = inside(part, plan.bounded[name])
         start += size
     return found
+
+
+def _own(plan: Plan, name: str, value: Any) -> Any:
+    """What a Gaussian block holds of a site."""
+    if name in plan.bounded:
+        return logit(value, plan.bounded[name])
+    return jnp.log(value) if plan.layout.role[name] == "log gaussian" else value  # type: ignore[union-attr]
 
 
 def statistics(plan: Plan, families: Families, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.bounded import volume
 from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
@@ -69,7 +70,7 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
     rng = keys.generator(seed, "certificate")
     latents = blocks.nodes(plan)
     families = blocks.start(plan, rng)
-    points = [{name: _draw(node, rng) for name, node in latents.items()} for _ in range(2)]
+    points = [{name: draw(node, rng) for name, node in latents.items()} for _ in range(2)]
     wide = _wide(latents, rng)
     if any(table.excluding for table in whole.tables.values()):
         points = _possible(plan, families, points + wide, seed)
@@ -159,7 +160,12 @@ def _program(plan: Plan, back: Any) -> Any:
 
         def truth(data: Any) -> dict[str, tuple[Any, Any]]:
             rows = graph.densities(first, data)
-            return {name: (_float(rows[name].sum()), _float(jnp.abs(rows[name]).sum())) for name in names}
+            # The energy has the density of logits.
+            more = {name: volume({name: ends}, first) for name, ends in plan.bounded.items()}
+            return {
+                name: (_float(rows[name].sum() + more.get(name, 0.0)), _float(jnp.abs(rows[name]).sum()))
+                for name in names
+            }
 
         def nothing(data: Any) -> dict[str, tuple[Any, Any]]:
             return dict.fromkeys(names, (jnp.zeros(()), jnp.zeros(())))
@@ -183,10 +189,12 @@ def _between(family: Any, a: dict[str, Any], b: dict[str, Any], share: Any) -> d
     return found
 
 
-def _draw(node: Node, rng: np.random.Generator) -> np.ndarray:
+def draw(node: Node, rng: np.random.Generator) -> np.ndarray:
     """A random value inside the node's support."""
     if node.levels is not None:
         return rng.integers(0, node.levels, node.shape)
+    if node.bounds is not None:
+        return node.bounds[0] + (node.bounds[1] - node.bounds[0]) * rng.uniform(0.2, 0.8, node.shape)
     where = coordinate(node)
     if where == "matrix":
         dim = node.shape[-1]
@@ -215,7 +223,7 @@ def _wide(known: Mapping[str, Node], rng: np.random.Generator) -> list[dict[str,
             x = 0.5 + 0.5 * sign * rng.uniform(0.8, 0.98, node.shape)
             sides[0][name], sides[1][name] = x, 1.0 - x
         else:
-            sides[0][name], sides[1][name] = _draw(node, rng), _draw(node, rng)
+            sides[0][name], sides[1][name] = draw(node, rng), draw(node, rng)
     return sides
 
 

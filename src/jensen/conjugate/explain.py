@@ -9,6 +9,7 @@ import numpy as np
 from jensen.conjugate.certificate import Certificate, certify
 from jensen.conjugate.plan import Finding, Plan, make_plan
 from jensen.conjugate.proper import check_proper
+from jensen.conjugate.summed import constant_beside
 from jensen.core.errors import UnsupportedError
 from jensen.core.html import Html, element, for_notebook, joined, table
 from jensen.core.precision import scope
@@ -134,17 +135,23 @@ def certified(model: Model, blocks: Blocks | None = None, seed: int = 0) -> tupl
     """
     if model.graph is None:
         raise UnsupportedError(
-            f"a {model.language} has no distributions to look at, so nothing is known about its conjugacy; write it in PyMC or "
-            "NumPyro, or use method='auto'."
+            f"{model.name} calls no distributions to look at, so nothing is known about its conjugacy; write its terms with "
+            "log_prob of NumPyro's distributions, or use method='auto'."
         )
     with scope("float64"), np.errstate(all="ignore"):  # what is not finite is not conjugate, and said in words
-        plan = make_plan(model.graph(), model.data, None if blocks is None else blocks.groups, seed)
+        graph = model.graph()
+        constant = constant_beside(graph, model.data, seed)
+        plan = make_plan(graph, model.data, None if blocks is None else blocks.groups, seed)
         if plan.energy is None:
             return plan, None
         certificate = certify(plan, model.data, seed)
         check_proper(plan, seed)
     if certificate.failed or certificate.bent:
-        plan = _refused(plan, certificate)
+        return _refused(plan, certificate), certificate
+    if constant:
+        # Not a node of the graph, so it is added when all nodes are proved.
+        constants = {**plan.energy.constant, "constant": np.array(constant)}
+        plan = replace(plan, energy=replace(plan.energy, constant=constants))
     return plan, certificate
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.bounded import logit
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.plan import Plan
 from jensen.core.errors import OptionError
@@ -65,7 +66,13 @@ def _checked(known: Mapping[str, Any], name: str, value: Any) -> np.ndarray:
         value = np.array(np.broadcast_to(value, node.shape))
     except ValueError as error:
         raise OptionError(f"start['{name}'] has shape {value.shape}, and the site has shape {node.shape}.") from error
-    inside = {"positive": value > 0, "unit interval": (value > 0) & (value < 1), "simplex": value > 0}
+    low, high = node.bounds or (-np.inf, np.inf)
+    inside = {
+        "interval": (value > low) & (value < high),
+        "positive": value > 0,
+        "unit interval": (value > 0) & (value < 1),
+        "simplex": value > 0,
+    }
     if not np.isfinite(value).all() or not np.all(inside.get(node.support, True)):
         raise OptionError(
             f"start['{name}'] has values outside of its support, which is {node.support}; give finite values inside of it."
@@ -82,6 +89,7 @@ def _gaussian(plan: Plan, block: str, family: Any, given: Mapping[str, np.ndarra
     for name in plan.blocks[block]:
         if name in given:
             value = np.log(given[name]) if layout.role[name] == "log gaussian" else given[name]
+            value = logit(value, plan.bounded[name]) if name in plan.bounded else value
             inside = slice(layout.offset[name], layout.offset[name] + value.size)
             mean[inside], variance[inside] = value.reshape(-1), variance[inside] / SURE
     return Gaussian.point(family.pattern, mean, variance)

@@ -1,9 +1,9 @@
 """The plan: which sites get exact updates, in which blocks, and why others do not.
 
 Every continuous site starts with the role its own prior suggests. Each node's density is then taken apart into terms; where that
-fails, the sites to blame lose their role: a positive site becomes Gaussian on its logarithm ("free", with closed
-expectations of its powers), a site with no such way out leaves the model outside of coordinate ascent. Gaussian sites that
-share rows form joint blocks unless the user says otherwise.
+fails, the sites to blame lose their role: a positive site becomes Gaussian on its logarithm ("free", with closed expectations of
+its powers), one on an interval Gaussian on its logit, a site with no such way out leaves the model outside of coordinate ascent.
+Gaussian sites that share rows form joint blocks unless the user says otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jensen.conjugate.bounded import Bounds, unbounded
 from jensen.conjugate.drawn import free_factor
 from jensen.conjugate.energy import Energy, assemble
 from jensen.conjugate.joint import lay_out
@@ -92,6 +93,10 @@ class Plan:
         E_q[log p]; None when a site has no update.
     refusal
         Why coordinate ascent cannot run; empty when it can.
+    bounded
+        Sites that are Gaussian on their logit -> the ends of their interval.
+    scales
+        Sites that multiply real ones (non-centered scales), on which a product has too small an sd.
     """
 
     graph: Graph
@@ -100,6 +105,8 @@ class Plan:
     layout: Layout | None = None
     energy: Energy | None = None
     refusal: str = ""
+    bounded: Bounds = field(default_factory=dict)
+    scales: frozenset[str] = frozenset()
 
     @property
     def damped(self) -> tuple[str, ...]:
@@ -133,15 +140,39 @@ def make_plan(
         if np.issubdtype(np.result_type(array), np.inexact) and not np.isfinite(np.asarray(array)).all():
             raise DataError(f"{name} has NaN or infinite values; drop or impute those rows.")
     latents = {node.name: node for node in graph.nodes if node.latent}
+    _check_blocks(blocks, latents)
+    bounded = {name: node.bounds for name, node in latents.items() if node.bounds and node.kind != "Beta"}
+    plan = _planned(graph, data, blocks, seed, bounded)
+    lost = {finding.site for finding in plan.findings if finding.family == "-"}
+    unit = {name: (0.0, 1.0) for name in lost - set(bounded) if latents[name].support == "unit interval"}
+    if not (plan.refusal and unit):
+        return plan
+    freed = _planned(graph, data, blocks, seed, bounded | unit)
+    return plan if freed.refusal else freed
+
+
+def _planned(model: Graph, data: Mapping[str, Any], blocks: Any, seed: int, bounded: Bounds) -> Plan:
+    """The plan in which sites on intervals are Gaussian on their logit."""
+    graph = unbounded(model, bounded) if bounded else model
+    latents = {node.name: node for node in graph.nodes if node.latent}
     found = probe(graph, data, seed)
     reader = Reader(found, latents)
     roles, reasons = _first_roles(latents, found)
-    _check_blocks(blocks, latents)
+    reasons |= {name: f"its prior is {latents[name].distribution}, on an interval" for name in bounded}
     factors, lost = _factors(graph, reader, roles, reasons)
     findings = tuple(_finding(node, roles, reasons, factors, lost) for node in latents.values())
+    scales = _scales(found, latents)
+    findings = tuple(
+        replace(f, family="logit-normal")
+        if f.site in bounded and f.family != "-"
+        else replace(f, reason=scales[f.site])
+        if f.site in scales and f.update == "free"
+        else f
+        for f in findings
+    )
     if lost:
         name, reason = next(iter(lost.items()))
-        return Plan(graph, findings, refusal=f"{name} has no coordinate update: {reason}")
+        return Plan(model, findings, refusal=f"{name} has no coordinate update: {reason}")
     grouping, layout = lay_out(latents, roles, factors, blocks)
     points = {name: base(node) if node.levels is None else np.zeros(node.shape, int) for name, node in latents.items()}
     try:
@@ -151,8 +182,21 @@ def make_plan(
             replace(f, update="free", family="-", reason=error.reason) if f.site in error.blame else f for f in findings
         )
         blamed = "".join(f"{name} has no coordinate update: " for name in sorted(error.blame)[:1])
-        return Plan(graph, findings, refusal=blamed + error.reason)
-    return Plan(graph, findings, grouping, layout, energy)
+        return Plan(model, findings, refusal=blamed + error.reason)
+    return Plan(model, findings, grouping, layout, energy, bounded=bounded, scales=frozenset(scales))
+
+
+def _scales(found: Probe, latents: Mapping[str, Node]) -> dict[str, str]:
+    """Sites that scale others -> what to say of them."""
+    scales = {}
+    for view, reading in found.readings.items():
+        for part in () if reading.scaled is None else reading.scaled.parts:
+            names = ", ".join(name for name in latents if name in part.affine.sites) or "a column"
+            scales[part.site] = (
+                f"{view.leaf} of {view.node} multiplies {names} by it; centered, and with a Gamma prior on "
+                + ("the precision, it would be conjugate")
+            )
+    return scales
 
 
 def _first_roles(latents: Mapping[str, Node], found: Probe) -> tuple[dict[str, str], dict[str, str]]:

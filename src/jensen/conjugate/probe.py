@@ -20,7 +20,8 @@ import numpy as np
 
 from jensen.conjugate.dependence import dependence
 from jensen.conjugate.pieces import signature
-from jensen.conjugate.slots import LARGE, Affine, Pair, Slot, compact, decode, decode_pairs, partitions, tangents
+from jensen.conjugate.scaled import Scaled, decode_scaled
+from jensen.conjugate.slots import LARGE, Affine, Pair, Slot, agree, compact, decode, decode_pairs, partitions, tangents
 from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE
 from jensen.models.graph import Graph, Node
@@ -33,7 +34,6 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
 }
 MANY = 100_000
 """Numbers in the data, from which on the cheapest partitions are tried by themselves first."""
-_CLOSE = 1e-7
 
 
 class View(NamedTuple):
@@ -59,6 +59,8 @@ class Reading(NamedTuple):
         Products of two sites beside the affine part (or, of positive sites, alone: a sum of products).
     held
         Where the view is not affine: whether it is affine in the real sites when the others are held.
+    scaled
+        Then, with scalars among the others, the affine parts.
     shape
         Of the view, with the leading axis; the arrays of `affine` are compact.
     """
@@ -68,6 +70,7 @@ class Reading(NamedTuple):
     affine: Affine | None
     pairs: tuple[Pair, ...] = ()
     held: bool = False
+    scaled: Scaled | None = None
     shape: tuple[int, ...] = ()
 
 
@@ -233,7 +236,7 @@ class _Tangents:
             affine = Affine(
                 compact(constant[view]), tuple(slot for some in slots[view].values() for slot in some or ())
             )
-            if _agree(affine.at(self.random), checked[view]):
+            if agree(affine.at(self.random), checked[view]):
                 found[view] = found[view]._replace(affine=affine)
             elif view.transform == "id":
                 crooked[view] = affine
@@ -242,7 +245,10 @@ class _Tangents:
         real = {name: x if self.sites[name] == "real" else 0.0 * x for name, x in self.random.items()}
         held = program(real)[0]
         for view, affine in crooked.items():
-            found[view] = found[view]._replace(held=_agree(affine.at(real), held[view]))
+            found[view] = found[view]._replace(held=agree(affine.at(real), held[view]))
+            if found[view].held and not self.levels[view]:
+                tried = decode_scaled(view, self, program, splits, stacks, checked[view])
+                found[view] = found[view]._replace(scaled=tried)
         for words in ("real", "log"):
             some = {
                 view: a for view, a in crooked.items() if {self.sites[name] for name in self.reads[view]} == {words}
@@ -261,7 +267,7 @@ class _Tangents:
                 continue
             slots = [decode(name, splits[name], pushed[view][name], stacks[name][1]) for name in self.reads[view]]
             affine = Affine(compact(constant[view]), tuple(slot for some in slots for slot in some or ()))
-            if None in slots or not _agree(affine.at(self.random), checked[view]):
+            if None in slots or not agree(affine.at(self.random), checked[view]):
                 return None
             found[view] = found[view]._replace(affine=affine)
         return found
@@ -306,7 +312,7 @@ class _Tangents:
                 pairs = decode_pairs(x, y, splits[x], moved, stacks[x][1], direction)
                 affine = crooked[view] if words == "real" else Affine(np.zeros((1,) * checked[view].ndim), ())
                 points = self.random if words == "real" else {name: np.exp(v) for name, v in self.random.items()}
-                if pairs and _agree(affine.at(self.random) + sum(pair.at(points) for pair in pairs), checked[view]):
+                if pairs and agree(affine.at(self.random) + sum(pair.at(points) for pair in pairs), checked[view]):
                     done[view] = found[view]._replace(affine=affine, pairs=tuple(pairs))
         return done
 
@@ -391,9 +397,3 @@ class _Run:
             axes = max(rank(self.nodes[view.node], view.leaf), array.ndim)
             arrays.append(array.reshape((1,) * (axes - array.ndim) + array.shape))
         return arrays
-
-
-def _agree(predicted: np.ndarray, seen: np.ndarray) -> bool:
-    seen = compact(seen)  # millions of rows are mostly alike
-    scale = 1.0 + np.abs(seen).max(initial=0.0)
-    return bool(np.isfinite(seen).all() and (np.abs(predicted - seen) <= _CLOSE * scale).all())

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import softmax
 
-from jensen.conjugate import blocks
+from jensen.conjugate import blocks, bounded
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.local import responsibilities
 from jensen.conjugate.pieces import signature
@@ -87,10 +87,19 @@ class Product:
             mean, sd = (family.moments()["mean"], family.sd()) if role in GAUSSIAN else (family.mean, family.sd)
             if role == "log gaussian":
                 mean, sd = jnp.exp(mean + sd**2 / 2), jnp.exp(mean + sd**2 / 2) * jnp.sqrt(jnp.expm1(sd**2))
-            for found, array in ((means, mean), (sds, sd)):
+            limited = [name for name in names if name in self.plan.bounded]
+            exact = {name: self._limited(mean, sd, name) for name in limited}
+            for number, (found, array) in enumerate(((means, mean), (sds, sd))):
                 parts = {names[0]: array} if role == "log gaussian" else blocks.unflat(self.plan, block, array)
+                parts |= {name: both[number] for name, both in exact.items()}
                 found.update({name: jnp.reshape(part, shapes[name]) for name, part in parts.items()})
         return means, sds
+
+    def _limited(self, mean: Any, sd: Any, name: str) -> tuple[Any, Any]:
+        """Mean and sd of a site on an interval from those of its block."""
+        start, size = self.plan.layout.offset[name], int(np.prod(blocks.nodes(self.plan)[name].shape))  # type: ignore[union-attr]
+        own = slice(start, start + size)
+        return bounded.moments(mean[own], sd[own], self.plan.bounded[name])
 
     def _compiled(self, word: str, function: Any, *args: Any) -> Any:
         """The function at these arguments, compiled for the handful of calls it gets."""
@@ -154,16 +163,21 @@ class Product:
         return np.asarray(jax.jit(jax.vmap(one, (None, 0)))(self.families, dict(values)))
 
     def _volume(self, values: Mapping[str, Any]) -> Any:
-        """Log-Gaussian sites: from the density of the logarithm to that of the site."""
+        """From the densities of logarithms and logits to those of the sites."""
         role = self.plan.layout.role  # type: ignore[union-attr]
-        return sum((jnp.log(values[name]).sum() for name in values if role[name] == "log gaussian"), jnp.zeros(()))
+        logarithms = sum(
+            (jnp.log(values[name]).sum() for name in values if role[name] == "log gaussian"), jnp.zeros(())
+        )
+        return logarithms + bounded.volume(self.plan.bounded, values)
 
     @wide
     def log_joint(self, values: Mapping[str, Any]) -> np.ndarray:
         """Log p(values, data) (n,) at values of all sites, draws first, in the model's own space."""
 
         def one(energy: Any, values: Mapping[str, Any]) -> Any:
-            return energy(blocks.statistics(self.plan, self.families, values))
+            # The energy has the density of logits.
+            joint = energy(blocks.statistics(self.plan, self.families, values))
+            return joint - bounded.volume(self.plan.bounded, values)
 
         call = jax.jit(lambda energy, values: jax.lax.map(lambda v: one(energy, v), values, batch_size=16))
         return np.asarray(call(self.plan.energy, dict(values)))

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import betaln, gammaln, multigammaln  # pyright: ignore[reportAttributeAccessIssue]
 
 from jensen.conjugate.flat import flat, refuse_flat
+from jensen.conjugate.noncentered import noncentered
 from jensen.conjugate.observed import check
 from jensen.conjugate.shapes import read_shape
 from jensen.conjugate.slots import Affine, Pair, Slot, fit, like
@@ -69,6 +70,8 @@ def _other(node: Node, reader: Reader, levels: tuple[str, ...]) -> Factor:
 def _normal(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
     scale = reader.affine(node, "scale", "log").times(-2.0)
     found = reader.reading(node, "loc", "id")
+    if found is not None and found.scaled is not None:
+        return noncentered(node, reader, scale, found.scaled), 0.5 * scale.constant - 0.5 * np.log(2 * np.pi)
     pairs: tuple[Pair, ...] = ()
     if found is not None and found.affine is not None and found.pairs:
         loc, pairs = found.affine, tuple(Pair(p.x._replace(weight=-p.x.weight), p.y) for p in found.pairs)

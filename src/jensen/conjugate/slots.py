@@ -208,6 +208,13 @@ def compact(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def agree(predicted: np.ndarray, seen: np.ndarray) -> bool:
+    """Whether an array is what was predicted, but for rounding."""
+    seen = compact(seen)  # millions of rows are mostly alike
+    scale = 1.0 + np.abs(seen).max(initial=0.0)
+    return bool(np.isfinite(seen).all() and (np.abs(predicted - seen) <= _TOLERANCE * scale).all())
+
+
 def fit(array: np.ndarray, axes: int) -> np.ndarray:
     """The array with its leading axis and exactly `axes` more, by axes of length one after the leading one."""
     array = np.asarray(array)

@@ -7,7 +7,7 @@ parameter, and the transform to the real line, with its Jacobian, is NumPyro's.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -17,8 +17,10 @@ import numpy as np
 from jensen.core.errors import DataError, ModelError, OptionError
 from jensen.core.layout import Site
 from jensen.models.cache import remember
+from jensen.models.graph import Graph
 from jensen.models.misfit import CONCRETIZATION, first_line, is_about_shapes, shapes
 from jensen.models.model import Factors, Model
+from jensen.models.recorded import recording
 
 SUPPORTS = (
     "real",
@@ -135,7 +137,8 @@ def read(described: Density, data: Mapping[str, Any] | None = None) -> Model:
 
 
 def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
-    parameters = list(inspect.signature(described.log_density).parameters.values())
+    log_density, log_likelihood = _plain(described.log_density), _plain(described.log_likelihood)
+    parameters = list(inspect.signature(log_density).parameters.values())
     required = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
     with_data = len(required) > 1 or (bool(arrays) and len(parameters) > 1)
     if arrays and not with_data and described.log_likelihood is None:
@@ -159,7 +162,7 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
 
     def factors(free: Any, data: Any) -> Factors:
         values, _ = constrain(free, data)
-        log_prob = described.log_density(values, data) if with_data else described.log_density(values)
+        log_prob = log_density(values, data) if with_data else log_density(values)
         if not isinstance(log_prob, float | int | np.generic | np.ndarray | jax.Array):
             raise ModelError(
                 f"log_density must return a scalar; it returned {type(log_prob).__name__}; return the sum of its terms."
@@ -170,22 +173,29 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
             if described.support.get(name, "real") != "real"
         }
         parts = {"log_density": jnp.asarray(log_prob)}
-        if described.log_likelihood is not None:
-            parts["log_likelihood"] = jnp.asarray(described.log_likelihood(values, data))
+        if log_likelihood is not None:
+            parts["log_likelihood"] = jnp.asarray(log_likelihood(values, data))
         return Factors(parts, {}, jacobian)
 
     def unconstrain(values: Any, data: Any) -> dict[str, Any]:
         return {name: transform.inv(jnp.asarray(values[name])) for name, transform in transforms.items()}
 
     free = {site.name: jax.ShapeDtypeStruct(site.free_shape, float) for site in sites}
-    parts = _traced(factors, free, described.init, arrays).log_prob
+    with recording() as calls:
+        parts = _traced(factors, free, described.init, arrays).log_prob
     shape = parts["log_density"].shape
     if shape != ():
         raise ModelError(f"log_density must return a scalar; it returned shape {shape}; sum over the rows.")
     if "log_likelihood" in parts and len(parts["log_likelihood"].shape) == 0:
         raise ModelError("log_likelihood must return one number a row; it returned a scalar; leave the sum out.")
+
+    def evaluate(values: Any, data: Any) -> Any:
+        prior = log_density(values, data) if with_data else log_density(values)
+        return prior if log_likelihood is None else prior + log_likelihood(values, data).sum()
+
+    name = getattr(log_density, "__name__", "log density")
     return Model(
-        name=getattr(described.log_density, "__name__", "log density"),
+        name=name,
         language="log density",
         sites=tuple(sites),
         data={},
@@ -198,7 +208,23 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
         constants=tuple(arrays),
         source=described,
         resized=partial(_resized, described),
+        graph=lru_cache(maxsize=1)(partial(_graph, evaluate, name, tuple(sites), _structs(arrays))) if calls else None,
     )
+
+
+def _plain(function: Any) -> Any:
+    """The function inside of a jax.jit, within which the distributions that it calls could not be looked at."""
+    return function.__wrapped__ if type(function).__name__ == "PjitFunction" else function
+
+
+def _structs(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in arrays.items()}
+
+
+def _graph(evaluate: Callable[..., Any], name: str, sites: tuple[Site, ...], data: dict[str, Any]) -> Graph:
+    from jensen.models.density_graph import graph
+
+    return graph(evaluate, name, sites, data)
 
 
 def _resized(described: Density, data: Mapping[str, np.ndarray], lengths: Mapping[int, int]) -> Model:

@@ -54,6 +54,8 @@ class Node:
         In words: ``"real"``, ``"positive"``, ``"unit interval"``, ``"simplex"``, ``"discrete"``, ...
     levels
         Number of values of a discrete latent node, 0 .. levels - 1; None for continuous nodes and infinite supports.
+    bounds
+        Of a latent node on an interval, where they are two numbers.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Node:
     event_dim: int = 0
     support: str = "real"
     levels: int | None = None
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +86,10 @@ class Graph:
         Pure JAX function ``(values, data) -> {node: log density}``, batch-shaped and unscaled, computed by the
         distributions themselves and not from the leaves: what the certificate is checked against. A node outside the list
         of observed and latent variables (a ``numpyro.factor``, a ``pm.Potential``) is of kind ``other``.
+    combined
+        Pure JAX function ``(values, terms, data) -> log density`` with ``terms`` = node -> an array in the place of its log
+        density. Given where the nodes were recorded while a log density of the user's own ran, which need not be their sum; None
+        where the model is its nodes.
     programs
         What was traced and compiled for this graph and does not depend on the data: see `remember`. A second fit with new data
         of the same shape meets the same graph, and proves everything anew with the programs it finds.
@@ -91,6 +98,7 @@ class Graph:
     nodes: tuple[Node, ...]
     leaves: Callable[[Mapping[str, Any], Mapping[str, Any]], Leaves]
     densities: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    combined: Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], Any] | None = None
     programs: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def remember(self, key: Hashable, build: Callable[[], Any]) -> Any:

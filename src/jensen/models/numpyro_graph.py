@@ -24,7 +24,16 @@ from jax.core import Tracer
 
 from jensen.core.errors import UnsupportedError
 from jensen.models.graph import Graph, Leaves, Node
-from jensen.models.numpyro_trace import Trace, abstract_trace, bare, is_factor, is_scanned, log_densities, replay
+from jensen.models.numpyro_trace import (
+    Trace,
+    abstract_trace,
+    bare,
+    bounds,
+    is_factor,
+    is_scanned,
+    log_densities,
+    replay,
+)
 
 
 def graph(model: Callable[..., Any], data: Mapping[str, Any], static: Mapping[str, Any]) -> Graph:
@@ -50,13 +59,13 @@ def graph(model: Callable[..., Any], data: Mapping[str, Any], static: Mapping[st
         for name, value in data.items()
     }
     trace = abstract_trace(model, shapes, static)
-    nodes = tuple(_node(name, site) for name, site in trace.items() if site["type"] == "sample")
+    nodes = tuple(node(name, site) for name, site in trace.items() if site["type"] == "sample")
     lengths = {
         name: jnp.shape(site["value"])[0]
         for name, site in trace.items()
         if site["type"] == "sample" and is_scanned(site) and not site["is_observed"]
     }
-    kinds = {node.name: node.kind for node in nodes}
+    kinds = {one.name: one.kind for one in nodes}
     return Graph(
         nodes,
         partial(_leaves, model, dict(static), kinds, lengths),
@@ -68,7 +77,8 @@ def _dtype(value: Any) -> Any:
     return value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
 
 
-def _node(name: str, site: Mapping[str, Any]) -> Node:
+def node(name: str, site: Mapping[str, Any]) -> Node:
+    """The node of a sample site of an abstract trace (see `jensen.models.numpyro_trace.abstract_trace`)."""
     fn = site["fn"]
     scale = site["scale"]
     if scale is not None and not (_is_concrete(scale) and np.all(np.asarray(scale) == 1)):
@@ -84,6 +94,8 @@ def _node(name: str, site: Mapping[str, Any]) -> Node:
     base, masked = bare(fn)
     kind = "other" if masked else _kind(base)
     latent = not site["is_observed"]
+    ends = bounds(fn.support) if latent and site["levels"] is None and site["support"] != "discrete" else None
+    support = "unit interval" if kind == "Beta" else "positive" if ends == (0.0, np.inf) else site["support"]
     return Node(
         name,
         kind,
@@ -91,8 +103,9 @@ def _node(name: str, site: Mapping[str, Any]) -> Node:
         latent,
         shape,
         fn.event_dim,
-        "unit interval" if kind == "Beta" else site["support"],
+        support,
         site["levels"] if latent else None,
+        ends if ends is not None and np.isfinite(ends).all() else None,
     )
 
 
@@ -174,7 +187,11 @@ def _leaves(
     values: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> Leaves:
-    trace = _trace(model, static, lengths, values, data)
+    return leaves(kinds, _trace(model, static, lengths, values, data))
+
+
+def leaves(kinds: Mapping[str, str], trace: Trace) -> Leaves:
+    """The leaves of every node, by the name of its kind, read off a trace."""
     with _quiet():
         return {
             name: {"value": trace[name]["value"], **_parameters(kind, trace[name]["fn"], trace[name]["value"])}

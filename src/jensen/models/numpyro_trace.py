@@ -69,10 +69,22 @@ def levels(fn: Any) -> int | None:
     return int(np.max(upper)) + 1 if np.all(np.asarray(lower) == 0) and np.ptp(upper) == 0 else None
 
 
-def _words(constraint: Any) -> str:
+def words(constraint: Any) -> str:
     """A support in words."""
     base = getattr(constraint, "base_constraint", constraint)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(base).__name__.strip("_")).lower()
+
+
+def bounds(constraint: Any) -> tuple[float, float] | None:
+    """Ends of an interval, a half-line or the real line; None for other supports, and ends that are no single numbers."""
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    if type(constraint).__name__ == "_Real":
+        return -np.inf, np.inf
+    low, high = getattr(constraint, "lower_bound", None), getattr(constraint, "upper_bound", np.inf)
+    if low is None or isinstance(low, Tracer) or isinstance(high, Tracer) or np.ndim(low) or np.ndim(high):
+        return None
+    return float(low), float(high)
 
 
 def unsummed(name: str, distribution: str) -> UnsupportedError:
@@ -105,7 +117,7 @@ def abstract_trace(model: Callable[..., Any], inputs: Mapping[str, Any], static:
             transform = biject_to(fn.support)
         except NotImplementedError as error:
             raise UnsupportedError(
-                f"site {name} has the support {_words(fn.support)} ({type(fn).__name__}), for which there is no transform "
+                f"site {name} has the support {words(fn.support)} ({type(fn).__name__}), for which there is no transform "
                 "from the real line; write it as a function of sites on the real line, with numpyro.deterministic."
             ) from error
         free_shapes[name] = tuple(transform.inverse_shape(_shape(site)))
@@ -121,7 +133,7 @@ def abstract_trace(model: Callable[..., Any], inputs: Mapping[str, Any], static:
         for name, site in found.items():
             if site["type"] != "sample" or is_factor(site):
                 continue
-            site["support"] = "discrete" if is_discrete(site["fn"]) else _words(site["fn"].support)
+            site["support"] = "discrete" if is_discrete(site["fn"]) else words(site["fn"].support)
             site["levels"] = levels(site["fn"])
             if name in free_shapes:
                 # In a scan the handler saw one step of the sequence.

@@ -83,10 +83,20 @@ def kind(rv: Variable, transform: Any) -> str:
     if kind == "other" or (transform is not None and getattr(transform, "name", "") not in _TRANSFORMS.get(kind, ())):
         return "other"
     if isinstance(op, random.UniformRV):
-        bounds = [_core(bound) for bound in op.dist_params(rv.owner)]
-        unit = all(isinstance(bound, Constant) for bound in bounds)
-        return kind if unit and np.all(bounds[0].data == 0) and np.all(bounds[1].data == 1) else "other"
+        return kind if bounds(rv) == (0.0, 1.0) else "other"
     return kind
+
+
+def bounds(rv: Variable) -> tuple[float, float] | None:
+    """Ends of a uniform variable, where they are constant and the same for all elements."""
+    op = rv.owner.op
+    if not isinstance(op, random.UniformRV):
+        return None
+    ends = [_core(bound) for bound in op.dist_params(rv.owner)]
+    if not all(isinstance(end, Constant) and np.ptp(end.data) == 0 for end in ends):
+        return None
+    low, high = (float(np.asarray(end.data).reshape(-1)[0]) for end in ends)
+    return low, high
 
 
 def parameters(rv: Variable) -> dict[str, Variable]:

@@ -30,7 +30,7 @@ from jensen.models.graph import Graph, Leaves, Node
 from jensen.models.model import Arrays
 from jensen.models.pymc_graph import Frozen, static_shape, untraced
 from jensen.models.pymc_jax import to_jax
-from jensen.models.pymc_kinds import SUPPORTS, kind, levels, parameters
+from jensen.models.pymc_kinds import SUPPORTS, bounds, kind, levels, parameters
 from jensen.models.pymc_roots import Variable, nodes
 
 _NO_CHECKS = (CheckAndRaise, SpecifyShape)
@@ -107,6 +107,7 @@ def _node(frozen: Frozen, rv: Variable, supports: Mapping[str, str]) -> Node:
         int(op.ndim_supp),
         SUPPORTS.get(name, support),
         levels(new) if latent and support == "discrete" else None,
+        bounds(new) if latent and support == "interval" else None,
     )
 
 
