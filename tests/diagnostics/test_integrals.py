@@ -13,7 +13,7 @@ import jensen as jn
 from benchmarks.structured import MODELS, conditional, data
 from jensen.core.precision import scope
 from jensen.diagnostics import few, quantities
-from jensen.diagnostics.collapsed import integrate_scales
+from jensen.diagnostics.collapsed import _Collapsed, _gaussian, integrate_scales
 from jensen.diagnostics.integrated import judge_against, judge_integrated
 from jensen.diagnostics.nested import Nested, integrate_globals
 from jensen.engines.structured import Structured
@@ -186,3 +186,32 @@ def test_a_regression_whose_precision_is_integrated_is_exact():
     np.testing.assert_allclose(found.weights @ x["tau"], tau, rtol=0.02)
     true = np.sqrt(w @ (np.exp(log_tau) - tau) ** 2)
     np.testing.assert_allclose(np.sqrt(found.weights @ (x["tau"] - found.weights @ x["tau"]) ** 2), true, rtol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["interval", "non-centered"])
+def test_scales_that_are_integrated_have_the_density_of_the_rows_marginal_normal(kind):
+    rng = np.random.default_rng(3)
+    group, x = np.arange(24) % 4, rng.normal(size=24)
+    y = rng.normal(size=4)[group] + x + rng.normal(size=24)
+
+    def model(group, x, y):
+        tau = numpyro.sample("tau", dist.HalfNormal(1.0) if kind != "interval" else dist.Uniform(0.0, 5.0))
+        b = numpyro.sample("b", dist.Normal(0.0, 2.0))
+        e = numpyro.sample("e", dist.Normal(0.0, 1.0 if kind != "interval" else tau).expand([4]).to_event(1))
+        effect = e[group] if kind == "interval" else tau * e[group]
+        numpyro.sample("y", dist.Normal(b * x + effect, 0.8), obs=y)
+
+    data = {"group": group, "x": x, "y": y}
+    posterior = jn.fit(model, "cavi", data=data, correct=False, progress=False)
+    with scope():
+        collapsed = _Collapsed(posterior.q, _gaussian(posterior.q), np.random.default_rng(0))
+        s = np.array([[0.1], [-0.5], [-2.0]])
+        log_p, given = collapsed(s)
+    assert collapsed.names == ("tau",)
+    tau = 5 / (1 + np.exp(-s[:, 0])) if kind == "interval" else np.exp(s[:, 0])
+    true = np.log(tau * (5 - tau)) if kind == "interval" else s[:, 0] - 0.5 * tau**2
+    for k in range(3):
+        cov = 0.64 * np.eye(24) + tau[k] ** 2 * (group[:, None] == group) + 4.0 * x[:, None] * x
+        true[k] += multivariate_normal(np.zeros(24), cov).logpdf(y)
+    np.testing.assert_allclose(log_p - log_p[0], true - true[0], atol=1e-8)
+    assert given["mean"].shape == (3, 5)
