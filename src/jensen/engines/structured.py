@@ -33,8 +33,10 @@ from jensen.engines.staged import CAP, widths
 from jensen.families.structured import ArrowGaussian, from_blocks, plates_of
 from jensen.models.groups import Groups, find
 
-_SMALL, _LARGE = 32, 128
-"""Draws of the two designs, at the least; with many globals 4 (p + d) and 8 (p + d)."""
+_SMALL = 32
+"""Draws of the first design, at the least; with many globals 4 (p + d)."""
+_PLACED, _PLACINGS = 1.0, 4
+"""Error of a group's mean, in its sds, from which one step puts it in its place, and most steps until all are."""
 
 
 class _Parts(NamedTuple):
@@ -75,24 +77,31 @@ class Structured:
         Give up after so many steps.
     large
         Finish on the large design; False stops at the small one.
+    draws
+        Of the large design, at the least; with many globals 8 (p + d).
+    groups
+        Where they are known, of a target that changes with every coordinate; None: looked for in gradients.
     """
 
     start: Any = None
     steps: int = 150
     large: bool = True
+    draws: int = 128
+    groups: Groups | None = None
 
     def init(self, target: Any, seed: int) -> staged.State:
         """Find the groups and evaluate the start."""
-        groups = find(target, seed)
+        groups = self.groups or find(target, seed)
         p, (count, own) = len(groups.shared), groups.own.shape
         least = 4 * (p + own)
         # A call of the program costs the same however few of its points are used.
-        small, large = max(_SMALL, target.batch, least), max(_LARGE, 2 * least)
+        small, large = max(_SMALL, target.batch, least), max(self.draws, 2 * least)
         sizes = [small, large] if self.large and large > small else [small]
         rng = keys.generator(seed, "design")
         designs = tuple(along_plates(rng, p, count, own, size) for size in sizes)
         state = staged.begin(target, _rules(target, groups), designs, _started(self.start, groups, target.dim), groups)
-        staged.refuse_constant(target, target(_out(groups, state.point.parts, designs[0]))[1])
+        if self.groups is None:
+            staged.refuse_constant(target, target(_out(groups, state.point.parts, designs[0]))[1])
         return state
 
     def advance(self, state: staged.State, target: Any) -> tuple[staged.State, Ticks]:
@@ -106,6 +115,41 @@ class Structured:
     def converged(self, state: staged.State) -> bool:
         """Mean within 0.1 sd of the optimum, widths within 15%, on the last design."""
         return staged.converged(state)
+
+
+def placed(target: Any, groups: Groups, q: ArrowGaussian, *, seed: int) -> ArrowGaussian:
+    """Q with every group where its smoothed Newton steps lead while the globals stay as they are, on few draws a pass.
+
+    From globals that are nearly right this is most of the way: steps of all together, with groups far from their places, would
+    first lead the globals away.
+
+    Parameters
+    ----------
+    target, groups, q
+        The log density, its groups, and where to start.
+    seed
+        Of the draws.
+    """
+    p, (count, own) = len(groups.shared), groups.own.shape
+    design = along_plates(keys.generator(seed, "design to place groups"), p, count, own, 2 * (p + own))
+    parts = _started(q, groups, target.dim)
+    for _ in range(_PLACINGS):
+        point = _evaluate(target, groups, design, parts)
+        if point is None:
+            break
+        slopes, (_, across, inside) = point.slopes[1], point.curvatures
+        w, v = np.linalg.eigh(inside)
+        turned, slope = np.swapaxes(v, 1, 2) @ across, (np.swapaxes(v, 1, 2) @ slopes[:, :, None])[:, :, 0]
+        step = _capped(slope / np.maximum(np.abs(w), CAP**-2), w, True)
+        mean = parts.mean.copy()
+        mean[groups.own] += (parts.tails @ (v @ step[:, :, None]))[:, :, 0]
+        precision = widths(w)
+        reach = parts.reach - parts.tails @ (v @ (turned / precision[:, :, None]))
+        inner = (v * precision[:, None, :] ** -0.5) @ np.swapaxes(v, 1, 2)
+        parts = _Parts(mean, parts.head, reach, parts.tails @ inner)
+        if np.abs(slopes).max() < _PLACED:
+            break
+    return from_blocks(plates_of(groups.shared, groups.own), *parts)
 
 
 def _started(start: Any, groups: Groups, dim: int) -> _Parts:

@@ -102,6 +102,16 @@ class Rows:
         value, gradient = self._sum(partial(self._programs["gradient"], z), self._cut(arrays, weights))
         return float(value), gradient
 
+    def gradients(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of the log densities of all rows (K,) and their gradients (K, D), at points z (K, D), in one pass."""
+        return _joined(self._over_all("gradients", z, self._at(z, "gradients")), len(z))
+
+    def gradients_of(
+        self, arrays: Mapping[str, np.ndarray], weights: np.ndarray, z: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same of given rows with weights (n,)."""
+        return _joined(self._sum(self._at(z, "gradients"), self._cut(arrays, weights)), len(z))
+
     def hessian(self, z: np.ndarray) -> np.ndarray:
         """Hessian (D, D) of the sum over all rows at z (D,)."""
         return self._over_all("hessian", z, partial(self._programs["hessian"], z))
@@ -191,6 +201,12 @@ class Rows:
         return {**arrays, WEIGHTS: weights}
 
 
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values (n,) and gradients (n, D) of calls with a few points each."""
+    values, gradients = (np.concatenate(several)[:n] for several in zip(*parts, strict=True))
+    return values, gradients
+
+
 def _local_devices() -> Mesh | None:
     """The devices of this process; None where it is one."""
     found = jax.local_devices()
@@ -257,8 +273,13 @@ def _programs(
             compiler_options=options,
         )
 
+    def one_by_one(z: jax.Array, data: Any) -> Any:
+        # All points at once would need memory for rows times points, and gathers and sums along groups are slower that way.
+        return jax.lax.map(lambda point: jax.value_and_grad(summed)(point, data), z)
+
     return {
         "gradient": compiled(jax.value_and_grad(summed)),
+        "gradients": compiled(one_by_one),
         "hessian": compiled(jax.hessian(summed)),
         "values": compiled(jax.vmap(summed, in_axes=(0, None))),
         "densities": compiled(jax.vmap(by_row, in_axes=(0, None)), sums=False),
