@@ -38,7 +38,7 @@ _DEAR, _NUMBERS = 2**15, 20_000_000
 
 def in_blocks(model: Model, plate: Plate, source: Source, first: Mapping[str, np.ndarray]) -> Rows:
     """All rows, in blocks whose size follows the number of coordinates; `first` are some of them."""
-    size = min(max(_ROWS_LEAST, 1 << model.dim.bit_length()), _ROWS_MOST)
+    size = min(max(_ROWS_LEAST, 1 << model.dim.bit_length()), _ROWS_MOST, 1 << plate.size.bit_length())
     repeated = np.arange(size) % len(next(iter(first.values())))  # only shapes matter
     return Rows(model, plate, source, {name: array[repeated] for name, array in first.items()})
 

@@ -123,7 +123,7 @@ def counted(source: Source, numbers: Numbers, block: int) -> np.ndarray:
             row = int(np.argmin(good))
             raise DataError(
                 f"{numbers.name} must hold whole numbers from 0 to {numbers.count - 1:,}, one for each of the {numbers.count:,} groups "
-                f"of {numbers}; it is {values[row]} in row {start + row:,}; correct it, or give {numbers} more groups."
+                f"of {numbers}; it is {values[row]} in row {start + row:,}; correct it, or make {numbers} longer."
             )
         found += np.bincount(values.astype(np.int64), minlength=numbers.count)
     return found
