@@ -134,7 +134,12 @@ def with_number(value, row=3000):
 @pytest.mark.parametrize(
     ("model", "arrays", "error", "match"),
     [
-        (logistic, {"group": with_number(G)}, DataError, "group must hold whole numbers from 0 to 419.*it is 420.0 in row 3,000"),
+        (
+            logistic,
+            {"group": with_number(G)},
+            DataError,
+            "group must hold whole numbers from 0 to 419.*it is 420.0 in row 3,000",
+        ),
         (logistic, {"group": with_number(-1)}, DataError, "it is -1.0 in row 3,000"),
         (logistic, {"group": with_number(3.5)}, DataError, "it is 3.5 in row 3,000"),
         (linear, {"group": GROUP.astype(float)}, DataError, "real numbers as an index.*group"),

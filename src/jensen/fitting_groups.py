@@ -30,8 +30,9 @@ from jensen.settings import Settings
 
 _FIRST = 997
 """Rows on which groups are looked for."""
-_DRAWS = 64
-"""Draws of the design on which a fit ends: passes over many rows are dear, and twice as many change means by .02 sds."""
+_COLD, _DRAWS = 32, 64
+"""Draws of the designs on which a fit begins and ends: passes over many rows are dear, and twice as many change means by .02 sds. From a
+sample's globals it begins there, too: what a smaller design would save in draws is two passes more."""
 _TIMES = 4
 """How many times the groups of the sample all groups must be, for it to pay."""
 
@@ -75,7 +76,7 @@ def fit_groups(
         return None
     target, alone = found
     q, fitted = _fitted(target, alone, source, settings, loop)
-    engine = Structured(draws=_DRAWS, groups=alone)
+    engine = Structured(draws=(_DRAWS,), groups=alone)
     modes = () if target.streamed else None  # climbs to other modes would be passes
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left(), modes=modes)
 
@@ -98,8 +99,8 @@ def _grouped(record: Model, plate: Plate, source: Table, settings: Settings) -> 
     except UnsupportedError as error:
         raise UnsupportedError(
             f"{numbers.name} numbers groups of {numbers}, which must be independent given all other sites and leave at most "
-            f"{groups.LARGEST_GLOBAL} other coordinates; {str(error).split(';')[0]}; pass the rows as arrays, then all of them are "
-            "used at once."
+            f"{groups.LARGEST_GLOBAL} other coordinates; {str(error).split(';')[0]}; pass the rows as arrays, then all of "
+            "them are used at once."
         ) from error
     if set(alone.sites) != {name for name, _ in numbers.sites}:
         coupled = ", ".join(name for name, _ in numbers.sites if name not in alone.sites)
@@ -120,16 +121,23 @@ def _fitted(
     start, notes = None, [f"structured: {len(counts):,} groups of {target.numbers}, and {len(alone.shared)} globals"]
     if len(some) >= numbered.FEWEST:
         sample = Some(target, numbered.collected(source, target.numbers, some, block), some)
-        engine = Structured(large=False, groups=sample.groups(alone))
+        engine = Structured(draws=(_COLD,), groups=sample.groups(alone))
         # Callbacks would see an approximation of other length.
-        near, look = run(engine, sample, seed=settings.seed, label="sample of groups", **{**loop, "callbacks": (), "steps": None})
+        near, look = run(
+            engine, sample, seed=settings.seed, label="sample of groups", **{**loop, "callbacks": (), "steps": None}
+        )
         if look.status == "converged":
             start = placed(target, alone, _start(near, sample, alone), seed=settings.seed)
-            notes.append(f"it starts from {len(some):,} of them with all their {counts[some].sum():,} rows, fitted in {look.steps} steps")
-    q, record = run(Structured(start, draws=_DRAWS, groups=alone), target, seed=settings.seed, label="groups", **loop)
+            notes.append(
+                f"it starts from {len(some):,} of them with all their {counts[some].sum():,} rows, fitted in {look.steps} steps"
+            )
+    engine = Structured(start, draws=(_DRAWS,) if start else (_COLD, _DRAWS), groups=alone)
+    q, record = run(engine, target, seed=settings.seed, label="groups", **loop)
     empty, read = int((counts == 0).sum()), 1 + (len(some) >= numbered.FEWEST)
     notes += [f"{empty:,} of the groups have no rows: theirs is the prior given the others"] if empty else []
-    notes.append(f"{target.rows.passes} passes over {target.total:,} rows, after {read} to read the numbers of their groups")
+    notes.append(
+        f"{target.rows.passes} passes over {target.total:,} rows, after {read} to read the numbers of their groups"
+    )
     return q, replace(record, notes=(*record.notes, *notes))
 
 

@@ -66,8 +66,8 @@ def read_streamed(model: Any, data: Any, settings: Settings) -> tuple[Model, Pla
         whole = [k for k, v in first.items() if v.dtype.kind == "f" and v.ndim == 1 and (v == np.floor(v)).all()]
         if whole and "integer" in str(error):
             raise DataError(
-                f"the model uses an array of real numbers as an index ({error}), of the table's perhaps {' or '.join(whole)}; make "
-                "it whole numbers there, as in array.astype('int32'), or in the model."
+                f"the model uses an array of real numbers as an index ({error}), of the table's perhaps {' or '.join(whole)}; "
+                "make it whole numbers there, as in array.astype('int32'), or in the model."
             ) from error
         raise
     with scope(settings.precision):

@@ -23,11 +23,9 @@ from jensen.diagnostics.examine import Examination, examine
 from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.modes import Mode
 from jensen.diagnostics.quantities import Draws, by_variable, columns, moments, resampled
-from jensen.diagnostics.spaces import log_q, space_of
+from jensen.diagnostics.spaces import Near, log_q, space_of
 from jensen.diagnostics.verdict import Verdict
 from jensen.families.flat import is_flat
-from jensen.models.grouped import GroupedTarget
-from jensen.models.large import LargeTarget
 from jensen.models.model import Model
 from jensen.models.plates import with_rows
 from jensen.models.predicted import predicted
@@ -83,7 +81,7 @@ class Posterior:
     story: tuple[str, ...] = ()
     engine: Any = field(default=None, repr=False)
     chains: Correction | None = field(default=None, repr=False)
-    near: LargeTarget | GroupedTarget | None = field(default=None, repr=False)
+    near: Near | None = field(default=None, repr=False)
     modes: tuple[Mode, ...] = field(default=(), repr=False)
 
     def __post_init__(self):
@@ -339,7 +337,7 @@ class Posterior:
 
 
 def conclude(
-    target: Target | LargeTarget | GroupedTarget | None,
+    target: Target | Near | None,
     q: Any,
     record: Run,
     *,

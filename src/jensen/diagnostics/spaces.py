@@ -27,6 +27,8 @@ from jensen.run import Run, run
 if TYPE_CHECKING:
     from jensen.conjugate.product import Product  # which Gaussian fits leave unloaded
 
+Near = LargeTarget | GroupedTarget
+"""Targets of many rows that stay with a posterior."""
 UNFINISHED = ("stopped", "budget", "interrupted")
 """Ends of a run that can go on where it was."""
 
@@ -35,7 +37,7 @@ UNFINISHED = ("stopped", "budget", "interrupted")
 class Flat:
     """Draws of an approximation on the flat vector."""
 
-    target: Target | LargeTarget | GroupedTarget
+    target: Target | Near
     q: Any
 
     def go_on(self, engine: Any, record: Run, **loop: Any) -> tuple[Any, Run]:
@@ -130,7 +132,7 @@ def _with_room(engine: Any, state: Any) -> Any:
     return engine if most is None or taken < most else replace(engine, steps=taken + most)
 
 
-def space_of(q: Any, model: Model, precision: str, near: LargeTarget | GroupedTarget | None = None) -> Flat | Own:
+def space_of(q: Any, model: Model, precision: str, near: Near | None = None) -> Flat | Own:
     """The space of an approximation; `near` is the target of a large fit."""
     return Flat(near or Target(model, precision), q) if is_flat(q) else Own(q)
 

@@ -33,8 +33,6 @@ from jensen.engines.staged import CAP, widths
 from jensen.families.structured import ArrowGaussian, from_blocks, plates_of
 from jensen.models.groups import Groups, find
 
-_SMALL = 32
-"""Draws of the first design, at the least; with many globals 4 (p + d)."""
 _PLACED, _PLACINGS = 1.0, 4
 """Error of a group's mean, in its sds, from which one step puts it in its place, and most steps until all are."""
 
@@ -75,18 +73,15 @@ class Structured:
         The approximation to start from; None is N(0, 0.1^2). Of one without the same groups only means and sds are used.
     steps
         Give up after so many steps.
-    large
-        Finish on the large design; False stops at the small one.
     draws
-        Of the large design, at the least; with many globals 8 (p + d).
+        Of the designs, one after the other, at the least: with many globals 4 (p + d) of the first, 8 (p + d) of others.
     groups
         Where they are known, of a target that changes with every coordinate; None: looked for in gradients.
     """
 
     start: Any = None
     steps: int = 150
-    large: bool = True
-    draws: int = 128
+    draws: tuple[int, ...] = (32, 128)
     groups: Groups | None = None
 
     def init(self, target: Any, seed: int) -> staged.State:
@@ -95,8 +90,8 @@ class Structured:
         p, (count, own) = len(groups.shared), groups.own.shape
         least = 4 * (p + own)
         # A call of the program costs the same however few of its points are used.
-        small, large = max(_SMALL, target.batch, least), max(self.draws, 2 * least)
-        sizes = [small, large] if self.large and large > small else [small]
+        sizes = [max(self.draws[0], target.batch, least)]
+        sizes += [size for size in (max(more, 2 * least) for more in self.draws[1:]) if size > sizes[0]]
         rng = keys.generator(seed, "design")
         designs = tuple(along_plates(rng, p, count, own, size) for size in sizes)
         state = staged.begin(target, _rules(target, groups), designs, _started(self.start, groups, target.dim), groups)

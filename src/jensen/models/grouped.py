@@ -2,12 +2,12 @@
 
     log p(z) = r(g, z_1, ..., z_G) + sum_n l(row n | g, z_k(n))        g global, z_i of group i, k(n) the group of row n
 
-The sum is taken in blocks of bounded memory (models/rows.py), the rest r, which has no rows, at once; a call with M points is one
-pass. `Some` keeps a few groups with all their rows by the same two programs, so that nothing is compiled for it: the values of the
-other groups are copies that count for nothing. A factor with one value a group is weighted by 1 or 0, one without (a vector drawn
-as a whole, a plain density), which sees the copies, by the share of the groups; that is the same where groups are alike a priori.
-Groups are not counted G / n times: that would raise the density of each group's variables to a power, and make a scale the one
-that fits their modes. The fit of n groups is the posterior of n groups, wider than that of all by sqrt(G / n).
+The sum is taken in blocks of bounded memory (models/rows.py), the rest r, which has no rows, at once; a call with M points is
+one pass. `Some` keeps a few groups with all their rows by the same two programs, so that nothing is compiled for it: the values of
+the other groups are copies that count for nothing. A factor with one value a group is weighted by 1 or 0, one without (a vector
+drawn as a whole, a plain density), which sees the copies, by the share of the groups; that is the same where groups are alike a
+priori. Groups are not counted G / n times: that would raise the density of each group's variables to a power, and make a scale
+the one that fits their modes. The fit of n groups is the posterior of n groups, wider than that of all by sqrt(G / n).
 """
 
 from collections.abc import Mapping
