@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from benchmarks.process import measure
 from jensen import fitting_groups
 from jensen.core.precision import scope
 from jensen.core.threads import one_blas_thread
-from jensen.engines.structured import Structured
 from jensen.fitting_large import read_streamed
 from jensen.models import plates
 from jensen.models.read import read
@@ -90,7 +90,7 @@ def alone(kind: str, rows: int, groups: int, folder: Path) -> dict[str, Any]:
     """The fit without checks, twice, and then from its cold start; q is left in the folder."""
     data, settings, quiet = given(kind, rows, groups, folder), Settings("auto", 0, "float64", True), {"progress": False}
     found: dict[str, Any] = {}
-    q = target = own = None
+    q = target = own = engine = None
     with scope("float64"), one_blas_thread():
         for name in ("first", "second"):
             begun = time.process_time()
@@ -102,11 +102,11 @@ def alone(kind: str, rows: int, groups: int, folder: Path) -> dict[str, Any]:
             prepared = fitting_groups._grouped(record, plate, source, settings)
             assert prepared is not None
             target, own = prepared
-            q, _ = fitting_groups._fitted(target, own, source, settings, {**quiet, "steps": None})
+            q, engine, _ = fitting_groups._fitted(target, own, source, settings, {**quiet, "steps": None})
             found[name] = [round(time.process_time() - begun, 2), target.rows.passes, target.gradients, memory()]
-        assert target is not None and own is not None
+        assert target is not None and own is not None and engine is not None
         passes, gradients, begun = target.rows.passes, target.gradients, time.process_time()
-        cold, _ = run(Structured(groups=own), target, seed=0, **quiet)
+        cold, _ = run(replace(engine, start=None), target, seed=0, **quiet)
         spent = target.rows.passes - passes, target.gradients - gradients
         found["cold"] = [round(time.process_time() - begun, 2), *spent]
         move = float((np.abs(q.mean - cold.mean) / cold.sd).max())

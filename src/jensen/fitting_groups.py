@@ -30,10 +30,9 @@ from jensen.settings import Settings
 
 _FIRST = 997
 """Rows on which groups are looked for."""
-_COLD, _DRAWS = 32, 64
-"""Draws of the designs on which a fit begins and ends: passes over many rows are dear, and twice as many change means by .02 sds. From a
-sample's globals it begins there, too: what a smaller design would save in draws is two passes more."""
-_TIMES = 4
+_DRAWS, _FINE = (16, 64), (0.05, 0.1)
+"""Draws of the designs, at the least, and where a fit ends: passes are dear, and twice as many draws change means by 0.02 sds."""
+_TIMES = 12
 """How many times the groups of the sample all groups must be, for it to pay."""
 
 
@@ -75,8 +74,7 @@ def fit_groups(
     if found is None:
         return None
     target, alone = found
-    q, fitted = _fitted(target, alone, source, settings, loop)
-    engine = Structured(draws=(_DRAWS,), groups=alone)
+    q, engine, fitted = _fitted(target, alone, source, settings, loop)
     modes = () if target.streamed else None  # climbs to other modes would be passes
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left(), modes=modes)
 
@@ -113,15 +111,15 @@ def _grouped(record: Model, plate: Plate, source: Table, settings: Settings) -> 
 
 def _fitted(
     target: GroupedTarget, alone: Groups, source: Table, settings: Settings, loop: dict[str, Any]
-) -> tuple[Any, Run]:
-    """The fit to all rows, from a sample of groups where there are enough of them."""
+) -> tuple[Any, Structured, Run]:
+    """The fit to all rows and its engine, from a sample of groups where there are enough of them."""
     counts, block = numbered.counted(source, target.numbers, target.rows.block), target.rows.block
     rng = keys.generator(settings.seed, "sample of groups")
     some = numbered.chosen(counts, rng, len(counts) // _TIMES, block)
     start, notes = None, [f"structured: {len(counts):,} groups of {target.numbers}, and {len(alone.shared)} globals"]
     if len(some) >= numbered.FEWEST:
         sample = Some(target, numbered.collected(source, target.numbers, some, block), some)
-        engine = Structured(draws=(_COLD,), groups=sample.groups(alone))
+        engine = Structured(draws=_DRAWS[:1], groups=sample.groups(alone))
         # Callbacks would see an approximation of other length.
         near, look = run(
             engine, sample, seed=settings.seed, label="sample of groups", **{**loop, "callbacks": (), "steps": None}
@@ -131,14 +129,14 @@ def _fitted(
             notes.append(
                 f"it starts from {len(some):,} of them with all their {counts[some].sum():,} rows, fitted in {look.steps} steps"
             )
-    engine = Structured(start, draws=(_DRAWS,) if start else (_COLD, _DRAWS), groups=alone)
+    engine = Structured(start, draws=_DRAWS, fine=_FINE, groups=alone)
     q, record = run(engine, target, seed=settings.seed, label="groups", **loop)
     empty, read = int((counts == 0).sum()), 1 + (len(some) >= numbered.FEWEST)
     notes += [f"{empty:,} of the groups have no rows: theirs is the prior given the others"] if empty else []
     notes.append(
         f"{target.rows.passes} passes over {target.total:,} rows, after {read} to read the numbers of their groups"
     )
-    return q, replace(record, notes=(*record.notes, *notes))
+    return q, engine, replace(record, notes=(*record.notes, *notes))
 
 
 def _start(near: ArrowGaussian, sample: Some, alone: Groups) -> ArrowGaussian:

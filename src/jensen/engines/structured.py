@@ -33,8 +33,10 @@ from jensen.engines.staged import CAP, widths
 from jensen.families.structured import ArrowGaussian, from_blocks, plates_of
 from jensen.models.groups import Groups, find
 
-_PLACED, _PLACINGS = 1.0, 4
+_PLACED, _PLACINGS = 1.5, 4
 """Error of a group's mean, in its sds, from which one step puts it in its place, and most steps until all are."""
+_ALONE = 8
+"""Draws of the design for that, at the least; 2 d are exact to second order."""
 
 
 class _Parts(NamedTuple):
@@ -75,6 +77,8 @@ class Structured:
         Give up after so many steps.
     draws
         Of the designs, one after the other, at the least: with many globals 4 (p + d) of the first, 8 (p + d) of others.
+    fine
+        Error of the mean, in sds, and of the relative curvature at which it ends; None: by the number of dimensions.
     groups
         Where they are known, of a target that changes with every coordinate; None: looked for in gradients.
     """
@@ -82,6 +86,7 @@ class Structured:
     start: Any = None
     steps: int = 150
     draws: tuple[int, ...] = (32, 128)
+    fine: tuple[float, float] | None = None
     groups: Groups | None = None
 
     def init(self, target: Any, seed: int) -> staged.State:
@@ -101,7 +106,7 @@ class Structured:
 
     def advance(self, state: staged.State, target: Any) -> tuple[staged.State, Ticks]:
         """One accepted step, or a switch of radius, or a change to the large design."""
-        return staged.advance(state, target, _rules(target, state.extra), self.steps)
+        return staged.advance(state, target, _rules(target, state.extra, self.fine), self.steps)
 
     def finish(self, state: staged.State) -> ArrowGaussian:
         """Q of the state."""
@@ -113,7 +118,7 @@ class Structured:
 
 
 def placed(target: Any, groups: Groups, q: ArrowGaussian, *, seed: int) -> ArrowGaussian:
-    """Q with every group where its smoothed Newton steps lead while the globals stay as they are, on few draws a pass.
+    """Q with every group where its smoothed Newton steps lead while the globals stay at their mean, on few draws a pass.
 
     From globals that are nearly right this is most of the way: steps of all together, with groups far from their places, would
     first lead the globals away.
@@ -126,22 +131,21 @@ def placed(target: Any, groups: Groups, q: ArrowGaussian, *, seed: int) -> Arrow
         Of the draws.
     """
     p, (count, own) = len(groups.shared), groups.own.shape
-    design = along_plates(keys.generator(seed, "design to place groups"), p, count, own, 2 * (p + own))
+    alone = along_plates(keys.generator(seed, "design to place groups"), 0, count, own, _ALONE)[1]
+    design = np.zeros((len(alone), p)), alone
     parts = _started(q, groups, target.dim)
     for _ in range(_PLACINGS):
         point = _evaluate(target, groups, design, parts)
         if point is None:
             break
-        slopes, (_, across, inside) = point.slopes[1], point.curvatures
-        w, v = np.linalg.eigh(inside)
-        turned, slope = np.swapaxes(v, 1, 2) @ across, (np.swapaxes(v, 1, 2) @ slopes[:, :, None])[:, :, 0]
+        slopes = point.slopes[1]
+        w, v = np.linalg.eigh(point.curvatures[2])
+        slope = (np.swapaxes(v, 1, 2) @ slopes[:, :, None])[:, :, 0]
         step = _capped(slope / np.maximum(np.abs(w), CAP**-2), w, True)
         mean = parts.mean.copy()
         mean[groups.own] += (parts.tails @ (v @ step[:, :, None]))[:, :, 0]
-        precision = widths(w)
-        reach = parts.reach - parts.tails @ (v @ (turned / precision[:, :, None]))
-        inner = (v * precision[:, None, :] ** -0.5) @ np.swapaxes(v, 1, 2)
-        parts = _Parts(mean, parts.head, reach, parts.tails @ inner)
+        inner = (v * widths(w)[:, None, :] ** -0.5) @ np.swapaxes(v, 1, 2)
+        parts = _Parts(mean, parts.head, parts.reach, parts.tails @ inner)
         if np.abs(slopes).max() < _PLACED:
             break
     return from_blocks(plates_of(groups.shared, groups.own), *parts)
@@ -157,13 +161,15 @@ def _started(start: Any, groups: Groups, dim: int) -> _Parts:
     return _Parts(mean, np.diag(sd[groups.shared]), np.zeros((count, own, len(groups.shared))), tails)
 
 
-def _rules(target: Any, groups: Groups) -> staged.Rules:
+def _rules(target: Any, groups: Groups, fine: tuple[float, float] | None = None) -> staged.Rules:
     return staged.Rules(
         lambda design, parts: _evaluate(target, groups, design, parts),
         _proposals(groups),
         lambda parts, by: _Parts(parts.mean, parts.head * by, parts.reach * by, parts.tails * by),
         lambda parts: np.maximum(np.abs(parts.mean), _widths_of(groups, parts)),
         lambda parts: _units(groups, _widths_of(groups, parts)),
+        getattr(target, "rounding", staged.ROUNDING),
+        fine,
     )
 
 

@@ -3,11 +3,11 @@
     log p(z) = r(g, z_1, ..., z_G) + sum_n l(row n | g, z_k(n))        g global, z_i of group i, k(n) the group of row n
 
 The sum is taken in blocks of bounded memory (models/rows.py), the rest r, which has no rows, at once; a call with M points is
-one pass. `Some` keeps a few groups with all their rows by the same two programs, so that nothing is compiled for it: the values of
-the other groups are copies that count for nothing. A factor with one value a group is weighted by 1 or 0, one without (a vector
-drawn as a whole, a plain density), which sees the copies, by the share of the groups; that is the same where groups are alike a
-priori. Groups are not counted G / n times: that would raise the density of each group's variables to a power, and make a scale
-the one that fits their modes. The fit of n groups is the posterior of n groups, wider than that of all by sqrt(G / n).
+one pass. `Some` keeps a few groups with all their rows by the same two programs, so that nothing is compiled for it: the values
+of the other groups are copies that count for nothing. A factor with one value a group is weighted by 1 or 0, one without (a
+vector drawn as a whole, a plain density), which sees the copies, by the share of the groups; that is the same where groups are
+alike a priori. Groups are not counted G / n times: that would raise the density of each group's variables to a power, and make
+a scale the one that fits their modes. The fit of n groups is the posterior of n groups, wider than that of all by sqrt(G / n).
 """
 
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ from jensen.models.groups import Groups
 from jensen.models.model import Factors, Model
 from jensen.models.numbered import Numbers
 from jensen.models.plates import Plate, factor_shapes
-from jensen.models.rows import Rows, Source
+from jensen.models.rows import POINTS, Rows, Source
 from jensen.models.target import Target
 
 SHARES = "group shares"
 """Name of the data that say which groups count; names with a space cannot be those of a model's arguments."""
-_POINTS = 32
-"""Points of a small design, which one call of the program of the rest takes."""
+_REST = 32
+"""Points a call of the program of the rest."""
 _ROWS_LEAST, _ROWS_MOST = 2**15, 2**18
 """Rows of a block, which is also the most that a sample of groups has; sums over a block have D numbers, and so it has D rows."""
 _DEAR, _NUMBERS = 2**15, 20_000_000
@@ -64,15 +64,18 @@ class GroupedTarget:
     plate, rows, numbers, few
         As given.
     batch
-        Points of a small design.
+        Points a call of the program of a block.
+    rounding
+        Relative difference of log densities that is rounding.
     """
 
     def __init__(
         self, record: Model, plate: Plate, rows: Rows, numbers: Numbers, few: Model, precision: str = "float64"
     ):
-        self.model, self.dim, self.batch = record, record.dim, _POINTS
+        self.model, self.dim, self.batch = record, record.dim, POINTS
         self.plate, self.rows, self.numbers, self.few = plate, rows, numbers, few
         self._precision, self._points = precision, 0.0
+        self.rounding = 1e-13 if rows.precision == "float64" else 1e-9
         self._rest = _rest(few, plate, numbers, precision)
 
     @property
@@ -220,7 +223,7 @@ def _rest(few: Model, plate: Plate, numbers: Numbers, precision: str) -> Target:
         return tuple((n, s.index(count) if count in s else -1) for n, s in shapes.items() if n not in rows | ours)
 
     factors = _without_rows(few.factors, tuple(sorted(rows)), axes(shapes), axes(jacobian))
-    return Target(replace(few, factors=factors, data={**few.data, SHARES: np.ones(count)}), precision, _POINTS)
+    return Target(replace(few, factors=factors, data={**few.data, SHARES: np.ones(count)}), precision, _REST)
 
 
 @lru_cache(maxsize=64)

@@ -87,8 +87,8 @@ def find(record: Model, plate: Plate, rows: Rows, first: Mapping[str, np.ndarray
         if max(seen) > 1:
             raise UnsupportedError(
                 f"each row of {likelihoods} reads {max(seen)} values of {names}, whose groups are crossed: they are not "
-                "independent given all other sites, and neither rows nor groups can be left out; pass the rows as arrays, then all "
-                "of them are used at once."
+                "independent given all other sites, and neither rows nor groups can be left out; pass the rows as arrays, then "
+                "all of them are used at once."
             )
         raise UnsupportedError(
             f"each row of {likelihoods} reads one value of {names}, and no array of the rows ({', '.join(first)}) has its "
@@ -125,7 +125,8 @@ def counted(source: Source, numbers: Numbers, block: int) -> np.ndarray:
             row = int(np.argmin(good))
             raise DataError(
                 f"{numbers.name} must hold whole numbers from 0 to {numbers.count - 1:,}, one for each of the "
-                f"{numbers.count:,} groups of {numbers}; it is {values[row]} in row {start + row:,}; correct it, or make {numbers} longer."
+                f"{numbers.count:,} groups of {numbers}; it is {values[row]} in row {start + row:,}; correct it, or make "
+                f"{numbers} longer."
             )
         found += np.bincount(values.astype(np.int64), minlength=numbers.count)
     return found

@@ -23,7 +23,7 @@ from jensen.models.model import Factors, Model, total
 from jensen.models.plates import Axes, Plate, at_rows
 from jensen.models.weighted import WEIGHTS, weighted_factors
 
-_POINTS = 8
+POINTS = 8
 """Points a call of the programs that take many."""
 _RESIDENT = 2**27
 """Bytes up to which all blocks are kept where the program reads them."""
@@ -67,6 +67,8 @@ class Rows:
         Rows a block.
     passes
         Number of passes over the data so far; a pass with K points counts once.
+    precision
+        In which rows are computed with: ``"float32"`` or ``"float64"``.
 
     Raises
     ------
@@ -89,6 +91,7 @@ class Rows:
         self._rest = _placed(rest, (), self._devices)
         self._programs = _programs(small.factors, plate.factors, small.sites, self._axes, tuple(rest), self._devices)
         self._kept: list[Any] | None = None
+        self.precision = np.dtype(_precision(first)).name
 
     def gradient(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Sum of the log densities of all rows, scaled as the model says, and its gradient (D,), at z (D,)."""
@@ -142,9 +145,9 @@ class Rows:
         return np.concatenate(blocks, 1)[: len(z), :n].T
 
     def _at(self, z: np.ndarray, what: str, programs: Any = None) -> Callable[[Any], list[Any]]:
-        """A program at points z (K, D), always `_POINTS` of them a call, whatever K."""
-        z = np.concatenate([z, np.repeat(z[:1], -len(z) % _POINTS, 0)])
-        groups = np.split(z, len(z) // _POINTS)
+        """A program at points z (K, D), always `POINTS` of them a call, whatever K."""
+        z = np.concatenate([z, np.repeat(z[:1], -len(z) % POINTS, 0)])
+        groups = np.split(z, len(z) // POINTS)
         program = (programs or self._programs)[what]
         return lambda data: [program(group, data) for group in groups]
 
