@@ -103,7 +103,7 @@ def test_a_sample_of_groups_saves_passes():
         z = RNG.normal(0, 0.3, (3, target.dim))
         for ours, plain in zip(target(z), Target(record)(z), strict=True):
             np.testing.assert_allclose(ours, plain, rtol=1e-10, atol=1e-9)
-        q, engine, _ = fitting_groups._fitted(target, alone, rows, settings, {"steps": None, "progress": False})
+        q, engine, _ = fitting_groups._fitted(target, alone, rows, settings, QUIET, lambda: None)
         warm, target.rows.passes = target.rows.passes, 0
         cold, _ = run(replace(engine, start=None), target, seed=0, progress=False)
     assert warm < target.rows.passes

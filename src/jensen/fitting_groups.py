@@ -74,7 +74,7 @@ def fit_groups(
     if found is None:
         return None
     target, alone = found
-    q, engine, fitted = _fitted(target, alone, source, settings, loop)
+    q, engine, fitted = _fitted(target, alone, source, settings, loop, left)
     modes = () if target.streamed else None  # climbs to other modes would be passes
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left(), modes=modes)
 
@@ -110,7 +110,12 @@ def _grouped(record: Model, plate: Plate, source: Table, settings: Settings) -> 
 
 
 def _fitted(
-    target: GroupedTarget, alone: Groups, source: Table, settings: Settings, loop: dict[str, Any]
+    target: GroupedTarget,
+    alone: Groups,
+    source: Table,
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
 ) -> tuple[Any, Structured, Run]:
     """The fit to all rows and its engine, from a sample of groups where there are enough of them."""
     counts, block = numbered.counted(source, target.numbers, target.rows.block), target.rows.block
@@ -121,16 +126,17 @@ def _fitted(
         sample = Some(target, numbered.collected(source, target.numbers, some, block), some)
         engine = Structured(draws=_DRAWS[:1], groups=sample.groups(alone))
         # Callbacks would see an approximation of other length.
-        near, look = run(
-            engine, sample, seed=settings.seed, label="sample of groups", **{**loop, "callbacks": (), "steps": None}
-        )
+        quiet = {**loop, "callbacks": (), "steps": None, "budget": left()}
+        near, look = run(engine, sample, seed=settings.seed, label="sample of groups", **quiet)
+        if look.status == "interrupted":
+            raise KeyboardInterrupt  # there is nothing to keep yet
         if look.status == "converged":
             start = placed(target, alone, _start(near, sample, alone), seed=settings.seed)
             notes.append(
                 f"it starts from {len(some):,} of them with all their {counts[some].sum():,} rows, fitted in {look.steps} steps"
             )
     engine = Structured(start, draws=_DRAWS, fine=_FINE, groups=alone)
-    q, record = run(engine, target, seed=settings.seed, label="groups", **loop)
+    q, record = run(engine, target, seed=settings.seed, label="groups", **{**loop, "budget": left()})
     empty, read = int((counts == 0).sum()), 1 + (len(some) >= numbered.FEWEST)
     notes += [f"{empty:,} of the groups have no rows: theirs is the prior given the others"] if empty else []
     notes.append(
