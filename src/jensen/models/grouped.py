@@ -32,6 +32,8 @@ _REST = 32
 """Points a call of the program of the rest."""
 _ROWS_LEAST, _ROWS_MOST = 2**15, 2**18
 """Rows of a block, which is also the most that a sample of groups has; sums over a block have D numbers, and so it has D rows."""
+_PASS, _PASS_NUMBERS = 64, 2**21
+"""Points of one pass, and numbers of those points: its sums are kept several times."""
 _DEAR, _NUMBERS = 2**15, 20_000_000
 """Rows from which checks are made with fewer points than they would like, and numbers of all their points, at most."""
 
@@ -98,12 +100,17 @@ class GroupedTarget:
         return max(least, min(wanted * _DEAR // max(self.total, _DEAR), _NUMBERS // self.dim))
 
     def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log density (n,) and gradient (n, D) at points z (n, D): one pass over all rows."""
+        """Log density (n,) and gradient (n, D) at points z (n, D): one pass over all rows, or a few for very many points."""
         self._points += len(z)
         z = np.asarray(z, float)
         value, gradient = self._rest(z)
-        of_rows, slope = self.rows.gradients(z)
-        return value + of_rows, gradient + slope
+        step = max(_PASS, _PASS_NUMBERS // self.dim)
+        for start in range(0, len(z), step):
+            some = slice(start, start + step)
+            of_rows, slope = self.rows.gradients(z[some])
+            value[some] += of_rows
+            gradient[some] += slope
+        return value, gradient
 
     def of_some(
         self, arrays: Mapping[str, np.ndarray], shares: np.ndarray, z: np.ndarray
