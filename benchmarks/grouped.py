@@ -45,7 +45,7 @@ def model(X: Any, y: Any, group: Any, groups: int) -> None:
     mu = numpyro.sample("mu", dist.Normal(0, 2))
     s = numpyro.sample("s", dist.HalfNormal(1))
     with numpyro.plate("groups", groups):
-        a = numpyro.sample("a", dist.Normal(mu, s))
+        a: Any = numpyro.sample("a", dist.Normal(mu, s))
     numpyro.sample("y", dist.Bernoulli(logits=X @ b + a[group]), obs=y)
 
 
@@ -90,7 +90,8 @@ def whole(*case: Any) -> dict[str, Any]:
 
 def alone(kind: str, rows: int, groups: int, folder: Path) -> dict[str, Any]:
     """The fit without checks, twice, and then from its cold start; q is left in the folder."""
-    data, settings, quiet = given(kind, rows, groups, folder), Settings("auto", 0, "float64", True), {"progress": False}
+    data, settings = given(kind, rows, groups, folder), Settings("auto", 0, "float64", True)
+    quiet: dict[str, Any] = {"progress": False}
     found: dict[str, Any] = {}
     q = target = own = engine = None
     with scope("float64"), one_blas_thread():
