@@ -14,6 +14,7 @@ NAMES = (
     "blind",
     "stein",
     "structured",
+    "grouped",
     "warm_nuts",
     "cold_start",
     "dimension",

@@ -165,8 +165,8 @@ def fit(
             posterior = found
         else:
             free = method == "auto" and family is None and engine is None and start is None
-            most = _LARGEST_FULL_RANK if record.many_rows else _SMALLEST_GROUPED
-            wide = free and rows is None and (record.dim > most or found is not None)
+            many = record.many_rows or rows is not None
+            wide = free and (record.dim > (_LARGEST_FULL_RANK if many else _SMALLEST_GROUPED) or found is not None)
             family = family or _family(method, record.dim)
             posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left, wide=wide)
     posterior = posterior.replace(cost=Cost(posterior.cost.gradients, time.perf_counter() - begun))
@@ -242,7 +242,7 @@ def _gaussian(
     if isinstance(engine, Gradient):
         return _stochastic(model, engine if start is None else replace(engine, start=start), settings, loop, left)
     if wide:
-        posterior = _wide(record, settings, loop, left)
+        posterior = _wide(model, settings, loop, left)
         if posterior is not None:
             return posterior
     if engine is None and (rows is not None or record.many_rows):
@@ -260,13 +260,22 @@ def _gaussian(
 
 
 def _wide(
-    record: Model, settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
+    model: tuple[Model, Any, Any], settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
 ) -> Posterior | None:
     """The Gaussian that pays in high dimension; of many rows, or in lower dimension, only where they are in groups."""
-    from jensen.diagnostics.dimension import fit_groups, fit_wide
+    record, plate, rows = model
+    if rows is not None or record.many_rows:
+        from jensen.fitting_groups import fit_groups
+
+        posterior = fit_groups(record, plate, rows, settings, loop, left)
+        if rows is not None:
+            return posterior
+        if posterior is not None:
+            return _climbed(Target(record, settings.precision), posterior, left)
+    from jensen.diagnostics.dimension import fit_integrable, fit_wide
 
     target = Target(record, settings.precision)
-    found = None if record.many_rows else fit_groups(target, seed=settings.seed, **loop)
+    found = None if record.many_rows else fit_integrable(target, seed=settings.seed, **loop)
     if found is None and (record.many_rows or record.dim > _LARGEST_UNASKED):
         found = fit_wide(target, seed=settings.seed, groups_only=record.many_rows, **loop)
     if found is None:

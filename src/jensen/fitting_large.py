@@ -8,12 +8,11 @@ It is a file of its own because small fits do not need what it imports.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from jensen.core import keys, layout, processes
+from jensen.core import keys, processes
 from jensen.core.errors import DataError, OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.data.build import table
@@ -61,7 +60,16 @@ def read_streamed(model: Any, data: Any, settings: Settings) -> tuple[Model, Pla
     rows, rest = _split(data)
     n = min(_FIRST, rows.size)
     first = rows.sample(keys.generator(settings.seed, "first rows"), n)
-    record = read(model, {**rest, **first}, settings.precision, {rows.size: n})
+    try:
+        record = read(model, {**rest, **first}, settings.precision, {rows.size: n})
+    except TypeError as error:
+        whole = [k for k, v in first.items() if v.dtype.kind == "f" and v.ndim == 1 and (v == np.floor(v)).all()]
+        if whole and "integer" in str(error):
+            raise DataError(
+                f"the model uses an array of real numbers as an index ({error}), of the table's perhaps {' or '.join(whole)}; "
+                "make it whole numbers there, as in array.astype('int32'), or in the model."
+            ) from error
+        raise
     with scope(settings.precision):
         found = plates.find(record)
     for plate in found:
@@ -219,33 +227,9 @@ def _target(
         names = ", ".join(name for name, axis in plate.data if axis)
         raise UnsupportedError(f"the rows of {plate.name} are not the first axis of {names}; transpose it.")
     source = rows or table(**{name: record.data[name] for name, _ in plate.data})
-    record = _without_rows(record, plate, source, settings.seed)
+    other = source.sample(keys.generator(settings.seed, "other rows"), plate.held) if plate.held < plate.size else None
+    record = plates.without_rows(record, plate, other)
     return LargeTarget(record, plate, source, seed=settings.seed, precision=settings.precision)
-
-
-def _without_rows(record: Model, plate: Plate, source: Table, seed: int) -> Model:
-    """The model without its deterministics that have one value a row, or need rows that are not in memory."""
-    left_out = {some.name for some in record.derived if plate.held in some.shape}
-    if plate.held < plate.size and record.derived:
-        other = source.sample(keys.generator(seed, "other rows"), plate.held)
-        free = layout.unflatten(record.sites, np.zeros(record.dim))
-        first, second = record.constrain(free, record.data)[1], record.constrain(free, {**record.data, **other})[1]
-        left_out |= {name for name in first if not np.array_equal(first[name], second[name])}
-    if not left_out:
-        return record
-    note = f"left out, because they have one value a row or need all rows: {', '.join(sorted(left_out))}."
-    kept = tuple(some for some in record.derived if some.name not in left_out)
-    constrain = _constrain_only(record.constrain, tuple(some.name for some in kept))
-    return replace(record, derived=kept, constrain=constrain, notes=(*record.notes, note))
-
-
-@lru_cache(maxsize=16)
-def _constrain_only(constrain: Any, names: tuple[str, ...]) -> Any:
-    def call(free: Any, data: Any) -> Any:
-        values, derived = constrain(free, data)
-        return values, {name: derived[name] for name in names}
-
-    return call
 
 
 def _rounds(

@@ -23,10 +23,9 @@ from jensen.diagnostics.examine import Examination, examine
 from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.modes import Mode
 from jensen.diagnostics.quantities import Draws, by_variable, columns, moments, resampled
-from jensen.diagnostics.spaces import log_q, space_of
+from jensen.diagnostics.spaces import Near, log_q, space_of
 from jensen.diagnostics.verdict import Verdict
 from jensen.families.flat import is_flat
-from jensen.models.large import LargeTarget
 from jensen.models.model import Model
 from jensen.models.plates import with_rows
 from jensen.models.predicted import predicted
@@ -64,7 +63,7 @@ class Posterior:
     chains
         The short chains that judged or corrected the fit, where they ran: evidence, draws, number of stages.
     near
-        The corrected subsample that stood for all rows where there were many.
+        The corrected subsample that stood for all rows where there were many, or what sums them up along groups.
     modes
         Other modes that were found, and that the answer does not reach.
     """
@@ -82,7 +81,7 @@ class Posterior:
     story: tuple[str, ...] = ()
     engine: Any = field(default=None, repr=False)
     chains: Correction | None = field(default=None, repr=False)
-    near: LargeTarget | None = field(default=None, repr=False)
+    near: Near | None = field(default=None, repr=False)
     modes: tuple[Mode, ...] = field(default=(), repr=False)
 
     def __post_init__(self):
@@ -338,7 +337,7 @@ class Posterior:
 
 
 def conclude(
-    target: Target | LargeTarget | None,
+    target: Target | Near | None,
     q: Any,
     record: Run,
     *,

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.core.layout import unflatten
+from jensen.models.grouped import GroupedTarget
 from jensen.models.target import Target
 
 CHAINS = 128
@@ -128,7 +129,7 @@ def seconds(target: Any) -> float:
 
     From sizes, not from a clock: the same fit has to make the same choices everywhere.
     """
-    if not isinstance(target, Target):
+    if not isinstance(target, Target | GroupedTarget):
         return 0.0
     return 2 * TRANSITIONS * 4 * CHAINS * target_seconds(target)
 
@@ -141,8 +142,10 @@ def affordable_stages(target: Any) -> int:
     return MOST_STAGES if each == 0 else min(MOST_STAGES, max(2, 1 + int(_LONGEST / each)))
 
 
-def target_seconds(target: Target) -> float:
+def target_seconds(target: Target | GroupedTarget) -> float:
     """Roughly how long one gradient takes on one core."""
+    if isinstance(target, GroupedTarget):
+        return target_seconds(target.of_few) * max(1.0, target.total / target.few_rows)
     shape = jax.ShapeDtypeStruct((target.dim,), jnp.result_type(float))
     sites = target.model.sites
     factors = jax.eval_shape(lambda z, data: tuple(target.model.factors(unflatten(sites, z), data)), shape, target.data)

@@ -152,7 +152,7 @@ def fit_wide(target: Any, *, seed: int, groups_only: bool = False, **loop: Any) 
     return _told(candidates)
 
 
-def fit_groups(target: Any, *, seed: int, **loop: Any) -> Candidate | None:
+def fit_integrable(target: Any, *, seed: int, **loop: Any) -> Candidate | None:
     """The Gaussian along groups, where they and their globals can be integrated afterwards (nested.py), which needs no chains.
 
     Parameters

@@ -39,6 +39,8 @@ _WEIGHT_DRAWS = 2200
 _MOMENT_DRAWS, _FEWEST = 4096, 512
 _NUMBERS = 20_000_000
 """Numbers of the draws that are kept, at most: of more than 4,000 dimensions there are fewer."""
+_AT_ONCE = 2**21
+"""Numbers of draws that are made at once."""
 _LARGEST_METRIC = 1500
 
 
@@ -296,17 +298,28 @@ def matched_draws(target: Any, q: Any, seed: int) -> Draws:
     """Draws of q whose noise has mean zero and covariance I exactly, so that linear quantities carry no sampling error."""
     n = min(_MOMENT_DRAWS, max(_FEWEST, _NUMBERS // target.dim))
     noise = matched_noise(q.noise(keys.generator(seed, "moments"), n // 2))
-    z = np.asarray(q.transport(noise)[0])
+    z = _transported(q, noise)
     values, derived = target.constrain(z)
     # Their log densities are only for export, and evaluated there.
     return Draws(z, np.full(len(z), np.nan), values, derived)
+
+
+def _transported(q: Any, noise: np.ndarray) -> np.ndarray:
+    """Draws made of noise (n, D), part by part where a few copies of all would be much memory."""
+    if noise.size <= _AT_ONCE:
+        return np.asarray(q.transport(noise)[0])
+    z, step = np.empty_like(noise), max(1, _AT_ONCE // noise.shape[1])
+    for start in range(0, len(noise), step):
+        z[start : start + step] = q.transport(noise[start : start + step])[0]
+    return z
 
 
 def matched_noise(noise: np.ndarray) -> np.ndarray:
     """Normal draws (n, D) -> (2 n, D), with mean zero and covariance I; variances only where that needs more draws."""
     noise = np.concatenate([noise, -noise])
     if 4 * noise.shape[1] > len(noise):
-        return noise / np.sqrt((noise**2).mean(0))
+        noise /= np.sqrt(np.square(noise).mean(0))
+        return noise
     factor = np.linalg.cholesky(noise.T @ noise / len(noise))
     return np.linalg.solve(factor, noise.T).T
 

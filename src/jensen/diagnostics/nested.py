@@ -29,7 +29,8 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 
 from jensen.core import keys
-from jensen.diagnostics.few import Few, in_pairs, integrate, matched
+from jensen.diagnostics import chains
+from jensen.diagnostics.few import BLOCKS, POINTS, Few, in_pairs, integrate, matched
 from jensen.diagnostics.integrated import Integrated, integrated
 from jensen.diagnostics.quantities import Draws
 from jensen.families.structured import ArrowGaussian, join, split
@@ -46,6 +47,8 @@ _PROBES, _WIDER = 12, 1.5
 """Points at which numbers of nodes are tried, and their sds over q's."""
 _WIDTHS, _SHIFT = (0.25, 1e4), 2.0
 """Precisions of a group over those in q, and shifts of its center in sds, within which the polynomial is believed."""
+_PATIENCE = 60.0
+"""Seconds that it may take."""
 _COPIES, _NUMBERS = 8, 20_000_000
 """Draws of the groups at each point, and numbers of all of them together, at most."""
 
@@ -121,6 +124,13 @@ def possible(shared: int, own: int) -> bool:
     return 0 < shared <= LARGEST and NODES[0] ** own <= _MOST
 
 
+def _seconds(target: Any) -> float:
+    """Roughly how long the integral takes on one core, at the least; 0 where that is not known."""
+    if chains.seconds(target) == 0:
+        return 0.0
+    return 2 * BLOCKS * POINTS * NODES[0] * chains.target_seconds(target)
+
+
 def integrate_globals(target: Any, q: ArrowGaussian, seed: int) -> Integrated | None:
     """The exact posterior, or None where globals are many, or quadrature or weights fail.
 
@@ -136,7 +146,7 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int) -> Integrated | 
     if not possible(len(q.plates.shared), len(q.plates.own[0])):
         return None
     nested, rng = Nested(target, q), keys.generator(seed, "nested")
-    if not nested.settle(rng):
+    if _seconds(target) > _PATIENCE or not nested.settle(rng):
         return None
     few = integrate(nested, nested.center, np.asarray(q.head), rng)
     if few is None or not few.enough:

@@ -18,6 +18,7 @@ from jensen.diagnostics.quantities import Draws
 from jensen.engines.engine import limited
 from jensen.engines.gradient import Gradient
 from jensen.families.flat import has_density, is_flat
+from jensen.models.grouped import GroupedTarget
 from jensen.models.large import LargeTarget
 from jensen.models.model import Model
 from jensen.models.target import Target
@@ -26,6 +27,8 @@ from jensen.run import Run, run
 if TYPE_CHECKING:
     from jensen.conjugate.product import Product  # which Gaussian fits leave unloaded
 
+Near = LargeTarget | GroupedTarget
+"""Targets of many rows that stay with a posterior."""
 UNFINISHED = ("stopped", "budget", "interrupted")
 """Ends of a run that can go on where it was."""
 
@@ -34,7 +37,7 @@ UNFINISHED = ("stopped", "budget", "interrupted")
 class Flat:
     """Draws of an approximation on the flat vector."""
 
-    target: Target | LargeTarget
+    target: Target | Near
     q: Any
 
     def go_on(self, engine: Any, record: Run, **loop: Any) -> tuple[Any, Run]:
@@ -129,7 +132,7 @@ def _with_room(engine: Any, state: Any) -> Any:
     return engine if most is None or taken < most else replace(engine, steps=taken + most)
 
 
-def space_of(q: Any, model: Model, precision: str, near: LargeTarget | None = None) -> Flat | Own:
+def space_of(q: Any, model: Model, precision: str, near: Near | None = None) -> Flat | Own:
     """The space of an approximation; `near` is the target of a large fit."""
     return Flat(near or Target(model, precision), q) if is_flat(q) else Own(q)
 

@@ -31,6 +31,7 @@ _ROUGH, _FINE, _FINE_LARGE = (0.1, 0.3), (0.001, 0.001), (0.02, 0.05)
 _SWITCHES = (10.0, 0.01, 100.0)
 _RUNAWAY = 1e15
 _DEPTH, _LONGEST = 6, 64.0
+ROUNDING = 1e-13
 _NEAR = 0.5
 """Error of the relative curvature below which steps are extrapolated."""
 
@@ -55,6 +56,10 @@ class Rules:
         ``(parts) -> (D,)``: largest of width and distance from zero of every coordinate.
     units
         ``(parts) -> arrays`` that broadcast with those of `parts`: what a change of each number is measured in.
+    rounding
+        Relative difference of objectives that says nothing.
+    fine
+        Errors at which the last design ends, as in `CLOSE`; None: by the number of dimensions.
     """
 
     evaluate: Callable[[Any, Any], Any]
@@ -62,6 +67,8 @@ class Rules:
     scaled: Callable[[Any, float], Any]
     reach: Callable[[Any], np.ndarray]
     units: Callable[[Any], Any]
+    rounding: float = ROUNDING
+    fine: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def advance(state: State, target: Any, rules: Rules, limit: int) -> tuple[State,
     far = rules.reach(point.parts)
     if far.max() > _RUNAWAY:
         _refuse(target, int(far.argmax()), "q grew without end there and met no curvature")
-    tolerance = _ROUGH if not last else _FINE if target.dim <= 64 else _FINE_LARGE
+    tolerance = _ROUGH if not last else rules.fine or (_FINE if target.dim <= 64 else _FINE_LARGE)
     quiet = state.quiet + 1 if state.point.loss - point.loss < 1e-6 else 0
     was_close = _within(state.point, tolerance)
     state = replace(after, point=point, quiet=quiet)
@@ -146,7 +153,7 @@ def _step(rules: Rules, design: Any, state: State) -> tuple[Any, State]:
         memory = memory[-2:]
     for rho, extra in _tries(state.damping):
         new = rules.evaluate(design, propose(rho, extra))
-        if new is not None and new.loss <= point.loss + 1e-13 * abs(point.loss):
+        if new is not None and new.loss <= point.loss + rules.rounding * abs(point.loss):
             return new, replace(state, damping=extra / 30 if extra > 1e-2 else 0.0, memory=memory)
     return None, state
 

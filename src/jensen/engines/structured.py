@@ -33,8 +33,10 @@ from jensen.engines.staged import CAP, widths
 from jensen.families.structured import ArrowGaussian, from_blocks, plates_of
 from jensen.models.groups import Groups, find
 
-_SMALL, _LARGE = 32, 128
-"""Draws of the two designs, at the least; with many globals 4 (p + d) and 8 (p + d)."""
+_PLACED, _PLACINGS = 1.5, 4
+"""Error of a group's mean, in its sds, from which one step puts it in its place, and most steps until all are."""
+_ALONE = 8
+"""Draws of the design for that, at the least; 2 d are exact to second order."""
 
 
 class _Parts(NamedTuple):
@@ -73,31 +75,38 @@ class Structured:
         The approximation to start from; None is N(0, 0.1^2). Of one without the same groups only means and sds are used.
     steps
         Give up after so many steps.
-    large
-        Finish on the large design; False stops at the small one.
+    draws
+        Of the designs, one after the other, at the least: with many globals 4 (p + d) of the first, 8 (p + d) of others.
+    fine
+        Error of the mean, in sds, and of the relative curvature at which it ends; None: by the number of dimensions.
+    groups
+        Where they are known, of a target that changes with every coordinate; None: looked for in gradients.
     """
 
     start: Any = None
     steps: int = 150
-    large: bool = True
+    draws: tuple[int, ...] = (32, 128)
+    fine: tuple[float, float] | None = None
+    groups: Groups | None = None
 
     def init(self, target: Any, seed: int) -> staged.State:
         """Find the groups and evaluate the start."""
-        groups = find(target, seed)
+        groups = self.groups or find(target, seed)
         p, (count, own) = len(groups.shared), groups.own.shape
         least = 4 * (p + own)
         # A call of the program costs the same however few of its points are used.
-        small, large = max(_SMALL, target.batch, least), max(_LARGE, 2 * least)
-        sizes = [small, large] if self.large and large > small else [small]
+        sizes = [max(self.draws[0], target.batch, least)]
+        sizes += [size for size in (max(more, 2 * least) for more in self.draws[1:]) if size > sizes[0]]
         rng = keys.generator(seed, "design")
         designs = tuple(along_plates(rng, p, count, own, size) for size in sizes)
         state = staged.begin(target, _rules(target, groups), designs, _started(self.start, groups, target.dim), groups)
-        staged.refuse_constant(target, target(_out(groups, state.point.parts, designs[0]))[1])
+        if self.groups is None:
+            staged.refuse_constant(target, target(_out(groups, state.point.parts, designs[0]))[1])
         return state
 
     def advance(self, state: staged.State, target: Any) -> tuple[staged.State, Ticks]:
         """One accepted step, or a switch of radius, or a change to the large design."""
-        return staged.advance(state, target, _rules(target, state.extra), self.steps)
+        return staged.advance(state, target, _rules(target, state.extra, self.fine), self.steps)
 
     def finish(self, state: staged.State) -> ArrowGaussian:
         """Q of the state."""
@@ -106,6 +115,40 @@ class Structured:
     def converged(self, state: staged.State) -> bool:
         """Mean within 0.1 sd of the optimum, widths within 15%, on the last design."""
         return staged.converged(state)
+
+
+def placed(target: Any, groups: Groups, q: ArrowGaussian, *, seed: int) -> ArrowGaussian:
+    """Q with every group where its smoothed Newton steps lead while the globals stay at their mean, on few draws a pass.
+
+    From globals that are nearly right this is most of the way: steps of all together, with groups far from their places, would
+    first lead the globals away.
+
+    Parameters
+    ----------
+    target, groups, q
+        The log density, its groups, and where to start.
+    seed
+        Of the draws.
+    """
+    p, (count, own) = len(groups.shared), groups.own.shape
+    alone = along_plates(keys.generator(seed, "design to place groups"), 0, count, own, _ALONE)[1]
+    design = np.zeros((len(alone), p)), alone
+    parts = _started(q, groups, target.dim)
+    for _ in range(_PLACINGS):
+        point = _evaluate(target, groups, design, parts)
+        if point is None:
+            break
+        slopes = point.slopes[1]
+        w, v = np.linalg.eigh(point.curvatures[2])
+        slope = (np.swapaxes(v, 1, 2) @ slopes[:, :, None])[:, :, 0]
+        step = _capped(slope / np.maximum(np.abs(w), CAP**-2), w, True)
+        mean = parts.mean.copy()
+        mean[groups.own] += (parts.tails @ (v @ step[:, :, None]))[:, :, 0]
+        inner = (v * widths(w)[:, None, :] ** -0.5) @ np.swapaxes(v, 1, 2)
+        parts = _Parts(mean, parts.head, parts.reach, parts.tails @ inner)
+        if np.abs(slopes).max() < _PLACED:
+            break
+    return from_blocks(plates_of(groups.shared, groups.own), *parts)
 
 
 def _started(start: Any, groups: Groups, dim: int) -> _Parts:
@@ -118,13 +161,15 @@ def _started(start: Any, groups: Groups, dim: int) -> _Parts:
     return _Parts(mean, np.diag(sd[groups.shared]), np.zeros((count, own, len(groups.shared))), tails)
 
 
-def _rules(target: Any, groups: Groups) -> staged.Rules:
+def _rules(target: Any, groups: Groups, fine: tuple[float, float] | None = None) -> staged.Rules:
     return staged.Rules(
         lambda design, parts: _evaluate(target, groups, design, parts),
         _proposals(groups),
         lambda parts, by: _Parts(parts.mean, parts.head * by, parts.reach * by, parts.tails * by),
         lambda parts: np.maximum(np.abs(parts.mean), _widths_of(groups, parts)),
         lambda parts: _units(groups, _widths_of(groups, parts)),
+        getattr(target, "rounding", staged.ROUNDING),
+        fine,
     )
 
 

@@ -63,7 +63,7 @@ def find(target: Any, seed: int = 0) -> Groups:
     rng = keys.generator(seed, "groups")
     center, gradient = _point(target, rng)
     best: tuple[tuple[str, np.ndarray], ...] = ()
-    for candidates in _candidates(target.model.sites):
+    for candidates in by_length(target.model.sites):
         if sum(own.size for _, own in candidates) <= sum(own.size for _, own in best):
             continue
         found = _separable(target, rng, center, gradient, candidates)
@@ -91,7 +91,7 @@ def _few(names: Any) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
-def _candidates(sites: Any) -> list[list[tuple[str, np.ndarray]]]:
+def by_length(sites: Any) -> list[list[tuple[str, np.ndarray]]]:
     """For every length of an axis, the sites that have it and their coordinates (G, size / G); largest total first."""
     ends = np.cumsum([0] + [site.size for site in sites])
     found: dict[int, list[tuple[str, np.ndarray]]] = {}

@@ -17,13 +17,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jensen.core.errors import UnsupportedError
 from jensen.models.model import Factors, Model
-from jensen.models.plates import Axes, Plate
+from jensen.models.plates import Axes, Plate, factor_shapes
 
 ROW = "row number"
 """Name of the data that say which rows a batch has; names with a space cannot be those of a model's arguments."""
@@ -46,7 +45,7 @@ def by_number(model: Model, plate: Plate, row: str = ROW, own: tuple[str, ...] =
     UnsupportedError
         When the transform of such a site mixes rows.
     """
-    jacobian, factors = _shapes(model)
+    factors, jacobian = factor_shapes(model)
     transforms = tuple((name, axis) for name, axis in plate.sites if name in jacobian)
     for name, axis in transforms:
         if len(jacobian[name]) <= axis or jacobian[name][axis] != plate.size:
@@ -67,14 +66,6 @@ def own_numbers(model: Model, plate: Plate) -> tuple[str, ...]:
     """Data that are row numbers themselves, 0, 1, ..., N - 1, as in ``z[rows]``."""
     some = [name for name, axis in plate.data if plate.sites and model.data[name].ndim == 1 + axis == 1]
     return tuple(name for name in some if np.array_equal(model.data[name], np.arange(plate.size)))
-
-
-def _shapes(model: Model) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
-    """Shapes of the log Jacobians, and names of the factors."""
-    data = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in model.data.items()}
-    free = {site.name: jax.ShapeDtypeStruct(site.free_shape, float) for site in model.sites}
-    parts = jax.eval_shape(model.factors, free, data)
-    return {name: part.shape for name, part in parts.jacobian.items()}, frozenset(parts.log_prob)
 
 
 def _wrapped(

@@ -7,7 +7,7 @@ depends on the rows without having them as an axis, such as a potential that sum
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -60,7 +60,7 @@ def find(model: Model) -> tuple[Plate, ...]:
     """
     if model.resized is None:
         return ()
-    shapes = _factor_shapes(model)
+    shapes = factor_shapes(model)[0]
     names: dict[int, str] = {}
     for name in model.likelihoods:
         for axis, length in enumerate(shapes[name]):
@@ -75,11 +75,13 @@ def find(model: Model) -> tuple[Plate, ...]:
     return tuple(plates)
 
 
-def _factor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+def factor_shapes(model: Model) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Shapes of the log densities of all factors, and of the log Jacobians of the sites."""
     data = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in model.data.items()}
     free = {site.name: jax.ShapeDtypeStruct(site.free_shape, float) for site in model.sites}
-    parts = jax.eval_shape(model.factors, free, data).log_prob
-    return {name: part.shape for name, part in parts.items()}
+    parts = jax.eval_shape(model.factors, free, data)
+    log_prob, jacobian = parts.log_prob, parts.jacobian
+    return {name: part.shape for name, part in log_prob.items()}, {name: part.shape for name, part in jacobian.items()}
 
 
 def _axes(shapes: Mapping[str, tuple[int, ...]], length: int) -> Axes:
@@ -123,6 +125,38 @@ def with_rows(model: Model, data: Mapping[str, np.ndarray], total: int | None = 
     if total is not None and lengths:
         lengths[total] = next(iter(lengths.values()))
     return model.resized({**model.data, **data}, {old: new for old, new in lengths.items() if old != new})
+
+
+def without_rows(model: Model, plate: Plate, other: Mapping[str, np.ndarray] | None) -> Model:
+    """The model without its deterministics that have one value a row, or need rows that are not in memory.
+
+    Parameters
+    ----------
+    model, plate
+        As found.
+    other
+        As many rows as the record holds, but others; None where it holds all.
+    """
+    left_out = {some.name for some in model.derived if plate.held in some.shape}
+    if other is not None and model.derived:
+        free = unflatten(model.sites, np.zeros(model.dim))
+        first, second = model.constrain(free, model.data)[1], model.constrain(free, {**model.data, **other})[1]
+        left_out |= {name for name in first if not np.array_equal(first[name], second[name])}
+    if not left_out:
+        return model
+    note = f"left out, because they have one value a row or need all rows: {', '.join(sorted(left_out))}."
+    kept = tuple(some for some in model.derived if some.name not in left_out)
+    constrain = _constrain_only(model.constrain, tuple(some.name for some in kept))
+    return replace(model, derived=kept, constrain=constrain, notes=(*model.notes, note))
+
+
+@lru_cache(maxsize=16)
+def _constrain_only(constrain: Any, names: tuple[str, ...]) -> Any:
+    def call(free: Any, data: Any) -> Any:
+        values, derived = constrain(free, data)
+        return values, {name: derived[name] for name in names}
+
+    return call
 
 
 @lru_cache(maxsize=64)

@@ -23,7 +23,7 @@ from jensen.models.model import Factors, Model, total
 from jensen.models.plates import Axes, Plate, at_rows
 from jensen.models.weighted import WEIGHTS, weighted_factors
 
-_POINTS = 8
+POINTS = 8
 """Points a call of the programs that take many."""
 _RESIDENT = 2**27
 """Bytes up to which all blocks are kept where the program reads them."""
@@ -67,6 +67,8 @@ class Rows:
         Rows a block.
     passes
         Number of passes over the data so far; a pass with K points counts once.
+    precision
+        In which rows are computed with: ``"float32"`` or ``"float64"``.
 
     Raises
     ------
@@ -89,6 +91,7 @@ class Rows:
         self._rest = _placed(rest, (), self._devices)
         self._programs = _programs(small.factors, plate.factors, small.sites, self._axes, tuple(rest), self._devices)
         self._kept: list[Any] | None = None
+        self.precision = np.dtype(_precision(first)).name
 
     def gradient(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Sum of the log densities of all rows, scaled as the model says, and its gradient (D,), at z (D,)."""
@@ -101,6 +104,16 @@ class Rows:
         """The same of given rows with weights (n,): a subsample, by the program and in the precision of a pass."""
         value, gradient = self._sum(partial(self._programs["gradient"], z), self._cut(arrays, weights))
         return float(value), gradient
+
+    def gradients(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of the log densities of all rows (K,) and their gradients (K, D), at points z (K, D), in one pass."""
+        return _joined(self._over_all("gradients", z, self._at(z, "gradients")), len(z))
+
+    def gradients_of(
+        self, arrays: Mapping[str, np.ndarray], weights: np.ndarray, z: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same of given rows with weights (n,)."""
+        return _joined(self._sum(self._at(z, "gradients"), self._cut(arrays, weights)), len(z))
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
         """Hessian (D, D) of the sum over all rows at z (D,)."""
@@ -132,9 +145,9 @@ class Rows:
         return np.concatenate(blocks, 1)[: len(z), :n].T
 
     def _at(self, z: np.ndarray, what: str, programs: Any = None) -> Callable[[Any], list[Any]]:
-        """A program at points z (K, D), always `_POINTS` of them a call, whatever K."""
-        z = np.concatenate([z, np.repeat(z[:1], -len(z) % _POINTS, 0)])
-        groups = np.split(z, len(z) // _POINTS)
+        """A program at points z (K, D), always `POINTS` of them a call, whatever K."""
+        z = np.concatenate([z, np.repeat(z[:1], -len(z) % POINTS, 0)])
+        groups = np.split(z, len(z) // POINTS)
         program = (programs or self._programs)[what]
         return lambda data: [program(group, data) for group in groups]
 
@@ -189,6 +202,12 @@ class Rows:
             arrays = {name: np.concatenate([a, np.repeat(a[:1], missing, 0)]) for name, a in arrays.items()}
             weights = np.concatenate([weights, np.zeros(missing)])
         return {**arrays, WEIGHTS: weights}
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values (n,) and gradients (n, D) of calls with a few points each."""
+    values, gradients = (np.concatenate(several)[:n] for several in zip(*parts, strict=True))
+    return values, gradients
 
 
 def _local_devices() -> Mesh | None:
@@ -257,8 +276,13 @@ def _programs(
             compiler_options=options,
         )
 
+    def one_by_one(z: jax.Array, data: Any) -> Any:
+        # All points at once would need memory for rows times points, and gathers and sums along groups are slower that way.
+        return jax.lax.map(lambda point: jax.value_and_grad(summed)(point, data), z)
+
     return {
         "gradient": compiled(jax.value_and_grad(summed)),
+        "gradients": compiled(one_by_one),
         "hessian": compiled(jax.hessian(summed)),
         "values": compiled(jax.vmap(summed, in_axes=(0, None))),
         "densities": compiled(jax.vmap(by_row, in_axes=(0, None)), sums=False),

@@ -6,6 +6,7 @@ import numpy as np
 
 from jensen.core.html import Html, element, items, joined, table
 from jensen.export.table import number
+from jensen.models.large import LargeTarget
 from jensen.objectives.elbo import Elbo
 from jensen.report.facts import Facts
 from jensen.report.svg import Panel, key
@@ -53,7 +54,7 @@ def _curve(posterior: Any, climbed: bool) -> Html:
         else None
     )
     jumps = "The fit looks at a subsample of the rows that is corrected between rounds; the curve may jump there."
-    about = element("p", jumps, class_="soft") if posterior.near is not None else None
+    about = element("p", jumps, class_="soft") if isinstance(posterior.near, LargeTarget) else None
     return joined([key(entries), element("div", panel.html(), class_="one"), note, about])
 
 

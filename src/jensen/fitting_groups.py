@@ -1,0 +1,159 @@
+"""The part of `fit` for many rows in groups with latent variables of their own: rows cannot be left out, groups can.
+
+    all rows read once, counted  ->  some groups with all their rows  ->  a structured Gaussian of them
+                                 ->  its globals, narrower, and its groups' average  ->  every group placed, the globals fixed
+                                 ->  a few steps along the arrow on all rows
+
+It is a file of its own because other fits do not need what it imports.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jensen.core import keys, processes
+from jensen.core.errors import UnsupportedError
+from jensen.data.build import table
+from jensen.data.table import Table
+from jensen.engines.structured import Structured, placed
+from jensen.families.structured import ArrowGaussian, plates_of
+from jensen.models import groups, numbered, plates
+from jensen.models.grouped import GroupedTarget, Some, in_blocks
+from jensen.models.groups import Groups
+from jensen.models.model import Model
+from jensen.models.plates import Plate
+from jensen.posterior import Posterior, conclude
+from jensen.run import Run, run
+from jensen.settings import Settings
+
+_FIRST = 997
+"""Rows on which groups are looked for."""
+_DRAWS, _FINE = (16, 64), (0.05, 0.1)
+"""Draws of the designs, at the least, and where a fit ends: passes are dear, and twice as many draws change means by 0.02 sds."""
+_TIMES = 12
+"""How many times the groups of the sample all groups must be, for it to pay."""
+
+
+@processes.together()
+def fit_groups(
+    record: Model,
+    plate: Plate | None,
+    rows: Table | None,
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
+) -> Posterior | None:
+    """A structured Gaussian by passes over all rows; None where rows do not belong to groups.
+
+    Parameters
+    ----------
+    record, plate, rows
+        The model; where its rows are streamed their plate and their table, else None.
+    settings, loop, left
+        As `jensen.fit` has them.
+
+    Raises
+    ------
+    DataError
+        When the number of a row is of no group.
+    UnsupportedError
+        When streamed rows belong to groups that are not independent given a few other coordinates.
+    """
+    plate = plate or next(iter(plates.find(record)), None)
+    if plate is None or plate.sites or any(axis for _, axis in plate.data):
+        return None
+    source = rows or table(**{name: record.data[name] for name, _ in plate.data})
+    try:
+        found = _grouped(record, plate, source, settings)
+    except UnsupportedError:
+        if rows is not None:
+            raise
+        return None
+    if found is None:
+        return None
+    target, alone = found
+    q, engine, fitted = _fitted(target, alone, source, settings, loop, left)
+    modes = () if target.streamed else None  # climbs to other modes would be passes
+    return conclude(target, q, fitted, engine=engine, settings=settings, budget=left(), modes=modes)
+
+
+def _grouped(record: Model, plate: Plate, source: Table, settings: Settings) -> tuple[GroupedTarget, Groups] | None:
+    """The target and its groups, both proved; None where rows do not belong to groups."""
+    first = source.sample(keys.generator(settings.seed, "first rows of groups"), min(_FIRST, plate.size))
+    plates.prove(record, plate, first, settings.seed)
+    blocks = in_blocks(record, plate, source, first)
+    numbers = numbered.find(record, plate, blocks, first, settings.seed)
+    if numbers is None:
+        return None
+    if plate.held < plate.size:
+        other = source.sample(keys.generator(settings.seed, "other rows"), plate.held)
+        record = plates.without_rows(record, plate, other)
+    few = plates.at_rows(record, plate, first)
+    target = GroupedTarget(record, plate, blocks, numbers, few, settings.precision)
+    try:
+        alone = groups.find(Some(target, first), settings.seed)
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{numbers.name} numbers groups of {numbers}, which must be independent given all other sites and leave at most "
+            f"{groups.LARGEST_GLOBAL} other coordinates; {str(error).split(';')[0]}; pass the rows as arrays, then all of "
+            "them are used at once."
+        ) from error
+    if set(alone.sites) != {name for name, _ in numbers.sites}:
+        coupled = ", ".join(name for name, _ in numbers.sites if name not in alone.sites)
+        raise UnsupportedError(
+            f"{numbers.name} numbers groups of {numbers}, which must be independent given all other sites; {coupled} couples "
+            "them; pass the rows as arrays, then all of them are used at once."
+        )
+    return target, alone
+
+
+def _fitted(
+    target: GroupedTarget,
+    alone: Groups,
+    source: Table,
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
+) -> tuple[Any, Structured, Run]:
+    """The fit to all rows and its engine, from a sample of groups where there are enough of them."""
+    counts, block = numbered.counted(source, target.numbers, target.rows.block), target.rows.block
+    rng = keys.generator(settings.seed, "sample of groups")
+    some = numbered.chosen(counts, rng, len(counts) // _TIMES, block)
+    start, notes = None, [f"structured: {len(counts):,} groups of {target.numbers}, and {len(alone.shared)} globals"]
+    if len(some) >= numbered.FEWEST:
+        sample = Some(target, numbered.collected(source, target.numbers, some, block), some)
+        engine = Structured(draws=_DRAWS[:1], groups=sample.groups(alone))
+        # Callbacks would see an approximation of other length.
+        quiet = {**loop, "callbacks": (), "steps": None, "budget": left()}
+        near, look = run(engine, sample, seed=settings.seed, label="sample of groups", **quiet)
+        if look.status == "interrupted":
+            raise KeyboardInterrupt  # there is nothing to keep yet
+        if look.status == "converged":
+            start = placed(target, alone, _start(near, sample, alone), seed=settings.seed)
+            notes.append(
+                f"it starts from {len(some):,} of them with all their {counts[some].sum():,} rows, fitted in {look.steps} steps"
+            )
+    engine = Structured(start, draws=_DRAWS, fine=_FINE, groups=alone)
+    q, record = run(engine, target, seed=settings.seed, label="groups", **{**loop, "budget": left()})
+    empty, read = int((counts == 0).sum()), 1 + (len(some) >= numbered.FEWEST)
+    notes += [f"{empty:,} of the groups have no rows: theirs is the prior given the others"] if empty else []
+    notes.append(
+        f"{target.rows.passes} passes over {target.total:,} rows, after {read} to read the numbers of their groups"
+    )
+    return q, engine, replace(record, notes=(*record.notes, *notes))
+
+
+def _start(near: ArrowGaussian, sample: Some, alone: Groups) -> ArrowGaussian:
+    """Where all groups start: the sample's globals, as much narrower as there are more groups, and the sample's average group."""
+    count = len(alone.own)
+    narrower = np.sqrt(len(sample.kept) / count)
+    inner = sample.groups(alone)
+    mean = np.empty(sample.whole.dim)
+    mean[alone.shared] = near.mean[inner.shared]
+    mean[alone.own] = near.mean[inner.own].mean(0)
+    mean[alone.own[sample.kept]] = near.mean[inner.own]
+    reach, tails = (np.tile(part.mean(0), (count, 1, 1)) for part in (near.reach, near.tails))
+    reach[sample.kept], tails[sample.kept] = near.reach, near.tails
+    return ArrowGaussian(mean, narrower * near.head, narrower * reach, tails, plates_of(alone.shared, alone.own))
