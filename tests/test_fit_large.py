@@ -157,6 +157,7 @@ def test_rows_that_cannot_be_taken_out_are_all_used_or_refused():
         jn.fit(knows_its_length, data=jn.table(X=design, y=y), **QUIET)
 
 
+@pytest.mark.slow
 def test_rows_beside_an_array_of_the_model_itself_are_all_used():
     """The model has the groups of its rows in its own code, so that it has a value for all rows only."""
     group = np.arange(N) % D

@@ -71,6 +71,7 @@ def test_metric_of_many_dimensions_is_low_rank():
     assert condition < 20 < np.linalg.cond(root / sd[:, None]) ** 2 / 10
 
 
+@pytest.mark.slow
 def test_chains_draw_from_a_correlated_gaussian(gaussian):
     with scope():
         target = Target(read(gaussian))

@@ -96,6 +96,7 @@ def test_three_devices_give_the_fit_of_one(alone, tmp_path):
     assert_alike(np.load(tmp_path / "fit.npz"), alone)
 
 
+@pytest.mark.slow
 def test_a_row_that_is_not_finite_ends_both(tmp_path):
     codes, paths = two("nan", tmp_path)
     assert codes == [1, 1]
@@ -111,6 +112,7 @@ def test_a_process_that_fails_before_the_first_pass_ends_both(tmp_path):
     assert said(paths[0])[1].startswith("JensenError: the fit failed in process 1 of 2")
 
 
+@pytest.mark.slow
 def test_rows_of_its_own_in_every_process_are_refused(tmp_path):
     codes, paths = two("parts", tmp_path)
     assert codes == [1, 1]

@@ -34,7 +34,7 @@ _WIDER = 1.3
 _DEGREES = 8.0
 _ENOUGH = 0.5
 """Share of the points that the weights must be worth."""
-_KNOWN = 0.06
+_KNOWN = 0.08
 """Errors of means, in sds, and of log sds that are good enough."""
 _ROUNDS = 3
 _SOFTER = 4.0
