@@ -2,9 +2,10 @@
 
     1. log f at points of a normal distribution somewhat wider than q's, and a quadratic in them by weighted least squares:
        center and covariance of the proposal
-    2. points of a Student distribution with these, made of a scrambled Sobol sequence; weights f / proposal
-    3. where the weights are worth less than half of the points, or averages are not known well enough: center and covariance of
-       the weighted points, and once more with twice as many
+    2. points of a Student distribution with these, with heavy tails along axes on which f is still high five or nine sds out (the
+       neck of a funnel), made of a scrambled Sobol sequence; weights f / proposal
+    3. where the weights are worth less than a quarter of the points, or averages are not known well enough: center and covariance
+       of the weighted points, and once more with twice as many
 
 Parts of the sequence fill the space, too, and the differences between what they say bound the error of an average: as they fill
 each other's gaps, it is a third of what independent parts would have in one dimension, half in five and about as much in ten. For
@@ -15,7 +16,6 @@ Requires a density with one mode, finite around q. References: Sobol (1967); Owe
 smooth functions, Ann. Statist. 25; Cappe, Guillin, Marin, Robert (2004), Population Monte Carlo, JCGS 13.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +31,9 @@ POINTS, _MANY = 16, 7
 """Of each of them, and from how many dimensions on twice as many; both numbers are powers of two."""
 _WIDER = 1.3
 """Sds of the first normal distribution over q's."""
-_DEGREES = 8.0
-_ENOUGH = 0.5
+_DEGREES, _HEAVY, _FAR = 8.0, 3.0, (5.0, 9.0)
+"""Degrees of freedom along axes on which the density has no long tail, and has one, as seen so many sds out."""
+_ENOUGH = 0.25
 """Share of the points that the weights must be worth."""
 _KNOWN = 0.08
 """Errors of means, in sds, and of log sds that are good enough."""
@@ -95,8 +96,17 @@ def integrate(
         return None
     center, root = found
     few = None
+
+    def degrees(center: np.ndarray, root: np.ndarray) -> np.ndarray:
+        """Of the Student distribution along each axis (p,): few where the density falls slower far out, on either side."""
+        away = np.concatenate([sds * root.T for sds in (*_FAR, *(-sds for sds in _FAR))])
+        there, _ = density(mean + (center + np.concatenate([np.zeros((1, p)), away])) @ factor.T)
+        fall = np.where(np.isfinite(there[1:]), there[1:] - there[0], -np.inf).reshape(2, len(_FAR), p).max(0)
+        expected = _log_student(np.array([0.0, *_FAR]), _DEGREES)
+        return np.where((fall > expected[1:, None] - expected[0] - 1).any(0), _HEAVY, _DEGREES)
+
     for number in range(_ROUNDS):
-        t, log_q = _student(sobol(p, BLOCKS * POINTS * (1 + (p >= _MANY)) << number, rng))
+        t, log_q = _student(sobol(p, BLOCKS * POINTS * (1 + (p >= _MANY)) << number, rng), degrees(center, root))
         e = center + t @ root.T
         values, more = density(mean + e @ factor.T)
         log_w = values - log_q
@@ -125,16 +135,20 @@ def _first(p: int) -> int:
     return 1 << (3 * (1 + p + p * (p + 1) // 2) - 1).bit_length()
 
 
-def _student(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Independent Student variables (n, p) of uniform ones, with variance one, and their log density up to a constant."""
-    unit = np.sqrt(_DEGREES / (_DEGREES - 2))
-    t = stdtrit(_DEGREES, u)
-    log_q = gammaln((_DEGREES + 1) / 2) - gammaln(_DEGREES / 2) - (_DEGREES + 1) / 2 * np.log1p(t**2 / _DEGREES)
-    return t / unit, log_q.sum(1)
+def _student(u: np.ndarray, degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Independent Student variables (n, p) of uniform ones, with variance one, and their log density."""
+    t = stdtrit(degrees, u) / np.sqrt(degrees / (degrees - 2))
+    return t, _log_student(t, degrees).sum(1)
+
+
+def _log_student(t: np.ndarray, degrees: np.ndarray | float) -> np.ndarray:
+    """By element; of a Student variable scaled to variance one."""
+    half = (degrees + 1) / 2
+    return gammaln(half) - gammaln(degrees / 2) - 0.5 * np.log(degrees - 2) - half * np.log1p(t**2 / (degrees - 2))
 
 
 def _quadratic(e: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Center (p,) and square root of the covariance (p, p) of the quadratic through the values at points e (n, p)."""
+    """Center (p,) and symmetric root of the covariance (p, p), which keeps to the axes, of the quadratic through values (n,)."""
     good = np.isfinite(values)
     p = e.shape[1]
     rows, columns = np.triu_indices(p)
@@ -152,7 +166,7 @@ def _quadratic(e: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
     s = np.clip(s, _LONGEST**-2, _SHORTEST**-2)
     center = v @ ((v.T @ found[1 : 1 + p]) / s)
     length = np.sqrt((center**2).sum())
-    return center * min(1.0, _LONGEST * np.sqrt(p) / max(length, 1e-300)), v * s**-0.5
+    return center * min(1.0, _LONGEST * np.sqrt(p) / max(length, 1e-300)), (v * s**-0.5) @ v.T
 
 
 def _moved(e: np.ndarray, w: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,9 +175,8 @@ def _moved(e: np.ndarray, w: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, 
     away = (e - center) * np.sqrt(w)[:, None]
     old, size = root @ root.T, 1 / (w**2).sum()
     trust = size / (size + 2 * len(center))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return center, np.linalg.cholesky(trust * (away.T @ away) + (1 - trust) * old)
+    s, v = np.linalg.eigh(trust * (away.T @ away) + (1 - trust) * old)
+    return center, (v * np.sqrt(np.maximum(s, 0))) @ v.T
 
 
 def weighted(few: Few, mean: Any, var: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ for any number of groups give the marginal density of the globals
     log p(g) = log p(g, c(g)) + sum_i log integral of exp(h_i(e)) N(e; 0, I) + gap + const
 
 and every group's mean, covariance and skewness given g. The integrals take the same rule around the Gaussian next to the
-integrand, where the polynomial is a quadratic exactly. The sum of the h_i is evaluated, too: `gap` is
+integrand, where the polynomial is a quadratic exactly; where that is far from the nodes, as in the neck of a funnel, nodes are
+taken there. The sum of the h_i is evaluated, too: `gap` is
 sum_k w_k (what it is - what the polynomials say), which takes out most of their error. Where it varies with g by more
 than `AGREE` nats more nodes are taken. The globals are few (few.py). Nothing needs to know the model but its gradients.
 
@@ -45,8 +46,11 @@ AGREE = 0.1
 """Largest sd of the gap over the globals, in nats; what is wrong in log p(g) without it was about as large, with it a sixth."""
 _PROBES, _WIDER = 12, 1.5
 """Points at which numbers of nodes are tried, and their sds over q's."""
-_WIDTHS, _SHIFT = (0.25, 1e4), 2.0
-"""Precisions of a group over those in q, and shifts of its center in sds, within which the polynomial is believed."""
+_WIDEST, _SHIFT, _BEYOND = 0.25, 2.0, 1e-3
+"""Least precision of a group over the nodes', and largest shift of its center in their sds, with which the polynomial is
+believed; the share of groups that may lie beyond. In the neck of a funnel all of them do, and nodes follow them."""
+_AGAIN, _STEP = 3, 20.0
+"""How often they follow, and how many sds at once."""
 _PATIENCE = 60.0
 """Seconds that it may take."""
 _COPIES, _NUMBERS = 8, 20_000_000
@@ -70,7 +74,7 @@ class Nested:
         self.slopes, self.tails = np.asarray(q.slopes), np.asarray(q.tails)
 
     def __call__(self, g: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Log p(g) (n,) at globals g (n, p); with `mean`, `cov` and `skew` of the groups' e given g, and the `gap` (n,)."""
+        """Log p(g) (n,) at globals g (n, p), with `mean`, `cov` and `skew` of the groups given g, `gap` and `beyond` (n,)."""
         rule = _rule(self.nodes, self.own.shape[1])
         size = max(1, self.target.batch // len(rule.e))
         parts = [self._some(g[start : start + size], rule) for start in range(0, len(g), size)]
@@ -78,30 +82,56 @@ class Nested:
         return found.pop("log_p"), found
 
     def _some(self, g: np.ndarray, rule: "_Rule") -> dict[str, np.ndarray]:
+        """The same where q says the groups are, and where they are elsewhere, once more where that is."""
+        found, center, tails = self._around(
+            g, rule, self.centers(g), np.broadcast_to(self.tails, (len(g), *self.tails.shape))
+        )
+        for _ in range(_AGAIN):
+            far = np.flatnonzero(found["beyond"] > _BEYOND)
+            if not len(far):
+                break
+            again, center[far], tails[far] = self._around(g[far], rule, center[far], tails[far])
+            for name, value in again.items():
+                found[name][far] = value
+        return found
+
+    def _around(
+        self, g: np.ndarray, rule: "_Rule", c: np.ndarray, tails: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """With nodes around c (n, G, d), as wide as tails (n, G, d, d); also centers and tails of the Gaussians found there."""
         e, w = rule.e, rule.w
-        own = self.centers(g)[:, None] + np.einsum("ke,gxe->kgx", e, self.tails)
+        own = c[:, None] + np.einsum("ke,ngxe->nkgx", e, tails)
         z = join(self.q.plates, np.repeat(g, len(e), 0), own.reshape(-1, *own.shape[2:]))
         log_p, gradient = self.target(np.asarray(z))
         log_p = log_p.reshape(len(g), -1)
         slope = split(self.q.plates, gradient)[1].reshape(own.shape)
-        slope = np.einsum("nkgx,gxe->nkge", slope, self.tails) + e[:, None]
+        slope = np.einsum("nkgx,ngxe->nkge", slope, tails) + e[:, None]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             h = np.einsum("nkge,mke->ngm", slope, rule.fit)  # coefficients
             middle, half_square = log_p[:, len(e) // 2], 0.5 * (e**2).sum(1)
             gap = (log_p - middle[:, None] + len(self.own) * half_square - h.sum(1) @ rule.values(e).T) @ w
-            center, root = _recentered(slope, rule)
-            at = center[:, :, None] + np.einsum("ngef,kf->ngke", root, e)
+            center, root, beyond = _recentered(slope, rule)
+            at = np.clip(center, -_SHIFT, _SHIFT)[:, :, None] + np.einsum("ngef,kf->ngke", root, e)
             logs = np.einsum("ngkm,ngm->ngk", rule.values(at), h) - 0.5 * (at**2).sum(3) + half_square
             height = logs.max(2, keepdims=True)
             mass = w * np.exp(logs - height)
             total = mass.sum(2, keepdims=True)
-            log_mass = height[..., 0] + np.log(total[..., 0]) + np.log(np.diagonal(root, axis1=2, axis2=3)).sum(2)
+            volume = np.log(np.abs(np.diagonal(tails @ root, axis1=2, axis2=3))).sum(2)
+            log_mass = height[..., 0] + np.log(total[..., 0]) + volume
             mass /= total
             mean = np.einsum("ngk,ngke->nge", mass, at)
             away = at - mean[:, :, None]
             cov = np.einsum("ngk,ngke,ngkf->ngef", mass, away, away)
             skew = np.einsum("ngk,ngke->nge", mass, away**3) / np.diagonal(cov, axis1=2, axis2=3) ** 1.5
-        return {"log_p": middle + log_mass.sum(1) + gap, "gap": gap, "mean": mean, "cov": cov, "skew": skew}
+        found = {
+            "log_p": middle + log_mass.sum(1) + gap,
+            "gap": gap,
+            "beyond": beyond,
+            "mean": c + np.einsum("ngxe,nge->ngx", tails, mean),
+            "cov": tails @ cov @ np.swapaxes(tails, 2, 3),
+            "skew": skew,
+        }
+        return found, c + np.einsum("ngxe,nge->ngx", tails, center), tails @ root
 
     def centers(self, g: np.ndarray) -> np.ndarray:
         """Where the groups are (n, G, d), by q, given globals g (n, p)."""
@@ -152,7 +182,7 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int) -> Integrated | 
     if few is None or not few.enough:
         return None
     gap = few.more["gap"]
-    if not few.weights @ (gap - few.weights @ gap) ** 2 < AGREE**2:
+    if not few.weights @ (gap - few.weights @ gap) ** 2 < AGREE**2 or few.weights @ few.more["beyond"] > _BEYOND:
         return None
     z = _draws(nested, few, rng)
     values, derived = target.constrain(z)
@@ -168,18 +198,14 @@ def _draws(nested: Nested, few: Few, rng: np.random.Generator) -> np.ndarray:
     n, (count, d) = len(few.points), nested.own.shape
     pairs = int(np.clip(_NUMBERS // (2 * n * (len(nested.center) + count * d)), 1, _COPIES // 2))
     noise = in_pairs(rng, (n, pairs, count, d))
-    skew, factor = np.clip(few.more["skew"], -1, 1)[:, None], np.linalg.cholesky(few.more["cov"])
+    mean, cov, skew = few.more["mean"], few.more["cov"], np.clip(few.more["skew"], -1, 1)[:, None]
     # A normal variable bent by its square has this skewness, to first order (Cornish and Fisher).
-    e = np.einsum("ngef,nrgf->nrge", factor, noise + skew / 6 * (noise**2 - 1)) + few.more["mean"][:, None]
-    center = nested.centers(few.points)
-
-    def joined(g: np.ndarray, e: np.ndarray, c: np.ndarray) -> np.ndarray:
-        return np.asarray(join(nested.q.plates, g, c + np.einsum("gxe,...ge->...gx", nested.tails, e)))
-
-    z = joined(np.repeat(few.points[:, None], 2 * pairs, 1), e, center[:, None])
-    var = np.einsum("gxe,ngef,gxf->ngx", nested.tails, few.more["cov"], nested.tails)
-    var = np.asarray(join(nested.q.plates, np.zeros_like(few.points), var))
-    return matched(few, z, joined(few.points, few.more["mean"], center), var)
+    own = mean[:, None] + np.einsum("ngef,nrgf->nrge", np.linalg.cholesky(cov), noise + skew / 6 * (noise**2 - 1))
+    plates = nested.q.plates
+    z = np.asarray(join(plates, np.repeat(few.points[:, None], 2 * pairs, 1), own))
+    variance = np.diagonal(cov, axis1=2, axis2=3)
+    center, spread = join(plates, few.points, mean), join(plates, np.zeros_like(few.points), variance)
+    return matched(few, z, np.asarray(center), np.asarray(spread))
 
 
 class _Rule(NamedTuple):
@@ -210,15 +236,17 @@ def _rule(nodes: int, d: int) -> _Rule:
     return _Rule(e, w, powers, np.swapaxes(fit, 1, 2))
 
 
-def _recentered(slope: np.ndarray, rule: _Rule) -> tuple[np.ndarray, np.ndarray]:
+def _recentered(slope: np.ndarray, rule: _Rule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Center (n, G, d) and triangular root (n, G, d, d) of the Gaussian next to exp(h) N(e; 0, I), from slopes (n, K, G, d) of h.
 
-    E[h'] and E[e h'] under the weights are the mean slope and curvature of h; one Newton step.
+    E[h'] and E[e h'] under the weights are the mean slope and curvature of h; one Newton step. Also the share (n,) of groups that
+    it leads too far for their polynomials.
     """
     up = np.einsum("k,nkge->nge", rule.w, slope)
     curvature = np.einsum("k,kf,nkge->ngef", rule.w, rule.e, slope)
     precision = np.eye(rule.e.shape[1]) - 0.5 * (curvature + np.swapaxes(curvature, 2, 3))
     s, v = np.linalg.eigh(np.where(np.isfinite(precision), precision, 1.0))
-    s = np.clip(s, *_WIDTHS)
+    wide, s = s < _WIDEST, np.maximum(s, _WIDEST)
     center = np.einsum("ngef,ngf,nghf,ngh->nge", v, 1 / s, v, up)
-    return np.clip(center, -_SHIFT, _SHIFT), np.linalg.cholesky((v / s[:, :, None]) @ np.swapaxes(v, 2, 3))
+    beyond = (wide | ~(np.abs(center) <= _SHIFT)).any(2).mean(1)
+    return np.clip(center, -_STEP, _STEP), np.linalg.cholesky((v / s[:, :, None]) @ np.swapaxes(v, 2, 3)), beyond
