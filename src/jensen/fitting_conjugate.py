@@ -32,6 +32,7 @@ from jensen.engines.structured import Structured
 from jensen.families import patterns_blocks
 from jensen.families.blocks import Blocks
 from jensen.families.patterns import Arrow
+from jensen.models.groups import FEWEST
 from jensen.models.model import Model
 from jensen.models.target import Target
 from jensen.posterior import Posterior, conclude, together
@@ -43,8 +44,6 @@ ENGINES = (CoordinateAscent, NaturalGradient, Gibbs)
 
 _BATCHES = 8
 """Least number of batches of the stochastic method."""
-_GROUPS = 20
-"""Fewer groups are not worth a family of their own."""
 
 
 def fit_conjugate(
@@ -115,7 +114,7 @@ def _grouped(plan: Plan) -> bool:
     """Whether a Gaussian block has groups: a structured Gaussian has their dependence on all globals, scales too."""
     patterns = () if plan.layout is None else plan.layout.pattern.values()
     inner = (each.inner if isinstance(each, Arrow) else each for each in patterns)
-    return any(isinstance(each, patterns_blocks.Blocks) and each.count >= _GROUPS for each in inner)
+    return any(isinstance(each, patterns_blocks.Blocks) and each.count >= FEWEST for each in inner)
 
 
 def _fit(

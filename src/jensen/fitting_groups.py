@@ -122,7 +122,7 @@ def _fitted(
     rng = keys.generator(settings.seed, "sample of groups")
     some = numbered.chosen(counts, rng, len(counts) // _TIMES, block)
     start, notes = None, [f"structured: {len(counts):,} groups of {target.numbers}, and {len(alone.shared)} globals"]
-    if len(some) >= numbered.FEWEST:
+    if len(some) >= groups.FEWEST:
         sample = Some(target, numbered.collected(source, target.numbers, some, block), some)
         engine = Structured(draws=_DRAWS[:1], groups=sample.groups(alone))
         # Callbacks would see an approximation of other length.
@@ -137,7 +137,7 @@ def _fitted(
             )
     engine = Structured(start, draws=_DRAWS, fine=_FINE, groups=alone)
     q, record = run(engine, target, seed=settings.seed, label="groups", **{**loop, "budget": left()})
-    empty, read = int((counts == 0).sum()), 1 + (len(some) >= numbered.FEWEST)
+    empty, read = int((counts == 0).sum()), 1 + (len(some) >= groups.FEWEST)
     notes += [f"{empty:,} of the groups have no rows: theirs is the prior given the others"] if empty else []
     notes.append(
         f"{target.rows.passes} passes over {target.total:,} rows, after {read} to read the numbers of their groups"

@@ -89,10 +89,7 @@ def _given(record: Model, rows: Table) -> Any:
 
     def simulate(values: Any, data: Any, seed: int) -> Any:
         if all(data[name] is record.data[name] for name in rows.names):
-            raise OptionError(
-                f"the {rows.size:,} rows of {record.name} are streamed and not in memory; take them block by block, as in "
-                "posterior.predict(data=table.read(0, 10_000))."
-            )
+            raise plates.not_in_memory(record, rows.size, "predict")
         return predict(values, data, seed)
 
     return simulate

@@ -54,8 +54,8 @@ class Posterior:
     elbo
         ``.value`` and ``.error``, in nats, on fresh draws of q.
     answer
-        ``"corrected"`` when draws and moments are those of the short chains or of a mixture of modes, ``"q"`` when they
-        are q's.
+        ``"corrected"`` when draws and moments are those of the short chains, an integral or a mixture of modes, ``"q"`` when
+        they are q's.
     cost
         Gradients and seconds.
     story

@@ -9,27 +9,15 @@ from jensen.core.precision import scope
 from jensen.diagnostics import chains, nested, quantities
 from jensen.diagnostics.by_block import judge_blocks, misfits, words_by_coordinate
 from jensen.diagnostics.verdict import DO_NOT_USE, MEANS_ONLY, TRUSTED
-from jensen.engines.structured import Structured
 from jensen.families.structured import ArrowGaussian, plates_of
-from jensen.models.read import read
-from jensen.models.target import Target
-from jensen.run import run
-
-
-@pytest.fixture(scope="module")
-def bernoulli():
-    """150 groups of about 20 Bernoulli rows: no Gaussian with an arrow lets a group's width follow sigma_a."""
-    inputs = data("bernoulli", 150)
-    with scope():
-        target = Target(read(MODELS["bernoulli"], inputs))
-        q, _ = run(Structured(), target, seed=0, progress=False)
-        z = np.asarray(q.sample(np.random.default_rng(0), 512))
-        log_p, gradient = target(z)
-    return inputs, target, q, (z, gradient), log_p - np.asarray(q.log_prob(z))
 
 
 def test_groups_are_trusted_and_a_scale_that_widens_them_is_not(bernoulli):
-    inputs, target, q, scores, log_w = bernoulli
+    inputs, target, q = bernoulli
+    with scope():
+        z = np.asarray(q.sample(np.random.default_rng(0), 512))
+        log_p, gradient = target(z)
+    scores, log_w = (z, gradient), log_p - np.asarray(q.log_prob(z))
     names = quantities.names(target.model)
     verdict = judge_blocks(names, target.model, q, scores, log_w, "why")
     words = dict(zip(verdict.names, verdict.words, strict=True))

@@ -10,7 +10,7 @@ from scipy.special import digamma, polygamma
 from scipy.stats import multivariate_normal
 
 import jensen as jn
-from benchmarks.structured import MODELS, conditional, data
+from benchmarks.structured import conditional
 from jensen.core.precision import scope
 from jensen.diagnostics import few, quantities
 from jensen.diagnostics.collapsed import _Collapsed, _gaussian, integrate_scales
@@ -67,13 +67,13 @@ def test_a_density_that_is_not_finite_anywhere_has_no_integral():
     )
 
 
-@pytest.fixture(scope="module")
-def bernoulli():
-    inputs = data("bernoulli", 150)
-    with scope():
-        target = Target(read(MODELS["bernoulli"], inputs))
-        q, _ = run(Structured(), target, seed=0, progress=False)
-    return inputs, target, q
+def test_points_without_weight_may_have_no_moments():
+    def density(x):
+        far = np.abs(x[:, 0]) > 1
+        return np.where(far, np.nan, -50 * x[:, 0] ** 2), {"mean": np.where(far, np.inf, 1.0)[:, None]}
+
+    found = few.integrate(density, np.zeros(1), 0.4 * np.eye(1), np.random.default_rng(0))
+    assert found.weights @ found.more["mean"] == pytest.approx(1.0)
 
 
 def test_bernoulli_groups_are_integrated_as_by_quadrature_over_their_rows(bernoulli):

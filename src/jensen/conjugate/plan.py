@@ -193,8 +193,8 @@ def _scales(found: Probe, latents: Mapping[str, Node]) -> dict[str, str]:
         for part in () if reading.scaled is None else reading.scaled.parts:
             names = ", ".join(name for name in latents if name in part.affine.sites) or "a column"
             scales[part.site] = (
-                f"{view.leaf} of {view.node} multiplies {names} by it; centered, and with a Gamma prior on "
-                + ("the precision, it would be conjugate")
+                f"{view.leaf} of {view.node} multiplies {names} by it; centered, and with a Gamma prior on the precision, it "
+                "would be conjugate"
             )
     return scales
 

@@ -34,7 +34,7 @@ from jensen.engines.lowrank import LowRankDraws
 from jensen.engines.structured import Structured
 from jensen.families.fullrank import FullRank
 from jensen.families.meanfield import MeanField
-from jensen.models.groups import find
+from jensen.models.groups import FEWEST, find
 from jensen.objectives.elbo import Elbo
 from jensen.run import Run, run
 
@@ -48,8 +48,6 @@ _LANCZOS = 60_000
 """Gradients of a low-rank fit, roughly."""
 _AFFORDABLE = 60.0
 """Seconds of one core that low rank may take."""
-_GROUPS = 20
-"""Fewer groups are not worth a family of their own."""
 _CUT = ("interrupted", "budget", "stopped")
 
 
@@ -173,7 +171,7 @@ def fit_integrable(target: Any, *, seed: int, **loop: Any) -> Candidate | None:
         groups = find(target, seed)
     except (UnsupportedError, NonFiniteError):
         return None
-    if len(groups.own) < _GROUPS or not possible(len(groups.shared), groups.own.shape[1]):
+    if len(groups.own) < FEWEST or not possible(len(groups.shared), groups.own.shape[1]):
         return None
     q, record = run(Structured(), target, seed=seed, label="structured", **loop)
     return _alone(q, record, Structured()) if record.status in ("converged", *_CUT) else None

@@ -197,7 +197,7 @@ def _answer(found: _Look, deadline: float | None) -> Examination:
             note = f"a mixture of {len(mixed.q.weights)} Gaussians, effective share of its weights {mixed.share:.2f}"
             answer = {"kept": mixed.draws, "weights": mixed.weights, "q": mixed.q, "elbo": mixed.elbo}
             return replace(found.about_q(judged), **answer, corrected=True, note=note)
-    if not modes and (integral := _integral(found, False)):
+    if not modes and (integral := _integral(found, False, deadline)):
         return integral
     if _dear(found):
         return found.about_q(_without_chains(found, modes))
@@ -233,7 +233,7 @@ def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Corr
     modes = found.modes()
     if found.enough or not correcting:
         return found.about_q(_judge_by_weights(found, modes))
-    if not modes and known is None and (integral := _integral(found, True)):
+    if not modes and known is None and (integral := _integral(found, True, deadline)):
         return integral
     if known is None and _dear(found):
         return found.about_q(_without_chains(found, modes))
@@ -244,14 +244,15 @@ def _about_q(found: _Look, correcting: bool, deadline: float | None, known: Corr
     return replace(found.about_q(judged), correction=correction)
 
 
-def _integral(found: _Look, report_q: bool) -> Examination | None:
+def _integral(found: _Look, report_q: bool, deadline: float | None) -> Examination | None:
     """Where q has groups: their integral and that over their few globals, or q held against it."""
     if not isinstance(found.q, ArrowGaussian):
         return None
     from jensen.diagnostics.integrated import judge_against, judge_integrated
-    from jensen.diagnostics.nested import integrate_globals
+    from jensen.diagnostics.nested import PATIENCE, integrate_globals
 
-    integral = integrate_globals(found.target, found.q, found.seed)
+    left = PATIENCE if deadline is None else min(PATIENCE, deadline - time.perf_counter())
+    integral = integrate_globals(found.target, found.q, found.seed, left) if left > 0 else None
     if integral is None:
         return None
     if report_q:

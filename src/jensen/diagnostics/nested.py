@@ -12,9 +12,9 @@ for any number of groups give the marginal density of the globals
 
 and every group's mean, covariance and skewness given g. The integrals take the same rule around the Gaussian next to the
 integrand, where the polynomial is a quadratic exactly; where that is far from the nodes, as in the neck of a funnel, nodes are
-taken there. The sum of the h_i is evaluated, too: `gap` is
-sum_k w_k (what it is - what the polynomials say), which takes out most of their error. Where it varies with g by more
-than `AGREE` nats more nodes are taken. The globals are few (few.py). Nothing needs to know the model but its gradients.
+taken there. The sum of the h_i is evaluated, too: `gap` is sum_k w_k (what it is - what the polynomials say), which takes out
+most of their error. Where it varies with g by more than `AGREE` nats more nodes are taken. The globals are few (few.py). Nothing
+needs to know the model but its gradients.
 
 Requires: groups of up to three coordinates (models/groups.py), at most `LARGEST` globals; sees one mode of each group.
 References: Rue, Martino, Chopin (2009), Approximate Bayesian inference for latent Gaussian models by using integrated nested
@@ -51,7 +51,7 @@ _WIDEST, _SHIFT, _BEYOND = 0.25, 2.0, 1e-3
 believed; the share of groups that may lie beyond. In the neck of a funnel all of them do, and nodes follow them."""
 _AGAIN, _STEP = 3, 20.0
 """How often they follow, and how many sds at once."""
-_PATIENCE = 60.0
+PATIENCE = 60.0
 """Seconds that it may take."""
 _COPIES, _NUMBERS = 8, 20_000_000
 """Draws of the groups at each point, and numbers of all of them together, at most."""
@@ -105,8 +105,8 @@ class Nested:
         log_p, gradient = self.target(np.asarray(z))
         log_p = log_p.reshape(len(g), -1)
         slope = split(self.q.plates, gradient)[1].reshape(own.shape)
-        slope = np.einsum("nkgx,ngxe->nkge", slope, tails) + e[:, None]
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # where the density is not finite
+            slope = np.einsum("nkgx,ngxe->nkge", slope, tails) + e[:, None]
             h = np.einsum("nkge,mke->ngm", slope, rule.fit)  # coefficients
             middle, half_square = log_p[:, len(e) // 2], 0.5 * (e**2).sum(1)
             gap = (log_p - middle[:, None] + len(self.own) * half_square - h.sum(1) @ rule.values(e).T) @ w
@@ -161,8 +161,8 @@ def _seconds(target: Any) -> float:
     return 2 * BLOCKS * POINTS * NODES[0] * chains.target_seconds(target)
 
 
-def integrate_globals(target: Any, q: ArrowGaussian, seed: int) -> Integrated | None:
-    """The exact posterior, or None where globals are many, or quadrature or weights fail.
+def integrate_globals(target: Any, q: ArrowGaussian, seed: int, patience: float = PATIENCE) -> Integrated | None:
+    """The exact posterior, or None where globals are many, it would take too long, or quadrature or weights fail.
 
     Parameters
     ----------
@@ -172,11 +172,13 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int) -> Integrated | 
         The approximation.
     seed
         Randomness.
+    patience
+        Seconds that it may take, roughly.
     """
     if not possible(len(q.plates.shared), len(q.plates.own[0])):
         return None
     nested, rng = Nested(target, q), keys.generator(seed, "nested")
-    if _seconds(target) > _PATIENCE or not nested.settle(rng):
+    if _seconds(target) > patience or not nested.settle(rng):
         return None
     few = integrate(nested, nested.center, np.asarray(q.head), rng)
     if few is None or not few.enough:

@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from jensen.core import layout
-from jensen.core.errors import OptionError
 from jensen.models.groups import Groups
 from jensen.models.model import Factors, Model
 from jensen.models.numbered import Numbers
-from jensen.models.plates import Plate, factor_shapes
+from jensen.models.plates import Plate, factor_shapes, not_in_memory
 from jensen.models.rows import POINTS, Rows, Source
 from jensen.models.target import Target
 
@@ -135,10 +134,7 @@ class GroupedTarget:
             When rows are streamed.
         """
         if self.streamed:
-            raise OptionError(
-                f"the {self.total:,} rows of {self.model.name} are streamed and not in memory; take them block by block, as in "
-                "posterior.log_likelihood(data=table.read(0, 10_000))."
-            )
+            raise not_in_memory(self.model, self.total, "log_likelihood")
         return self._held.factors(z)
 
     def blame(self, z: np.ndarray) -> str:

@@ -19,6 +19,8 @@ import numpy as np
 from jensen.core import keys
 from jensen.core.errors import NonFiniteError, UnsupportedError
 
+FEWEST = 20
+"""Fewer groups are not worth a family of their own."""
 LARGEST_GLOBAL = 300
 """Largest number of global coordinates for which arrow algebra is worth while."""
 _ALIKE = {"float64": 1e-9, "float32": 1e-3}

@@ -16,11 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from jensen.core import keys
-from jensen.core.errors import OptionError
 from jensen.models import sufficient, weighted
 from jensen.models.model import Model
 from jensen.models.nearer import nearer
-from jensen.models.plates import Plate, prove
+from jensen.models.plates import Plate, not_in_memory, prove
 from jensen.models.rows import Rows, Source
 from jensen.models.sufficient import Sufficient
 from jensen.models.target import BATCH, Target
@@ -195,10 +194,7 @@ class LargeTarget:
             When rows are streamed.
         """
         if self.streamed:
-            raise OptionError(
-                f"the {self.total:,} rows of {self.model.name} are streamed and not in memory; take them block by block, as in "
-                "posterior.log_likelihood(data=table.read(0, 10_000))."
-            )
+            raise not_in_memory(self.model, self.total, "log_likelihood")
         return self._all.factors(z)
 
     def blame(self, z: np.ndarray) -> str:

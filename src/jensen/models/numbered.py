@@ -12,13 +12,11 @@ import numpy as np
 
 from jensen.core import keys
 from jensen.core.errors import DataError, UnsupportedError
-from jensen.models.groups import by_length
+from jensen.models.groups import FEWEST, by_length
 from jensen.models.model import Model
 from jensen.models.plates import Axes, Plate
 from jensen.models.rows import Rows, Source
 
-FEWEST = 20
-"""Fewer groups are not worth a family of their own."""
 _LOOKED_AT, _SEVERAL = 4, 4
 """Rows that are looked at one by one, and values of a site that a row of crossed groups reads, at most."""
 

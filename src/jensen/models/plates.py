@@ -16,7 +16,7 @@ import numpy as np
 
 from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE
-from jensen.core.errors import DataError, UnsupportedError
+from jensen.core.errors import DataError, OptionError, UnsupportedError
 from jensen.core.layout import unflatten
 from jensen.models.model import Model
 
@@ -148,6 +148,14 @@ def without_rows(model: Model, plate: Plate, other: Mapping[str, np.ndarray] | N
     kept = tuple(some for some in model.derived if some.name not in left_out)
     constrain = _constrain_only(model.constrain, tuple(some.name for some in kept))
     return replace(model, derived=kept, constrain=constrain, notes=(*model.notes, note))
+
+
+def not_in_memory(model: Model, total: int, method: str) -> OptionError:
+    """The refusal of a method of a posterior that needs rows which are streamed."""
+    return OptionError(
+        f"the {total:,} rows of {model.name} are streamed and not in memory; take them block by block, as in "
+        f"posterior.{method}(data=table.read(0, 10_000))."
+    )
 
 
 @lru_cache(maxsize=16)
