@@ -83,8 +83,9 @@ def fit(
         ``"auto"`` reports the best answer it can justify, every other name its own q, which the verdict is about:
 
         - ``"auto"``: a Gaussian by smoothed Newton (full rank where D allows it), checked, corrected by short chains or integrals
-          where it is not enough, and where those are not, richer families up to a flow. Coordinate ascent for models with discrete
-          sites, and for conjugate ones of many dimensions. From 20,000 rows on, a corrected subsample and a few passes over all rows.
+          where it is not enough, and where those are not, richer families up to a flow. Coordinate ascent for models with
+          discrete sites, and for conjugate ones of many dimensions. From 20,000 rows on, a corrected subsample and a few passes
+          over all rows.
         - Gaussians: ``"fullrank"``, ``"meanfield"``, ``"lowrank"`` (plus diagonal), ``"structured"`` (one block a group of a
           multilevel model); by other ways ``"laplace"``, ``"pathfinder"`` (several paths, a mixture), ``"batchmatch"``.
         - Beyond: ``"layered"`` (maps that straighten funnels and bends), ``"flow"``, ``"mixture"`` (Gaussians from many starts),
