@@ -40,8 +40,6 @@ _LARGEST_FULL_RANK = 400
 """Full rank up to here without further thought; beyond, conjugacy and groups are looked for first."""
 _LARGEST_UNASKED = 100
 """Dimensions from which on the overfit of the design is measured (diagnostics/dimension.py)."""
-_SMALLEST_GROUPED = 40
-"""Dimensions from which on groups are looked for that can be integrated."""
 GAUSSIAN = (FixedDraws, Gradient)
 """Engines of Gaussian fits."""
 _CONJUGATE = ("CoordinateAscent", "NaturalGradient", "Gibbs")
@@ -167,7 +165,7 @@ def fit(
         else:
             free = method == "auto" and family is None and engine is None and start is None
             many = record.many_rows or rows is not None
-            wide = free and (record.dim > (_LARGEST_FULL_RANK if many else _SMALLEST_GROUPED) or found is not None)
+            wide = free and (not many or record.dim > _LARGEST_FULL_RANK or found is not None)
             family = family or _family(method, record.dim)
             posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left, wide=wide)
     posterior = posterior.replace(cost=Cost(posterior.cost.gradients, time.perf_counter() - begun))

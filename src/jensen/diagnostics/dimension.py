@@ -1,6 +1,6 @@
 """Which Gaussian in high dimension: full rank, an arrow along groups, mean-field or low rank, by ELBO on fresh draws.
 
-    groups, few globals      an arrow, where chains are not needed afterwards (nested.py); from 40 dimensions on
+    groups, few globals      an arrow, where chains are not needed afterwards (nested.py)
     D <= 400                 full rank
     groups, few globals      an arrow (engines/structured.py): the best Gaussian has the zeros of the log density's curvature
                              in its precision, so that nothing is left out, with G d (p + d) numbers to learn instead of D^2 / 2
@@ -49,6 +49,8 @@ _LANCZOS = 60_000
 _AFFORDABLE = 60.0
 """Seconds of one core that low rank may take."""
 _CUT = ("interrupted", "budget", "stopped")
+_FEWEST, _GLOBALS = 3, 5
+"""Fewest groups that are integrated, and most globals where groups are fewer than `FEWEST`: these are far from normal then."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def fit_integrable(target: Any, *, seed: int, **loop: Any) -> Candidate | None:
         groups = find(target, seed)
     except (UnsupportedError, NonFiniteError):
         return None
-    if len(groups.own) < FEWEST or not possible(len(groups.shared), groups.own.shape[1]):
+    (count, own), p = groups.own.shape, len(groups.shared)
+    if count < _FEWEST or (count < FEWEST and p > _GLOBALS) or not possible(p, own):
         return None
     q, record = run(Structured(), target, seed=seed, label="structured", **loop)
     return _alone(q, record, Structured()) if record.status in ("converged", *_CUT) else None

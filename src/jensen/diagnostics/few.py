@@ -35,9 +35,9 @@ _DEGREES, _HEAVY, _FAR = 8.0, 3.0, (5.0, 9.0)
 """Degrees of freedom along axes on which the density has no long tail, and has one, as seen so many sds out."""
 _ENOUGH = 0.25
 """Share of the points that the weights must be worth."""
-_KNOWN = 0.08
+_KNOWN = 0.03
 """Errors of means, in sds, and of log sds that are good enough."""
-_ROUNDS = 3
+_ROUNDS = 4
 _SOFTER = 4.0
 """Nats that make e-fold less weight in the fit of the quadratic."""
 _LONGEST, _SHORTEST = 3.0, 1 / 3.0

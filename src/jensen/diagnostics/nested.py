@@ -13,8 +13,8 @@ for any number of groups give the marginal density of the globals
 and every group's mean, covariance and skewness given g. The integrals take the same rule around the Gaussian next to the
 integrand, where the polynomial is a quadratic exactly; where that is far from the nodes, as in the neck of a funnel, nodes are
 taken there. The sum of the h_i is evaluated, too: `gap` is sum_k w_k (what it is - what the polynomials say), which takes out
-most of their error. Where it varies with g by more than `AGREE` nats more nodes are taken. The globals are few (few.py). Nothing
-needs to know the model but its gradients.
+most of their error. Where it varies with g by more than `AGREE` nats, or the groups' moments with the number of nodes by more
+than `MOMENTS`, more nodes are taken. The globals are few (few.py). Nothing needs to know the model but its gradients.
 
 Requires: groups of up to three coordinates (models/groups.py), at most `LARGEST` globals; sees one mode of each group.
 References: Rue, Martino, Chopin (2009), Approximate Bayesian inference for latent Gaussian models by using integrated nested
@@ -44,6 +44,8 @@ _MOST = 27
 """Nodes of a group."""
 AGREE = 0.1
 """Largest sd of the gap over the globals, in nats; what is wrong in log p(g) without it was about as large, with it a sixth."""
+MOMENTS = 0.03
+"""Largest difference of the groups' means, in sds, and log sds that more nodes may make."""
 _PROBES, _WIDER = 12, 1.5
 """Points at which numbers of nodes are tried, and their sds over q's."""
 _WIDEST, _SHIFT, _BEYOND = 0.25, 2.0, 1e-3
@@ -140,13 +142,24 @@ class Nested:
     def settle(self, rng: np.random.Generator) -> bool:
         """Choose the number of nodes; False where none will do."""
         g = self.center + _WIDER * rng.standard_normal((_PROBES, len(self.center))) @ np.asarray(self.q.head).T
+        found = None
         for number in NODES:
             if number ** self.own.shape[1] > _MOST:
-                return False
-            self.nodes = number
-            if np.std(self(g)[1]["gap"]) < AGREE:
+                break
+            fewer, self.nodes = self.nodes, number
+            found, before = self(g)[1], found
+            if before is not None and np.std(before["gap"]) < AGREE and _alike(before, found):
+                self.nodes = fewer
                 return True
-        return False
+        return found is not None and np.std(found["gap"]) < AGREE
+
+
+def _alike(fewer: dict[str, np.ndarray], more: dict[str, np.ndarray]) -> bool:
+    """Whether the groups' means and sds are those that more nodes give."""
+    variance = np.diagonal(more["cov"], axis1=2, axis2=3)
+    moved = (fewer["mean"] - more["mean"]) ** 2 / variance
+    widened = 0.5 * np.log(np.diagonal(fewer["cov"], axis1=2, axis2=3) / variance)
+    return bool(moved.max() < MOMENTS**2 and np.abs(widened).max() < MOMENTS)
 
 
 def possible(shared: int, own: int) -> bool:
