@@ -151,7 +151,7 @@ class Nested:
             if before is not None and np.std(before["gap"]) < AGREE and _alike(before, found):
                 self.nodes = fewer
                 return True
-        return found is not None and np.std(found["gap"]) < AGREE
+        return found is not None and bool(np.std(found["gap"]) < AGREE)
 
 
 def _alike(fewer: dict[str, np.ndarray], more: dict[str, np.ndarray]) -> bool:
