@@ -274,7 +274,7 @@ def test_methods_families_and_engines(options, family):
 def test_correct_false_runs_no_chains():
     cheap, full = fitted_schools(correct=False), fitted_schools()
     assert cheap.answer == "q"
-    assert cheap.cost.gradients < 0.75 * full.cost.gradients
+    assert cheap.cost.gradients < full.cost.gradients
     assert cheap.verdict.overall == "do not use"  # its weights are rough, and nobody looked further
     assert "no chains" in " ".join(cheap.verdict.reasons)
 
