@@ -52,6 +52,8 @@ demo: $(VENV)/.core
 test: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.1
 test: export XLA_FLAGS := $(COMPILE)
+# Where an image turns bytecode off, each of the processes that tests start would compile all that it imports.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(if $(MARKS),-m "$(MARKS)") $(ARGS)
 
