@@ -548,16 +548,26 @@ def test_a_fit_with_parts_missing(posterior, tmp_path, damage):
 # Ctrl-C
 
 
+def _schools(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("schools", len(y)):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("y", dist.Normal(theta, 12.0), obs=y)
+    return theta
+
+
+def _coupled(y):
+    """Schools that are no groups, which would be integrated: chains are needed."""
+    numpyro.sample("mean", dist.Normal(_schools(y).mean(), 50.0), obs=0.0)
+
+
+EFFECTS = {"y": np.array([28.0, 8, -3, 7, -1, 1, 18, 12])}
+
+
 @pytest.fixture(scope="module")
 def schools():
-    def model(y):
-        mu = numpyro.sample("mu", dist.Normal(0, 5))
-        tau = numpyro.sample("tau", dist.HalfCauchy(5))
-        with numpyro.plate("schools", len(y)):
-            theta = numpyro.sample("theta", dist.Normal(mu, tau))
-            numpyro.sample("y", dist.Normal(theta, 12.0), obs=y)
-
-    return model, {"y": np.array([28.0, 8, -3, 7, -1, 1, 18, 12])}
+    return _coupled, EFFECTS
 
 
 def interrupted(schools, **options):
@@ -632,6 +642,14 @@ def test_ctrl_c_after_the_fit(schools, monkeypatch, place):
     posterior, calls = press_in(monkeypatch, (import_module(module), name), call, schools)
     assert posterior.answer == "q"
     assert calls <= call + 200  # the draws that are returned, no further search, start or stage
+
+
+def test_ctrl_c_in_the_integral_keeps_q(monkeypatch):
+    from jensen.diagnostics import nested
+
+    posterior, calls = press_in(monkeypatch, (nested, "integrate"), 2, (_schools, EFFECTS))
+    assert posterior.answer == "q"
+    assert calls <= 200
 
 
 def test_ctrl_c_in_the_fit_at_another_mode_ends_the_whole_fit(monkeypatch):

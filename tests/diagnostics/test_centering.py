@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jensen as jn
-from jensen.diagnostics import centering
+from jensen.diagnostics import centering, turning
 
 ERRORS = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
 EFFECTS = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
@@ -89,16 +89,35 @@ def test_two_parents_have_a_layer_each():
     assert [each.exponent for each in found.layers] == pytest.approx([1, 1], abs=0.2)  # each is noise to the other
 
 
+def test_a_scale_that_is_no_coordinate_is_found_and_its_map_is_inverted():
+    turn = np.linalg.qr(np.random.default_rng(3).standard_normal((10, 10)))[0] * np.linspace(0.5, 2, 10)[:, None]
+    z = _draws() @ turn.T
+
+    def score(z):
+        return _schools(np.linalg.solve(turn, z.T).T) @ np.linalg.inv(turn)
+
+    assert centering.learn(z, score(z)) is None
+    found = turning.learn(z, score(z))
+    along = np.linalg.solve(found.matrix, turn)[0]  # what its first coordinate is made of
+    assert abs(along[1]) > 1e3 * np.abs(np.delete(along, 1)).max()
+    y = found.into(z[:40])
+    back, _, tape = found.out(y)
+    np.testing.assert_allclose(back, z[:40], rtol=1e-8, atol=1e-8)
+    pulled = found.back(y, tape, score(back))
+    rest = np.setdiff1d(np.arange(10), found.parents)
+    assert np.sqrt(((pulled + y)[:, rest] ** 2).mean()) < 0.05
+
+
 def test_where_nothing_is_scaled_nothing_is_found():
     rng = np.random.default_rng(0)
     z = rng.standard_normal((2200, 8))
     scale = rng.standard_normal((8, 8))
-    assert centering.learn(z @ scale.T, -z @ np.linalg.inv(scale)) is None
-    assert centering.learn(z, -z - 0.3 * rng.standard_normal(z.shape)) is None
-    assert centering.learn(z, -np.sinh(z)) is None  # skew and tails, each coordinate by itself
+    assert turning.learn(z @ scale.T, -z @ np.linalg.inv(scale)) is None
+    assert turning.learn(z, -z - 0.3 * rng.standard_normal(z.shape)) is None
+    assert turning.learn(z, -np.sinh(z)) is None  # skew and tails, each coordinate by itself
     few = _draws(n=60)
-    assert centering.learn(few, _schools(few)) is None  # too few to tell
-    assert centering.learn(z[:, :1], -z[:, :1]) is None
+    assert turning.learn(few, _schools(few)) is None  # too few to tell
+    assert turning.learn(z[:, :1], -z[:, :1]) is None
 
 
 def test_draws_outside_of_the_support_do_not_count():

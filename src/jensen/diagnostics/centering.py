@@ -29,7 +29,7 @@ _GAIN = 0.1
 """What a parent has to explain: half the mean square of the whitened scores, in nats."""
 _SHARE = 0.3
 """And as a share of what there is to explain."""
-_WIDTHS = (0.4, 1.2, -0.4, -1.2)
+WIDTHS = (0.4, 1.2, -0.4, -1.2)
 """Exponents that are tried, times the parent's sd."""
 _CANDIDATES = 3
 _LEAST, _EACH = 400, 4
@@ -56,8 +56,8 @@ def learn(z: np.ndarray, gradient: np.ndarray) -> Centering | None:
     """
     fine = np.isfinite(gradient).all(1) & np.isfinite(z).all(1)
     z, gradient = z[fine], gradient[fine]
-    n, dim = z.shape
-    if not 2 <= dim <= LARGEST_DIM or n < 2 * _PER_COEFFICIENT * 2 * (dim + 1):
+    dim = z.shape[1]
+    if not 2 <= dim <= LARGEST_DIM or not enough(z):
         return None
     parents: list[tuple[int, float]] = []
     while len(parents) < min(_PARENTS, dim - 1):
@@ -73,6 +73,16 @@ def learn(z: np.ndarray, gradient: np.ndarray) -> Centering | None:
             break
         parents.append(new)
     return Centering(tuple(_layered(z, gradient, parents))) if parents else None
+
+
+def enough(z: np.ndarray) -> bool:
+    """Whether there are as many draws (n, D) as the regressions need."""
+    return len(z) >= 4 * _PER_COEFFICIENT * (z.shape[1] + 1)
+
+
+def pays(nats: float, rest: float) -> bool:
+    """Whether what a parent explains is worth a layer: see `gain`."""
+    return nats > _GAIN and rest < 1 - _SHARE
 
 
 def _layered(z: np.ndarray, gradient: np.ndarray, parents: list[tuple[int, float]]) -> list[Layer]:
@@ -98,15 +108,15 @@ def _parent(z: np.ndarray, gradient: np.ndarray, known: list[int]) -> tuple[int,
     x, u = x[few], u[few]
     best, best_gain = None, 0.0
     for j in [j for j in _candidates(left, (z - mean) / sd) if j not in known]:
-        for width in _WIDTHS:
-            gain, rest = _gain(x, u, j, width, known)
-            if gain > max(best_gain, _GAIN) and rest < 1 - _SHARE:
-                best, best_gain = (j, width), gain
+        for width in WIDTHS:
+            nats, rest = gain(x, u, j, width, known)
+            if nats > best_gain and pays(nats, rest):
+                best, best_gain = (j, width), nats
     if best is None:
         return None
     j, width = best
     found = minimize_scalar(
-        lambda w: np.log(_gain(x, u, j, width * np.exp(w), known)[1] + 1e-300),
+        lambda w: np.log(gain(x, u, j, width * np.exp(w), known)[1] + 1e-300),
         bounds=(-0.7, 0.7),
         method="bounded",
         options={"xatol": 1e-3},
@@ -121,7 +131,7 @@ def _candidates(left: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.argsort(-strength)[:_CANDIDATES]
 
 
-def _gain(x: np.ndarray, u: np.ndarray, parent: int, width: float, known: list[int]) -> tuple[float, float]:
+def gain(x: np.ndarray, u: np.ndarray, parent: int, width: float, known: list[int]) -> tuple[float, float]:
     """Nats that e explains of the scores of the rest on draws that were not fitted, and the share that it leaves."""
     rest = np.setdiff1d(np.arange(x.shape[1]), [parent, *known])
     e = np.exp(np.clip(-2 * width * x[:, parent], -30, 30))

@@ -1,6 +1,6 @@
 """The correction: stages of short chains from q until every quantity has settled, or the budget is spent.
 
-Where the scores of q's draws show which coordinates scale the others (centering.py), the chains run in coordinates in which
+Where the scores of q's draws show what scales the others (centering.py, turning.py), the chains run in coordinates in which
 nothing does, from the first stage on; else a map learnt from their own draws straightens funnels and bends from the third stage
 on (straighten.py). Two stages of 4 leapfrog steps, the second in the covariance of the first, then up to six more, the metric
 learnt again from each: of 4 steps above 60 dimensions where chains move, else of 8, or of 16 while the largest between-chain
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jensen.core import keys
-from jensen.diagnostics import calibrate, centering, chains, quantities, straighten, tails
+from jensen.diagnostics import calibrate, chains, quantities, straighten, tails, turning
 from jensen.diagnostics.factors import factor_of
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.settled import LIMITS, Settled, against, coupled, means_settled, measure, sds_settled
@@ -101,7 +101,7 @@ def correct(
     # From q's bulk: the chains find the tails by themselves, but where q's are too wide they would take long to return.
     noise = q.noise(keys.generator(seed, "chains", 0), chains.CHAINS)
     z = np.asarray(q.transport(np.clip(noise, -_BULK, _BULK))[0])
-    centered = None if given is not None or scores is None else centering.learn(*scores)
+    centered = None if given is not None or scores is None else turning.learn(*scores)
     if centered is not None:
         assert scores is not None
         metric, z = _taken_apart(centered, scores[0], noise)
@@ -118,7 +118,7 @@ def correct(
         evidence, pool = _pooled(evidence, pool if mapped == was_mapped else [], part, number)
         if centered is not None and scores is not None:
             scores = _more(scores, stage)
-            centered = centering.learn(*scores) or centered
+            centered = turning.learn(*scores) or centered
         bends = given or centered or (straighten.learn(stage.z) if number >= 1 else None)
         if number >= 1 and judging and evidence.between.max() < LIMITS["between"]:
             break

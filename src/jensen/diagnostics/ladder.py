@@ -25,6 +25,8 @@ from jensen.objectives.elbo import Elbo, on_draws
 from jensen.run import Run, run
 
 _DRAWS = 4096
+_NARROWER = 0.8
+"""Share of an sd that chains saw from which on smaller ones, of other chains, are not believed."""
 _LARGEST_LAYER, _LARGEST_FLOW = 100, 100
 """Dimensions beyond which a rung costs more than it gives."""
 
@@ -102,6 +104,7 @@ def climb(
             looked = examine(target, q, fitted, seed=seed, budget=left(), modes=found.modes)
             if spread < verdict.CONSTANT_WEIGHTS:
                 looked = _not_cleared(looked, found, beyond(target, q, seed))
+            looked = _as_wide(looked, found)
             words = looked.verdict.counts
             if _trusted(looked) > _trusted(found):
                 found = looked
@@ -131,6 +134,22 @@ def _not_cleared(looked: Examination, before: Examination, moved: np.ndarray) ->
     reason = f"draws wider than q's still move {judged.names[int(np.argmax(far))]}, which keeps the word it had before"
     advice = judged.advice if set(words) == {verdict.TRUSTED} else old.advice
     return replace(looked, verdict=replace(judged, words=words, reasons=(*judged.reasons, reason), advice=advice))
+
+
+def _as_wide(looked: Examination, before: Examination) -> Examination:
+    """Where chains of the rung before went farther, with a mean that had settled, the sds of these chains are not known."""
+    if looked.correction is None or before.correction is None:
+        return looked
+    old, judged = before.verdict, looked.verdict
+    ratio = looked.correction.evidence.sd / np.maximum(before.correction.evidence.sd, 1e-300)
+    settled_before = np.array([word != verdict.DO_NOT_USE for word in old.words])
+    narrow = settled_before & (ratio < _NARROWER) & (np.array(judged.words) == verdict.TRUSTED)
+    if not narrow.any():
+        return looked
+    words = tuple(verdict.MEANS_ONLY if less else word for word, less in zip(judged.words, narrow, strict=True))
+    worst = int(np.argmin(np.where(narrow, ratio, np.inf)))
+    reason = f"the chains' sd of {judged.names[worst]} is {ratio[worst]:.2f} times that of the chains before, which went farther"
+    return replace(looked, verdict=replace(judged, words=words, reasons=(*judged.reasons, reason), advice=old.advice))
 
 
 def _only_tails(found: Examination) -> bool:

@@ -121,3 +121,43 @@ class Centering:
         for each, at in zip(self.layers, reversed(tape), strict=True):
             gradient = each.back(at, gradient)
         return gradient
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A centering in linear coordinates y of z = c + A y: parents are directions of the original space.
+
+    Attributes
+    ----------
+    base
+        The map y -> y.
+    center, matrix
+        c (D,) and A (D, D).
+    """
+
+    base: Centering
+    center: np.ndarray
+    matrix: np.ndarray
+
+    @property
+    def parents(self) -> np.ndarray:
+        """Coordinates of y."""
+        return self.base.parents
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return self.base.depth
+
+    def out(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Y (n, D) -> z (n, D), log volume (n,) but for a constant, and what `back` needs."""
+        y, volume, tape = self.base.out(y)
+        return self.center + y @ self.matrix.T, volume, tape
+
+    def into(self, z: np.ndarray) -> np.ndarray:
+        """Z (n, D) -> y (n, D)."""
+        return self.base.into(np.linalg.solve(self.matrix, (z - self.center).T).T)
+
+    def back(self, y: np.ndarray, tape: list[np.ndarray], gradient: np.ndarray) -> np.ndarray:
+        """Gradient with respect to z -> gradient of log density plus log volume with respect to y."""
+        return self.base.back(y, tape, gradient @ self.matrix)
