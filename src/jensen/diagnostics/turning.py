@@ -19,8 +19,8 @@ from jensen.diagnostics import centering
 from jensen.families.centering import Centering, Turned
 
 LARGEST_DIM = 30
-_DRAWS = 1000
-"""From which direction and exponent are learnt."""
+_FIRST, _DRAWS = 4000, 1000
+"""Draws that say where the search for direction and exponent begins, and where it ends."""
 _STEPS = 30
 _ROBUST = 6.0
 
@@ -49,6 +49,7 @@ def learn(z: np.ndarray, gradient: np.ndarray) -> Centering | Turned | None:
 
 def _direction(x: np.ndarray, u: np.ndarray) -> np.ndarray | None:
     """The unit vector (D,) along which all else is scaled, by whitened draws and their scores (n, D)."""
+    x, u = x[:_FIRST], u[:_FIRST]
     linear = np.column_stack([np.ones(len(x)), x])
     left = u - linear @ np.linalg.lstsq(linear, u, rcond=None)[0]
     size = np.maximum(left.std(0), 1e-300)
