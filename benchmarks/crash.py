@@ -2,13 +2,12 @@
 
 A process fits with a checkpoint after every chunk (tests/crash_worker.py), is killed, and is started again until it ends; its
 result is compared with that of a process that was never killed, bit for bit. "scan": two runs of a compiled stochastic engine
-with Tracker and ParameterConvergence; "starts": Newton on fixed draws from several starts; "fit": `jensen.fit`. Then the file is
-cut at random places, and the disk is full: a tiny tmpfs where this user may mount one, else a limit on file sizes.
+with Tracker and ParameterConvergence; "starts": Newton on fixed draws from several starts; "fit": `jensen.fit`; "groups": the same
+of rows in groups from a table. Then the file is cut at random places, and the disk is full: a tiny tmpfs where this user may mount one, else a limit on file sizes.
 
-    python -m benchmarks.crash [kills]
+    python -m benchmarks.crash [kills] [kind ...]
 """
 
-import inspect
 import os
 import resource
 import signal
@@ -18,14 +17,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = "3000"
-SHARES = {"scan": 0.7, "starts": 0.3}
-"""Of the kills; half of those of "starts" go to "fit" where `jensen.fit` has checkpoints."""
+SHARES = {"scan": 0.5, "starts": 0.15, "fit": 0.15, "groups": 0.2}
+"""Of the kills."""
 
 
 def start(kind: str, path: Path, result: Path, before: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
@@ -136,14 +134,10 @@ def full_disk(folder: Path, calm: Path) -> str:
     return f"full disk ({how}): {warnings} warning, files {left}, differing {first}; the same call with space: differing {then}"
 
 
-def main(number: int = 100) -> None:
-    """Print what happened."""
-    import jensen as jn
-
+def main(number: int = 100, *kinds: str) -> None:
+    """Print what happened; with `kinds` so many kills of each of these."""
     rng = np.random.default_rng()
-    shares: dict[str, Any] = dict(SHARES)
-    if "checkpoint" in inspect.signature(jn.fit).parameters:
-        shares |= {"starts": SHARES["starts"] / 2, "fit": SHARES["starts"] / 2}
+    shares = dict.fromkeys(kinds, 1.0) or SHARES
     with TemporaryDirectory() as name:
         folder = Path(name)
         print("| kind | kills | fits | results changed | warnings | temporary files left |")
@@ -158,9 +152,11 @@ def main(number: int = 100) -> None:
             finish(process)
             kills(kind, round(number * share), folder, calm[kind], time.perf_counter() - begun, rng)
         print()
+        if kinds:
+            return
         print(cuts(folder, calm["starts"], rng))
         print(full_disk(folder, calm["scan"]))
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:])

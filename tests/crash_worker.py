@@ -1,7 +1,8 @@
 """A fit in a process of its own, there to be killed: ``python -m tests.crash_worker KIND CHECKPOINT RESULT [STEPS]``.
 
 It says "running" when the loop begins, writes a checkpoint after every chunk, and puts the result into an npz file. KIND:
-"scan", two runs of a compiled engine with callbacks; "starts", Newton on fixed draws from several starts; "fit", `jensen.fit`.
+"scan", two runs of a compiled engine with callbacks; "starts", Newton on fixed draws from several starts; "fit", `jensen.fit`;
+"groups", the same of rows in groups from a table.
 """
 
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from tests.scan_engine import ScanEngine, data
 
 import jensen as jn
@@ -63,8 +66,27 @@ def starts_fit(path, steps):
     return parts("starts", q, record)
 
 
+def multilevel(x, y, group):
+    b = numpyro.sample("b", dist.Normal(0, 2))
+    s = numpyro.sample("s", dist.HalfNormal(1))
+    with numpyro.plate("groups", 410):
+        a = numpyro.sample("a", dist.Normal(0, s))
+    numpyro.sample("y", dist.Bernoulli(logits=x * b + a[group]), obs=y)
+
+
+def groups_fit(path, steps):
+    rng = np.random.default_rng(0)
+    x, group = rng.normal(size=4000), rng.integers(0, 410, 4000)
+    y = (rng.random(4000) < 1 / (1 + np.exp(-x - rng.normal(0, 0.7, 410)[group]))).astype(float)
+    return fitted(multilevel, path, data=jn.table(x=x, y=y, group=group))
+
+
 def whole_fit(path, steps):
-    posterior = jn.fit(model(), progress=False, checkpoint=path)
+    return fitted(model(), path)
+
+
+def fitted(model, path, **options):
+    posterior = jn.fit(model, progress=False, checkpoint=path, **options)
     draws = {f"draws {name}": value for name, value in posterior.draws(100).items()}
     return parts("fit", posterior.q, posterior.run) | draws | {"verdict": np.array(posterior.verdict.words)}
 
@@ -73,7 +95,7 @@ def main(kind, path, result, steps="2000"):
     checkpoint.INTERVAL, checkpoint.SHARE = 0.0, np.inf
     jnp.zeros(1).block_until_ready()
     print("running", flush=True)
-    found = {"scan": scan_fit, "starts": starts_fit, "fit": whole_fit}[kind](path, int(steps))
+    found = {"scan": scan_fit, "starts": starts_fit, "fit": whole_fit, "groups": groups_fit}[kind](path, int(steps))
     part = Path(result).with_suffix(".part.npz")
     np.savez(part, **found)
     os.replace(part, result)

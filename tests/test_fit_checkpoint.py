@@ -183,10 +183,10 @@ def test_coordinate_ascent_is_the_same_twice_and_after_a_death(tmp_path, monkeyp
     same(outcome(cavi), expected)
 
 
-def start(tmp_path, name):
+def start(tmp_path, name, worker=("tests.test_fit_checkpoint",)):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
     arguments = [str(tmp_path / f"{name}.checkpoint"), str(tmp_path / f"{name}.npz")]
-    command = [sys.executable, "-m", "tests.test_fit_checkpoint", *arguments]
+    command = [sys.executable, "-m", *worker, *arguments]
     root = Path(__file__).parents[1]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root, env=environment)
     process.stdout.readline()
@@ -208,6 +208,25 @@ def test_kills_at_random_moments(tmp_path):
     assert (last.returncode, errors) == (0, b""), errors.decode()
     assert kills >= 1
     same(dict(np.load(tmp_path / "shaken.npz")), outcome(batches))
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_of_a_fit_with_groups(tmp_path):
+    rng, worker, kills = np.random.default_rng(), ("tests.crash_worker", "groups"), 0
+    for _ in range(4):
+        process = start(tmp_path, "shaken", worker)
+        try:
+            process.communicate(timeout=rng.uniform(1.0, 6.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+    for name in ("shaken", "calm"):
+        last = start(tmp_path, name, worker)
+        _, errors = last.communicate()
+        assert (last.returncode, errors) == (0, b""), errors.decode()
+    assert kills >= 1
+    same(dict(np.load(tmp_path / "shaken.npz")), dict(np.load(tmp_path / "calm.npz")))
 
 
 def test_ctrl_c_keeps_the_fit_and_a_second_call_goes_on(tmp_path, often):

@@ -7,9 +7,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from tests.test_fit_checkpoint import Died, often, outcome, same
 
 import jensen as jn
 from jensen import fitting_groups
+from jensen.checkpoint import Checkpoint
 from jensen.core.errors import DataError, OptionError, UnsupportedError
 from jensen.core.precision import scope
 from jensen.models import plates
@@ -24,6 +26,7 @@ X, GROUP = RNG.normal(size=(N, 2)), RNG.integers(20, G, N)  # the first twenty g
 A, SD, NOISE = RNG.normal(0, 0.7, G), 0.7, 0.5
 Y = X @ [0.5, -1.0] + 0.3 + A[GROUP] + RNG.normal(0, NOISE, N)
 QUIET = {"progress": False}
+__all__ = ["often"]  # a fixture
 
 
 def linear(X, y, group):
@@ -56,9 +59,13 @@ def gaussian_posterior():
     return cov @ design.T @ Y / NOISE**2, np.sqrt(np.diag(cov))
 
 
+def fitted(**options):
+    return jn.fit(linear, data=jn.table(X=X, y=Y, group=GROUP), **QUIET, **options)
+
+
 @pytest.fixture(scope="module")
 def streamed():
-    return jn.fit(linear, data=jn.table(X=X, y=Y, group=GROUP), **QUIET)
+    return fitted()
 
 
 def test_gaussian_groups_of_a_table_are_exact(streamed):
@@ -76,6 +83,24 @@ def test_it_says_what_it_did(streamed):
     assert "passes over 4,000 rows" in told
     assert "20 of the groups have no rows" in told
     assert "fitted in" in told  # the sample of groups
+
+
+def test_a_fit_that_dies_after_every_write_is_the_one_that_never_died(streamed, tmp_path, monkeypatch, often):
+    expected, real, labels, found = outcome(lambda: streamed), Checkpoint._write, [], None
+
+    def dying(self):
+        real(self)
+        labels.append(list(self._runs)[-1])
+        raise Died
+
+    monkeypatch.setattr(Checkpoint, "_write", dying)
+    while found is None:
+        try:
+            found = outcome(fitted, checkpoint=tmp_path / "c")
+        except Died:
+            pass
+    assert list(dict.fromkeys(labels)) == ["sample of groups", "places of groups", "groups"]
+    same(found, expected)
 
 
 def test_what_needs_rows_is_asked_for_block_by_block(streamed):

@@ -17,7 +17,8 @@ from jensen.core import keys, processes
 from jensen.core.errors import UnsupportedError
 from jensen.data.build import table
 from jensen.data.table import Table
-from jensen.engines.structured import Structured, placed
+from jensen.engines.passing import Passing
+from jensen.engines.structured import Placing, Structured
 from jensen.families.structured import ArrowGaussian, plates_of
 from jensen.models import groups, numbered, plates
 from jensen.models.grouped import GroupedTarget, Some, in_blocks
@@ -118,31 +119,51 @@ def _fitted(
     left: Callable[[], float | None],
 ) -> tuple[Any, Structured, Run]:
     """The fit to all rows and its engine, from a sample of groups where there are enough of them."""
-    counts, block = numbered.counted(source, target.numbers, target.rows.block), target.rows.block
+    counts = numbered.counted(source, target.numbers, target.rows.block)
     rng = keys.generator(settings.seed, "sample of groups")
-    some = numbered.chosen(counts, rng, len(counts) // _TIMES, block)
+    some = numbered.chosen(counts, rng, len(counts) // _TIMES, target.rows.block)
     start, notes = None, [f"structured: {len(counts):,} groups of {target.numbers}, and {len(alone.shared)} globals"]
+    # Callbacks would see an approximation of other length, or one whose globals stand still.
+    quiet = {**loop, "callbacks": (), "steps": None}
     if len(some) >= groups.FEWEST:
-        sample = Some(target, numbered.collected(source, target.numbers, some, block), some)
+        sample = Some(target, numbered.collected(source, target.numbers, some, target.rows.block), some)
         engine = Structured(draws=_DRAWS[:1], groups=sample.groups(alone))
-        # Callbacks would see an approximation of other length.
-        quiet = {**loop, "callbacks": (), "steps": None, "budget": left()}
-        near, look = run(engine, sample, seed=settings.seed, label="sample of groups", **quiet)
-        if look.status == "interrupted":
-            raise KeyboardInterrupt  # there is nothing to keep yet
+        near, look = _before(engine, sample, "sample of groups", settings, quiet, left)
         if look.status == "converged":
-            start = placed(target, alone, _start(near, sample, alone), seed=settings.seed)
+            engine = Placing(alone, _start(near, sample, alone))
+            start, _ = _before(engine, target, "places of groups", settings, quiet, left)
             notes.append(
                 f"it starts from {len(some):,} of them with all their {counts[some].sum():,} rows, fitted in {look.steps} steps"
             )
     engine = Structured(start, draws=_DRAWS, fine=_FINE, groups=alone)
-    q, record = run(engine, target, seed=settings.seed, label="groups", **{**loop, "budget": left()})
+    q, record = _run(engine, target, "groups", settings, loop, left)
     empty, read = int((counts == 0).sum()), 1 + (len(some) >= groups.FEWEST)
     notes += [f"{empty:,} of the groups have no rows: theirs is the prior given the others"] if empty else []
     notes.append(
         f"{target.rows.passes} passes over {target.total:,} rows, after {read} to read the numbers of their groups"
     )
     return q, engine, replace(record, notes=(*record.notes, *notes))
+
+
+def _run(
+    engine: Any, target: Any, label: str, settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
+) -> tuple[ArrowGaussian, Run]:
+    """A run of which a checkpoint knows the passes, too."""
+    loop = {**loop, "budget": left()}
+    if not isinstance(target, GroupedTarget):
+        return run(engine, target, seed=settings.seed, label=label, **loop)
+    passing = Passing(engine)
+    q, record = run(passing, target, seed=settings.seed, label=label, **loop)
+    passing.place(record.state, target)  # a run that comes from a checkpoint has made none
+    return q, replace(record, state=record.state.inner)
+
+
+def _before(*how: Any) -> tuple[ArrowGaussian, Run]:
+    """`_run` before that of all groups; Ctrl-C ends the fit there, as there is nothing to keep yet."""
+    q, record = _run(*how)
+    if record.status == "interrupted":
+        raise KeyboardInterrupt
+    return q, record
 
 
 def _start(near: ArrowGaussian, sample: Some, alone: Groups) -> ArrowGaussian:

@@ -117,27 +117,45 @@ class Structured:
         return staged.converged(state)
 
 
-def placed(target: Any, groups: Groups, q: ArrowGaussian, *, seed: int) -> ArrowGaussian:
-    """Q with every group where its smoothed Newton steps lead while the globals stay at their mean, on few draws a pass.
+@dataclass(frozen=True)
+class _Places:
+    """Groups on their way: the design of the groups' noise, q, and steps so far."""
+
+    design: np.ndarray
+    parts: _Parts
+    steps: int = 0
+    settled: bool = False
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Engine: every group goes where its smoothed Newton steps lead while the globals stay at their mean, on few draws a pass.
 
     From globals that are nearly right this is most of the way: steps of all together, with groups far from their places, would
     first lead the globals away.
 
     Parameters
     ----------
-    target, groups, q
-        The log density, its groups, and where to start.
-    seed
-        Of the draws.
+    groups, start
+        The groups of the target, and where to start.
     """
-    p, (count, own) = len(groups.shared), groups.own.shape
-    alone = along_plates(keys.generator(seed, "design to place groups"), 0, count, own, _ALONE)[1]
-    design = np.zeros((len(alone), p)), alone
-    parts = _started(q, groups, target.dim)
-    for _ in range(_PLACINGS):
+
+    groups: Groups
+    start: ArrowGaussian
+
+    def init(self, target: Any, seed: int) -> _Places:
+        """A design for groups alone."""
+        rng = keys.generator(seed, "design to place groups")
+        design = along_plates(rng, 0, *self.groups.own.shape, _ALONE)[1]
+        return _Places(design, _started(self.start, self.groups, target.dim))
+
+    def advance(self, state: _Places, target: Any) -> tuple[_Places, Ticks]:
+        """One step of every group."""
+        groups, parts = self.groups, state.parts
+        design = np.zeros((len(state.design), len(groups.shared))), state.design
         point = _evaluate(target, groups, design, parts)
         if point is None:
-            break
+            return state, Ticks(np.zeros(0), done=True)
         slopes = point.slopes[1]
         w, v = np.linalg.eigh(point.curvatures[2])
         slope = (np.swapaxes(v, 1, 2) @ slopes[:, :, None])[:, :, 0]
@@ -146,9 +164,17 @@ def placed(target: Any, groups: Groups, q: ArrowGaussian, *, seed: int) -> Arrow
         mean[groups.own] += (parts.tails @ (v @ step[:, :, None]))[:, :, 0]
         inner = (v * widths(w)[:, None, :] ** -0.5) @ np.swapaxes(v, 1, 2)
         parts = _Parts(mean, parts.head, parts.reach, parts.tails @ inner)
-        if np.abs(slopes).max() < _PLACED:
-            break
-    return from_blocks(plates_of(groups.shared, groups.own), *parts)
+        error = float(np.abs(slopes).max())
+        state = _Places(state.design, parts, state.steps + 1, error < _PLACED)
+        return state, Ticks(np.array([point.loss]), done=state.settled or state.steps == _PLACINGS, error=error)
+
+    def finish(self, state: _Places) -> ArrowGaussian:
+        """Q of the state."""
+        return from_blocks(plates_of(self.groups.shared, self.groups.own), *state.parts)
+
+    def converged(self, state: _Places) -> bool:
+        """The last step put every group in its place."""
+        return state.settled
 
 
 def _started(start: Any, groups: Groups, dim: int) -> _Parts:
