@@ -2,8 +2,9 @@
 
 A process fits with a checkpoint after every chunk (tests/crash_worker.py), is killed, and is started again until it ends; its
 result is compared with that of a process that was never killed, bit for bit. "scan": two runs of a compiled stochastic engine
-with Tracker and ParameterConvergence; "starts": Newton on fixed draws from several starts; "fit": `jensen.fit`; "groups": the same
-of rows in groups from a table. Then the file is cut at random places, and the disk is full: a tiny tmpfs where this user may mount one, else a limit on file sizes.
+with Tracker and ParameterConvergence; "starts": Newton on fixed draws from several starts; "fit": `jensen.fit`; "groups": the
+same of rows in groups from a table. Then the file is cut at random places, and the disk is full: a tiny tmpfs where this user
+may mount one, else a limit on file sizes.
 
     python -m benchmarks.crash [kills] [kind ...]
 """

@@ -1,4 +1,4 @@
-"""An engine whose state knows how many passes over all rows were made: a fit that goes on from a checkpoint counts each of them once.
+"""An engine whose state knows how many passes over all rows were made: what goes on from a checkpoint counts each of them once.
 
     state = (state of the engine within, passes)        advance: what was counted before, or by the state, whichever is more
 
