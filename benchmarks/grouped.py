@@ -105,7 +105,7 @@ def alone(kind: str, rows: int, groups: int, folder: Path) -> dict[str, Any]:
             prepared = fitting_groups._grouped(record, plate, source, settings)
             assert prepared is not None
             target, own = prepared
-            q, engine, _ = fitting_groups._fitted(target, own, source, settings, quiet, lambda: None)
+            q, engine, _ = fitting_groups._fitted(target, own, settings, quiet, lambda: None)
             found[name] = [round(time.process_time() - begun, 2), target.rows.passes, target.gradients, memory()]
         assert target is not None
         assert own is not None

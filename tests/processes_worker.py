@@ -2,7 +2,7 @@
 
 The result is an npz file, or a text file with the error and the seconds after which it came. CASE:
 
-- "fit";
+- "fit", "groups";
 - "nan": a row in the part of the last process has a NaN; "fails": the last process fails before it looks at any row;
 - "parts": each process has rows of its own; "seeds": another seed in each;
 - "early": a callback stops the fit in the last process only;
@@ -38,6 +38,24 @@ def arrays(seed=1):
     return {"X": X, "y": (rng.random(ROWS) < 1 / (1 + np.exp(-X @ [0.3, -1.0, 0.5]))).astype(float)}
 
 
+GROUPS = 402
+
+
+def in_groups():
+    """Rows in groups, of which each has a value of its own: a Gaussian posterior."""
+    rng = np.random.default_rng(2)
+    x, group = rng.normal(size=3001), rng.integers(0, GROUPS, 3001)
+    return {"x": x, "group": group, "y": 0.5 * x + 0.3 + rng.normal(0, 0.7, GROUPS)[group] + rng.normal(0, 0.5, 3001)}
+
+
+def groups_log_prior(p):
+    return -0.5 * (p["b"] ** 2).sum() - 0.5 * ((p["a"] - p["b"][1]) ** 2 / 0.49).sum()
+
+
+def groups_log_likelihood(p, data):
+    return -2.0 * (data["y"] - p["b"][0] * data["x"] - p["a"][data["group"]]) ** 2
+
+
 class Stored:
     """Rows that are not in memory, and cannot all be read."""
 
@@ -60,7 +78,15 @@ def parts(posterior):
     }
 
 
+def grouped():
+    start = {"a": np.zeros(GROUPS), "b": np.zeros(2)}
+    model = jn.density(groups_log_prior, start, log_likelihood=groups_log_likelihood)
+    return parts(jn.fit(model, data=jn.table(**in_groups()), correct=False, progress=False))
+
+
 def fit(case, index, count):
+    if case == "groups":
+        return grouped()
     data, options = arrays(), {}
     last = index == count - 1
     if case == "nan":

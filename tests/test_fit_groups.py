@@ -8,10 +8,10 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from tests.test_fit_checkpoint import Died, often, outcome, same
+from tests.test_fit_checkpoint import Died, outcome, same
 
 import jensen as jn
-from jensen import fitting_groups
+from jensen import checkpoint, fitting_groups
 from jensen.checkpoint import Checkpoint
 from jensen.core.errors import DataError, OptionError, UnsupportedError
 from jensen.core.precision import scope
@@ -27,7 +27,6 @@ X, GROUP = RNG.normal(size=(N, 2)), RNG.integers(20, G, N)  # the first twenty g
 A, SD, NOISE = RNG.normal(0, 0.7, G), 0.7, 0.5
 Y = X @ [0.5, -1.0] + 0.3 + A[GROUP] + RNG.normal(0, NOISE, N)
 QUIET = {"progress": False}
-__all__ = ["often"]  # a fixture
 
 
 def linear(X, y, group):
@@ -86,7 +85,7 @@ def test_it_says_what_it_did(streamed):
     assert "fitted in" in told  # the sample of groups
 
 
-def test_a_fit_that_dies_after_every_write_is_the_one_that_never_died(streamed, tmp_path, monkeypatch, often):
+def test_a_fit_that_dies_after_every_write_is_the_one_that_never_died(streamed, tmp_path, monkeypatch):
     expected, real, labels, found = outcome(lambda: streamed), Checkpoint._write, [], None
 
     def dying(self):
@@ -94,6 +93,8 @@ def test_a_fit_that_dies_after_every_write_is_the_one_that_never_died(streamed, 
         labels.append(list(self._runs)[-1])
         raise Died
 
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
+    monkeypatch.setattr(checkpoint, "SHARE", np.inf)
     monkeypatch.setattr(Checkpoint, "_write", dying)
     while found is None:
         with suppress(Died):
@@ -127,7 +128,7 @@ def test_a_sample_of_groups_saves_passes():
         z = RNG.normal(0, 0.3, (3, target.dim))
         for ours, plain in zip(target(z), Target(record)(z), strict=True):
             np.testing.assert_allclose(ours, plain, rtol=1e-10, atol=1e-9)
-        q, engine, _ = fitting_groups._fitted(target, alone, rows, settings, QUIET, lambda: None)
+        q, engine, _ = fitting_groups._fitted(target, alone, settings, QUIET, lambda: None)
         warm, target.rows.passes = target.rows.passes, 0
         cold, _ = run(replace(engine, start=None), target, seed=0, progress=False)
     assert warm < target.rows.passes

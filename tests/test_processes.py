@@ -97,6 +97,20 @@ def test_three_devices_give_the_fit_of_one(alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_rows_in_groups_give_the_fit_of_one(tmp_path):
+    codes, paths = two("groups", tmp_path)
+    alone, devices = tmp_path / "alone", tmp_path / "devices"
+    codes += ended([started("groups", alone), started("groups", devices, devices=3)])
+    assert codes == [0, 0, 0, 0]
+    first, second, alone, devices = (np.load(f"{path}.npz") for path in (*paths, alone, devices))
+    for name in first:
+        assert first[name].tobytes() == second[name].tobytes(), name
+    for several in (first, devices):
+        assert_alike(several, alone)
+        assert several["story"].tolist() == alone["story"].tolist()
+
+
+@pytest.mark.slow
 def test_a_row_that_is_not_finite_ends_both(tmp_path):
     codes, paths = two("nan", tmp_path)
     assert codes == [1, 1]

@@ -75,7 +75,7 @@ def fit_groups(
     if found is None:
         return None
     target, alone = found
-    q, engine, fitted = _fitted(target, alone, source, settings, loop, left)
+    q, engine, fitted = _fitted(target, alone, settings, loop, left)
     modes = () if target.streamed else None  # climbs to other modes would be passes
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left(), modes=modes)
 
@@ -113,20 +113,19 @@ def _grouped(record: Model, plate: Plate, source: Table, settings: Settings) -> 
 def _fitted(
     target: GroupedTarget,
     alone: Groups,
-    source: Table,
     settings: Settings,
     loop: dict[str, Any],
     left: Callable[[], float | None],
 ) -> tuple[Any, Structured, Run]:
     """The fit to all rows and its engine, from a sample of groups where there are enough of them."""
-    counts = numbered.counted(source, target.numbers, target.rows.block)
+    counts = numbered.counted(target.rows, target.numbers)
     rng = keys.generator(settings.seed, "sample of groups")
-    some = numbered.chosen(counts, rng, len(counts) // _TIMES, target.rows.block)
+    some = numbered.chosen(counts, rng, len(counts) // _TIMES, target.rows.share)
     start, notes = None, [f"structured: {len(counts):,} groups of {target.numbers}, and {len(alone.shared)} globals"]
     # Callbacks would see an approximation of other length, or one whose globals stand still.
     quiet = {**loop, "callbacks": (), "steps": None}
     if len(some) >= groups.FEWEST:
-        sample = Some(target, numbered.collected(source, target.numbers, some, target.rows.block), some)
+        sample = Some(target, numbered.collected(target.rows, target.numbers, some), some)
         engine = Structured(draws=_DRAWS[:1], groups=sample.groups(alone))
         near, look = _before(engine, sample, "sample of groups", settings, quiet, left)
         if look.status == "converged":

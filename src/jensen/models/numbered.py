@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jensen.core import keys
+from jensen.core import keys, processes
 from jensen.core.errors import DataError, UnsupportedError
 from jensen.models.groups import FEWEST, by_length
 from jensen.models.model import Model
 from jensen.models.plates import Axes, Plate
-from jensen.models.rows import Rows, Source
+from jensen.models.rows import Rows
 
 _LOOKED_AT, _SEVERAL = 4, 4
 """Rows that are looked at one by one, and values of a site that a row of crossed groups reads, at most."""
@@ -105,16 +105,21 @@ def _numbers(plate: Plate, first: Mapping[str, np.ndarray], count: int) -> Itera
                 yield name, list(zip(good.tolist(), values[good].astype(int).tolist(), strict=True))
 
 
-def counted(source: Source, numbers: Numbers, block: int) -> np.ndarray:
-    """Rows of every group (G,), by one reading of all rows.
+def counted(rows: Rows, numbers: Numbers) -> np.ndarray:
+    """Rows of every group (G,), by one reading of all rows, of which each process does its part.
 
     Raises
     ------
     DataError
         When a number is not whole, or of no group.
     """
+    found = processes.total(lambda: _counted(rows, numbers), f"rows by {numbers.name}", np.zeros(0))
+    return found.astype(int)
+
+
+def _counted(rows: Rows, numbers: Numbers) -> np.ndarray:
     found = np.zeros(numbers.count, int)
-    for start, arrays in source.blocks(block):
+    for start, arrays in rows.source.blocks(rows.block):
         values = arrays[numbers.name]
         good = (values >= 0) & (values < numbers.count)
         if values.dtype.kind == "f":
@@ -123,8 +128,8 @@ def counted(source: Source, numbers: Numbers, block: int) -> np.ndarray:
             row = int(np.argmin(good))
             raise DataError(
                 f"{numbers.name} must hold whole numbers from 0 to {numbers.count - 1:,}, one for each of the "
-                f"{numbers.count:,} groups of {numbers}; it is {values[row]} in row {start + row:,}; correct it, or make "
-                f"{numbers} longer."
+                f"{numbers.count:,} groups of {numbers}; it is {values[row]} in row {rows.begin + start + row:,}; correct it, or "
+                f"make {numbers} longer."
             )
         found += np.bincount(values.astype(np.int64), minlength=numbers.count)
     return found
@@ -137,12 +142,32 @@ def chosen(counts: np.ndarray, rng: np.random.Generator, groups: int, rows: int)
     return np.sort(order[np.cumsum(counts[order]) <= rows][:groups])
 
 
-def collected(source: Source, numbers: Numbers, some: np.ndarray, block: int) -> dict[str, np.ndarray]:
+def collected(rows: Rows, numbers: Numbers, some: np.ndarray) -> dict[str, np.ndarray]:
     """All rows of some groups (n,), by another reading."""
-    wanted = np.zeros(numbers.count, bool)
+    wanted, several, this = np.zeros(numbers.count, bool), processes.count(), processes.index()
     wanted[some] = True
-    parts: list[dict[str, Any]] = []
-    for _, arrays in source.blocks(block):
-        here = wanted[arrays[numbers.name].astype(np.int64)]
-        parts.append({name: array[here] for name, array in arrays.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    found: dict[str, np.ndarray] = {}
+
+    def read() -> np.ndarray:
+        """Number of them in the part of every process (P,)."""
+        parts: list[dict[str, Any]] = []
+        for _, arrays in rows.source.blocks(rows.block):
+            here = wanted[arrays[numbers.name].astype(np.int64)]
+            parts.append({name: array[here] for name, array in arrays.items()})
+        found.update({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        return len(found[numbers.name]) * np.eye(several)[this]
+
+    what = f"rows of some groups by {numbers.name}"
+    sizes = processes.total(read, what, some).astype(int)
+    if several == 1:
+        return found
+    begin = int(sizes[:this].sum())
+
+    def placed(own: np.ndarray) -> np.ndarray:
+        """Those of this process among all of them; the others are zero, so that a sum puts them together."""
+        every = np.zeros((sizes.sum(), *own.shape[1:]))
+        every[begin : begin + len(own)] = own
+        return every
+
+    every = processes.total(lambda: {name: placed(own) for name, own in found.items()}, what, some)
+    return {name: every[name].astype(own.dtype) for name, own in found.items()}

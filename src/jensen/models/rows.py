@@ -45,7 +45,7 @@ class Source(Protocol):
         ...
 
     def shard(self, index: int, count: int) -> "Source":
-        """Part `index` of `count` parts; asked for only where there are several processes."""
+        """Part `index` of `count` parts, in order; asked for only where there are several processes."""
         ...
 
 
@@ -63,8 +63,10 @@ class Rows:
 
     Attributes
     ----------
-    block
-        Rows a block.
+    source, begin
+        Reads the rows of this process, and the number of the first of them.
+    block, share
+        Rows a block, and those of one device.
     passes
         Number of passes over the data so far; a pass with K points counts once.
     precision
@@ -80,10 +82,12 @@ class Rows:
         several = processes.count()
         processes.check_same_rows(source.size, first)
         self._model, self._plate = model, plate
+        self.begin = source.size * processes.index() // several
         self.source, self.passes = source.shard(processes.index(), several) if several > 1 else source, 0
         name, axis = plate.data[0]
         self._devices = _local_devices()
-        self.block = first[name].shape[axis] * (self._devices.size if self._devices else 1)
+        self.share = first[name].shape[axis]
+        self.block = self.share * (self._devices.size if self._devices else 1)
         small = at_rows(model, plate, first)
         names = {name for name, _ in plate.data}
         rest = {name: on_device(value) for name, value in small.data.items() if name not in names}
