@@ -146,7 +146,8 @@ class Placing:
     def init(self, target: Any, seed: int) -> _Places:
         """A design for groups alone."""
         rng = keys.generator(seed, "design to place groups")
-        design = along_plates(rng, 0, *self.groups.own.shape, _ALONE)[1]
+        count, own = self.groups.own.shape
+        design = along_plates(rng, 0, count, own, _ALONE)[1]
         return _Places(design, _started(self.start, self.groups, target.dim))
 
     def advance(self, state: _Places, target: Any) -> tuple[_Places, Ticks]:
