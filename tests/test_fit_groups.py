@@ -15,13 +15,15 @@ from jensen import checkpoint, fitting_groups
 from jensen.checkpoint import Checkpoint
 from jensen.core.errors import DataError, OptionError, UnsupportedError
 from jensen.core.precision import scope
-from jensen.models import plates
+from jensen.fitting_large import read_streamed
+from jensen.models import numbered, plates
 from jensen.models.read import read
 from jensen.models.target import Target
 from jensen.run import run
 from jensen.settings import Settings
 
-N, G = 4000, 420
+N, G = 4000, 320  # below 400 dimensions rows could be left out as well
+MORE = 420
 RNG = np.random.default_rng(4)
 X, GROUP = RNG.normal(size=(N, 2)), RNG.integers(20, G, N)  # the first twenty groups have no rows
 A, SD, NOISE = RNG.normal(0, 0.7, G), 0.7, 0.5
@@ -79,7 +81,7 @@ def test_gaussian_groups_of_a_table_are_exact(streamed):
 
 def test_it_says_what_it_did(streamed):
     told = "; ".join(streamed.story)
-    assert "420 groups of a, and 3 globals" in told
+    assert "320 groups of a, and 3 globals" in told
     assert "passes over 4,000 rows" in told
     assert "20 of the groups have no rows" in told
     assert "fitted in" in told  # the sample of groups
@@ -137,17 +139,17 @@ def test_a_sample_of_groups_saves_passes():
 
 
 def crossed(X, y, group, other):
-    a = numpyro.sample("a", dist.Normal(0, 1).expand([G]))
+    a = numpyro.sample("a", dist.Normal(0, 1).expand([MORE]))
     numpyro.sample("y", dist.Normal(X @ jnp.ones(2) + a[group] - a[other], 1), obs=y)
 
 
 def unnumbered(X, y):
-    a = numpyro.sample("a", dist.Normal(0, 1).expand([G]))
-    numpyro.sample("y", dist.Normal(a[(jnp.abs(X[:, 0]) * 100).astype(int) % G], 1), obs=y)
+    a = numpyro.sample("a", dist.Normal(0, 1).expand([MORE]))
+    numpyro.sample("y", dist.Normal(a[(jnp.abs(X[:, 0]) * 100).astype(int) % MORE], 1), obs=y)
 
 
 def coupled(X, y, group):
-    a = numpyro.sample("a", dist.GaussianRandomWalk(1.0, num_steps=G))
+    a = numpyro.sample("a", dist.GaussianRandomWalk(1.0, num_steps=MORE))
     numpyro.sample("y", dist.Normal(a[group], 1), obs=y)
 
 
@@ -164,7 +166,7 @@ def with_number(value, row=3000):
             logistic,
             {"group": with_number(G)},
             DataError,
-            "group must hold whole numbers from 0 to 419.*it is 420.0 in row 3,000",
+            "group must hold whole numbers from 0 to 319.*it is 320.0 in row 3,000",
         ),
         (logistic, {"group": with_number(-1)}, DataError, "it is -1.0 in row 3,000"),
         (logistic, {"group": with_number(3.5)}, DataError, "it is 3.5 in row 3,000"),
@@ -177,3 +179,26 @@ def with_number(value, row=3000):
 def test_bad_groups_are_refused(model, arrays, error, match):
     with pytest.raises(error, match=match):
         jn.fit(model, data=jn.table(X=X, y=(Y > 0).astype(float), **arrays), **QUIET)
+
+
+def test_rows_are_left_out_where_groups_cannot_be_used():
+    """Crossed groups, few enough coordinates for a subsample: nothing is refused."""
+    settings = Settings("auto", 0, "float64", True)
+
+    def few(X, y, group, other):
+        a = numpyro.sample("a", dist.Normal(0, 1).expand([G]))
+        numpyro.sample("y", dist.Normal(X @ jnp.ones(2) + a[group] - a[other], 1), obs=y)
+
+    with scope("float64"):
+        record, plate, rows = read_streamed(few, jn.table(X=X, y=Y, group=GROUP, other=np.roll(GROUP, 1)), settings)
+        how = (record, plate, rows, settings, QUIET, lambda: None)
+        assert fitting_groups.fit_groups(*how, or_rows=True) is None
+        with pytest.raises(UnsupportedError, match="crossed"):
+            fitting_groups.fit_groups(*how)
+        plain = read(linear_only, {"X": X, "y": Y}, "float64")
+        assert not numbered.possible(plain, plates.find(plain)[0])
+
+
+def linear_only(X, y):
+    b = numpyro.sample("b", dist.Normal(0, 2).expand([50]))
+    numpyro.sample("y", dist.Normal(X @ b[:2], NOISE), obs=y)

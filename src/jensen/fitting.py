@@ -165,9 +165,10 @@ def fit(
         else:
             free = method == "auto" and family is None and engine is None and start is None
             many = record.many_rows or rows is not None
-            wide = free and (not many or record.dim > _LARGEST_FULL_RANK or found is not None)
+            looked = not many or record.dim > _LARGE_FOR_ROWS
+            groups = ("known" if found is not None else "looked for" if looked else "") if free else ""
             family = family or _family(method, record.dim)
-            posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left, wide=wide)
+            posterior = _gaussian((record, plate, rows), family, engine, start, settings, loop, left, groups=groups)
     posterior = posterior.replace(cost=Cost(posterior.cost.gradients, time.perf_counter() - begun))
     if nuts and posterior.run.status != "interrupted":
         from jensen.diagnostics.nuts import sample_nuts
@@ -223,9 +224,9 @@ def _gaussian(
     loop: dict[str, Any],
     left: Callable[[], float | None],
     *,
-    wide: bool = False,
+    groups: str = "",
 ) -> Posterior:
-    """A Gaussian q by smoothed Newton, on a corrected subsample where there are many rows; `wide` to choose among families."""
+    """A Gaussian q by smoothed Newton, on a corrected subsample of many rows; `groups` may be known or looked for."""
     record, plate, rows = model
     if start is not None:
         begin = getattr(engine, "family", None) or family or FullRank()
@@ -240,8 +241,9 @@ def _gaussian(
         return fit_engine(record, engine if start is None else replace(engine, start=start), settings, loop, left)
     if isinstance(engine, Gradient):
         return _stochastic(model, engine if start is None else replace(engine, start=start), settings, loop, left)
-    if wide:
-        posterior = _wide(model, settings, loop, left)
+    if groups:
+        or_rows = groups != "known" and record.dim <= _LARGEST_FULL_RANK
+        posterior = _wide(model, settings, loop, left, or_rows)
         if posterior is not None:
             return posterior
     if engine is None and (rows is not None or record.many_rows):
@@ -259,18 +261,25 @@ def _gaussian(
 
 
 def _wide(
-    model: tuple[Model, Any, Any], settings: Settings, loop: dict[str, Any], left: Callable[[], float | None]
+    model: tuple[Model, Any, Any],
+    settings: Settings,
+    loop: dict[str, Any],
+    left: Callable[[], float | None],
+    or_rows: bool,
 ) -> Posterior | None:
-    """The Gaussian that pays in high dimension; of many rows, or in lower dimension, only where they are in groups."""
+    """The Gaussian that pays in high dimension; of many rows, or in lower dimension, only where they are in groups.
+
+    `or_rows` where many rows can also be left out.
+    """
     record, plate, rows = model
     if rows is not None or record.many_rows:
         from jensen.fitting_groups import fit_groups
 
-        posterior = fit_groups(record, plate, rows, settings, loop, left)
-        if rows is not None:
-            return posterior
-        if posterior is not None:
+        posterior = fit_groups(record, plate, rows, settings, loop, left, or_rows=or_rows)
+        if rows is None and posterior is not None:
             return _climbed(Target(record, settings.precision), posterior, left)
+        if rows is not None or or_rows:
+            return posterior
     from jensen.diagnostics.dimension import fit_integrable, fit_wide
 
     target = Target(record, settings.precision)

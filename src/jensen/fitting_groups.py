@@ -17,6 +17,7 @@ from jensen.core import keys, processes
 from jensen.core.errors import UnsupportedError
 from jensen.data.build import table
 from jensen.data.table import Table
+from jensen.diagnostics.nested import possible as integrable
 from jensen.engines.passing import Passing
 from jensen.engines.structured import Placing, Structured
 from jensen.families.structured import ArrowGaussian, plates_of
@@ -33,6 +34,8 @@ _FIRST = 997
 """Rows on which groups are looked for."""
 _DRAWS, _FINE = (16, 64), (0.05, 0.1)
 """Draws of the designs, at the least, and where a fit ends: passes are dear, and twice as many draws change means by 0.02 sds."""
+_ROWS = 2**20
+"""Rows beyond which a subsample costs less than passes with draws, where rows can be left out as well."""
 _TIMES = 12
 """How many times the groups of the sample all groups must be, for it to pay."""
 
@@ -45,6 +48,8 @@ def fit_groups(
     settings: Settings,
     loop: dict[str, Any],
     left: Callable[[], float | None],
+    *,
+    or_rows: bool = False,
 ) -> Posterior | None:
     """A structured Gaussian by passes over all rows; None where rows do not belong to groups.
 
@@ -54,6 +59,8 @@ def fit_groups(
         The model; where its rows are streamed their plate and their table, else None.
     settings, loop, left
         As `jensen.fit` has them.
+    or_rows
+        Whether a subsample of the rows does as well, if these are not groups that can be integrated; then nothing is refused.
 
     Raises
     ------
@@ -65,16 +72,20 @@ def fit_groups(
     plate = plate or next(iter(plates.find(record)), None)
     if plate is None or plate.sites or any(axis for _, axis in plate.data):
         return None
+    if or_rows and (plate.size > _ROWS or not numbered.possible(record, plate)):
+        return None
     source = rows or table(**{name: record.data[name] for name, _ in plate.data})
     try:
         found = _grouped(record, plate, source, settings)
     except UnsupportedError:
-        if rows is not None:
+        if rows is not None and not or_rows:
             raise
         return None
     if found is None:
         return None
     target, alone = found
+    if or_rows and not integrable(len(alone.shared), alone.own.shape[1]):
+        return None
     q, engine, fitted = _fitted(target, alone, settings, loop, left)
     modes = () if target.streamed else None  # climbs to other modes would be passes
     return conclude(target, q, fitted, engine=engine, settings=settings, budget=left(), modes=modes)

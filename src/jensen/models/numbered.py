@@ -17,6 +17,8 @@ from jensen.models.model import Model
 from jensen.models.plates import Axes, Plate
 from jensen.models.rows import Rows
 
+_GLANCE = 997
+"""Rows at which arrays are looked at first."""
 _LOOKED_AT, _SEVERAL = 4, 4
 """Rows that are looked at one by one, and values of a site that a row of crossed groups reads, at most."""
 
@@ -40,6 +42,19 @@ class Numbers(NamedTuple):
 
     def __str__(self) -> str:
         return ", ".join(name for name, _ in self.sites)
+
+
+def possible(record: Model, plate: Plate) -> bool:
+    """Whether an array of the rows in memory looks as if it could number groups; nothing is evaluated."""
+    step = max(1, plate.held // _GLANCE)
+    some = {name: np.asarray(record.data[name])[::step] for name, axis in plate.data if axis == 0}
+    lengths = {len(own) for several in by_length(record.sites) for _, own in several}
+    return any(
+        len({k for _, k in numbers}) >= FEWEST // 2
+        for count in lengths
+        if count >= FEWEST
+        for _, numbers in _numbers(plate, some, count)
+    )
 
 
 def find(record: Model, plate: Plate, rows: Rows, first: Mapping[str, np.ndarray], seed: int) -> Numbers | None:
