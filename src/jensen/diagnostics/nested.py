@@ -33,6 +33,7 @@ from jensen.core import keys
 from jensen.diagnostics import chains
 from jensen.diagnostics.few import BLOCKS, POINTS, Few, in_pairs, integrate, matched
 from jensen.diagnostics.integrated import Integrated, integrated
+from jensen.diagnostics.nearly import nearly_normal, points
 from jensen.diagnostics.quantities import Draws
 from jensen.families.structured import ArrowGaussian, join, split
 
@@ -46,15 +47,15 @@ AGREE = 0.1
 """Largest sd of the gap over the globals, in nats; what is wrong in log p(g) without it was about as large, with it a sixth."""
 MOMENTS = 0.03
 """Largest difference of the groups' means, in sds, and log sds that more nodes may make."""
-_PROBES, _WIDER = 12, 1.5
-"""Points at which numbers of nodes are tried, and their sds over q's."""
+_PROBES, _WIDER, _LOOK = 12, 1.5, 6
+"""Points at which numbers of nodes are tried, and their sds over q's; the same where points are dear."""
 _WIDEST, _SHIFT, _BEYOND = 0.25, 2.0, 1e-3
 """Least precision of a group over the nodes', and largest shift of its center in their sds, with which the polynomial is
 believed; the share of groups that may lie beyond. In the neck of a funnel all of them do, and nodes follow them."""
 _AGAIN, _STEP = 3, 20.0
 """How often they follow, and how many sds at once."""
-PATIENCE = 60.0
-"""Seconds that it may take."""
+PATIENCE, _BRIEF = 60.0, 5.0
+"""Seconds that it may take, and from which on few points are tried first (nearly.py)."""
 _COPIES, _NUMBERS = 8, 20_000_000
 """Draws of the groups at each point, and numbers of all of them together, at most."""
 
@@ -78,7 +79,7 @@ class Nested:
     def __call__(self, g: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Log p(g) (n,) at globals g (n, p), with `mean`, `cov` and `skew` of the groups given g, `gap` and `beyond` (n,)."""
         rule = _rule(self.nodes, self.own.shape[1])
-        size = max(1, self.target.batch // len(rule.e))
+        size = max(1, getattr(self.target, "at_once", self.target.batch) // len(rule.e))
         parts = [self._some(g[start : start + size], rule) for start in range(0, len(g), size)]
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return found.pop("log_p"), found
@@ -191,6 +192,8 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int, patience: float 
     if not possible(len(q.plates.shared), len(q.plates.own[0])):
         return None
     nested, rng = Nested(target, q), keys.generator(seed, "nested")
+    if _seconds(target) > _BRIEF and (few := _nearly(nested, keys.generator(seed, "nearly normal"), patience)):
+        return _concluded(nested, few, rng, f"a quadratic through {points(len(nested.center))} points")
     if _seconds(target) > patience or not nested.settle(rng):
         return None
     few = integrate(nested, nested.center, np.asarray(q.head), rng)
@@ -199,13 +202,40 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int, patience: float 
     gap = few.more["gap"]
     if not few.weights @ (gap - few.weights @ gap) ** 2 < AGREE**2 or few.weights @ few.more["beyond"] > _BEYOND:
         return None
+    return _concluded(nested, few, rng, f"{len(few.weights)} points, worth {few.share * len(few.weights):.0f}")
+
+
+def _nearly(nested: Nested, rng: np.random.Generator, patience: float) -> Few | None:
+    """The globals where their marginal density is all but normal; None where it is not, or even that takes too long."""
+    d, p = nested.own.shape[1], len(nested.center)
+    if points(p) * NODES[1] ** d * chains.target_seconds(nested.target) > patience:
+        return None
+
+    def density(g: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+        for number in NODES:
+            if number**d > _MOST:
+                break
+            nested.nodes = number
+            first, more = nested(g[:_LOOK])
+            if np.std(more["gap"]) >= AGREE:
+                continue
+            rest, others = nested(g[_LOOK:])
+            more = {name: np.concatenate([array, others[name]]) for name, array in more.items()}
+            if np.std(more["gap"]) < AGREE:
+                return None if more["beyond"].max() > _BEYOND else (np.append(first, rest), more)
+        return None
+
+    return nearly_normal(density, nested.center, np.asarray(nested.q.head), rng)
+
+
+def _concluded(nested: Nested, few: Few, rng: np.random.Generator, how: str) -> Integrated:
     z = _draws(nested, few, rng)
-    values, derived = target.constrain(z)
+    values, derived = nested.target.constrain(z)
     how = (
-        f"an integral over {len(nested.center)} globals at {len(few.weights)} points, worth {few.share * len(few.weights):.0f}, "
-        f"at each of which {len(nested.own):,} groups are integrated by {nested.nodes} nodes"
+        f"an integral over {len(nested.center)} globals by {how}, at each of which {len(nested.own):,} groups are integrated by "
+        f"{nested.nodes} nodes"
     )
-    return integrated(target.model, few, Draws(z, np.full(len(z), np.nan), values, derived), how)
+    return integrated(nested.target.model, few, Draws(z, np.full(len(z), np.nan), values, derived), how)
 
 
 def _draws(nested: Nested, few: Few, rng: np.random.Generator) -> np.ndarray:

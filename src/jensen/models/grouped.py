@@ -90,6 +90,11 @@ class GroupedTarget:
         return self.plate.held < self.plate.size
 
     @property
+    def at_once(self) -> int:
+        """Points of one pass, at most."""
+        return max(_PASS, _PASS_NUMBERS // self.dim)
+
+    @property
     def gradients(self) -> int:
         """Gradients of the whole log density that were paid; those of some rows in proportion."""
         return round(self._points)
@@ -103,9 +108,8 @@ class GroupedTarget:
         self._points += len(z)
         z = np.asarray(z, float)
         value, gradient = self._rest(z)
-        step = max(_PASS, _PASS_NUMBERS // self.dim)
-        for start in range(0, len(z), step):
-            some = slice(start, start + step)
+        for start in range(0, len(z), self.at_once):
+            some = slice(start, start + self.at_once)
             of_rows, slope = self.rows.gradients(z[some])
             value[some] += of_rows
             gradient[some] += slope
