@@ -145,7 +145,10 @@ def affordable_stages(target: Any) -> int:
 def target_seconds(target: Target | GroupedTarget) -> float:
     """Roughly how long one gradient takes on one core."""
     if isinstance(target, GroupedTarget):
-        return target_seconds(target.of_few) * max(1.0, target.total / target.few_rows)
+        arrays = [target.few.data[name] for name, _ in target.plate.data]
+        row = _ELEMENT * len(target.plate.factors) + _ROW * len(arrays)
+        of_rows = row * target.few_rows + _ENTRY * sum(value.size for value in arrays)
+        return target_seconds(target.of_few) + of_rows * (target.total / target.few_rows - 1)
     shape = jax.ShapeDtypeStruct((target.dim,), jnp.result_type(float))
     sites = target.model.sites
     factors = jax.eval_shape(lambda z, data: tuple(target.model.factors(unflatten(sites, z), data)), shape, target.data)

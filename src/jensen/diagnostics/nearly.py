@@ -25,10 +25,12 @@ from scipy.special import ndtri
 from jensen.core.sobol import sobol
 from jensen.diagnostics.few import BLOCKS, POINTS, Few
 
-KNOWN = 0.04
+KNOWN = 0.02
 """Errors of coefficients that are good enough."""
-_WIDER = 1.3
+_WIDER = 1.15
 """Sds of the points over q's."""
+_FEWEST = 16
+"""Points, at least; 3/2 as many as there are coefficients."""
 _OFF, _RATIO = 1.0, 2.0
 """Distance of the center from q's, in its sds, and ratio of sds, up to which the points are where the density is."""
 
@@ -40,7 +42,7 @@ def coefficients(p: int) -> int:
 
 def points(p: int) -> int:
     """How many are evaluated."""
-    return -(-3 * coefficients(p) // 2)
+    return max(_FEWEST, -(-3 * coefficients(p) // 2))
 
 
 def nearly_normal(

@@ -54,7 +54,7 @@ _WIDEST, _SHIFT, _BEYOND = 0.25, 2.0, 1e-3
 believed; the share of groups that may lie beyond. In the neck of a funnel all of them do, and nodes follow them."""
 _AGAIN, _STEP = 3, 20.0
 """How often they follow, and how many sds at once."""
-PATIENCE, _BRIEF = 60.0, 5.0
+PATIENCE, _BRIEF = 60.0, 1.0
 """Seconds that it may take, and from which on few points are tried first (nearly.py)."""
 _COPIES, _NUMBERS = 8, 20_000_000
 """Draws of the groups at each point, and numbers of all of them together, at most."""
