@@ -68,11 +68,12 @@ def nearly_normal(
     if found is None or not np.isfinite(found[0]).all():
         return None
     values, more = found
-    center, root = np.zeros(p), np.eye(p)
+    values = values - values.max()
+    center, root, features, solved = np.zeros(p), np.eye(p), _features(e), values
+    rows, columns = np.triu_indices(p)
     for _ in range(2):  # the second time in coordinates in which it says N(0, I)
         features = _features(np.linalg.solve(root, (e - center).T).T)
-        solved = np.linalg.lstsq(features, values - values.max(), rcond=None)[0]
-        rows, columns = np.triu_indices(p)
+        solved = np.linalg.lstsq(features, values, rcond=None)[0]
         curvature = np.zeros((p, p))
         curvature[rows, columns] = -solved[1 + p :]
         s, v = np.linalg.eigh(curvature + np.triu(curvature, 1).T)
@@ -83,7 +84,7 @@ def nearly_normal(
     sds = np.linalg.svd(root, compute_uv=False)
     if np.abs(center).max() > _OFF or sds[0] > _RATIO or sds[-1] < 1 / _RATIO:
         return None
-    left = values - values.max() - features @ solved
+    left = values - features @ solved
     noise = float((left**2).sum() / (len(e) - len(solved)))
     known = noise * np.diag(np.linalg.inv(features.T @ features))[1:]
     if not np.sqrt(known.max()) < KNOWN:
