@@ -15,6 +15,7 @@ NAMES = (
     "stein",
     "structured",
     "grouped",
+    "nearly",
     "warm_nuts",
     "cold_start",
     "dimension",
