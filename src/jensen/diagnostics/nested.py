@@ -142,7 +142,12 @@ class Nested:
 
     def settle(self, rng: np.random.Generator) -> bool:
         """Choose the number of nodes; False where none will do."""
-        g = self.center + _WIDER * rng.standard_normal((_PROBES, len(self.center))) @ np.asarray(self.q.head).T
+        return self.settle_at(
+            self.center + _WIDER * rng.standard_normal((_PROBES, len(self.center))) @ np.asarray(self.q.head).T
+        )
+
+    def settle_at(self, g: np.ndarray) -> bool:
+        """The same by what is seen at globals g (n, p)."""
         found = None
         for number in NODES:
             if number ** self.own.shape[1] > _MOST:
@@ -212,18 +217,10 @@ def _nearly(nested: Nested, rng: np.random.Generator, patience: float) -> Few | 
         return None
 
     def density(g: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-        for number in NODES:
-            if number**d > _MOST:
-                break
-            nested.nodes = number
-            first, more = nested(g[:_LOOK])
-            if np.std(more["gap"]) >= AGREE:
-                continue
-            rest, others = nested(g[_LOOK:])
-            more = {name: np.concatenate([array, others[name]]) for name, array in more.items()}
-            if np.std(more["gap"]) < AGREE:
-                return None if more["beyond"].max() > _BEYOND else (np.append(first, rest), more)
-        return None
+        if not nested.settle_at(g[:_LOOK]):
+            return None
+        log_p, more = nested(g)
+        return None if np.std(more["gap"]) > AGREE or more["beyond"].max() > _BEYOND else (log_p, more)
 
     return nearly_normal(density, nested.center, np.asarray(nested.q.head), rng)
 
