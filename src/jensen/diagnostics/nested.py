@@ -198,7 +198,7 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int, patience: float 
         return None
     nested, rng = Nested(target, q), keys.generator(seed, "nested")
     if _seconds(target) > _BRIEF and (few := _nearly(nested, keys.generator(seed, "nearly normal"), patience)):
-        return _concluded(nested, few, rng, f"a quadratic through {points(len(nested.center))} points")
+        return _concluded(nested, few, rng, f"by a quadratic through {points(len(nested.center))} points")
     if _seconds(target) > patience or not nested.settle(rng):
         return None
     few = integrate(nested, nested.center, np.asarray(q.head), rng)
@@ -207,7 +207,7 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int, patience: float 
     gap = few.more["gap"]
     if not few.weights @ (gap - few.weights @ gap) ** 2 < AGREE**2 or few.weights @ few.more["beyond"] > _BEYOND:
         return None
-    return _concluded(nested, few, rng, f"{len(few.weights)} points, worth {few.share * len(few.weights):.0f}")
+    return _concluded(nested, few, rng, f"at {len(few.weights)} points, worth {few.share * len(few.weights):.0f}")
 
 
 def _nearly(nested: Nested, rng: np.random.Generator, patience: float) -> Few | None:
@@ -229,7 +229,7 @@ def _concluded(nested: Nested, few: Few, rng: np.random.Generator, how: str) -> 
     z = _draws(nested, few, rng)
     values, derived = nested.target.constrain(z)
     how = (
-        f"an integral over {len(nested.center)} globals by {how}, at each of which {len(nested.own):,} groups are integrated by "
+        f"an integral over {len(nested.center)} globals {how}, at each of which {len(nested.own):,} groups are integrated by "
         f"{nested.nodes} nodes"
     )
     return integrated(nested.target.model, few, Draws(z, np.full(len(z), np.nan), values, derived), how)
