@@ -22,6 +22,7 @@ Laplace approximations, JRSS B 71; Pinheiro, Bates (1995), Approximations to the
 mixed-effects model, JCGS 4 (adaptive Gauss-Hermite quadrature).
 """
 
+from contextlib import suppress
 from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -198,7 +199,8 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int, patience: float 
         return None
     nested, rng = Nested(target, q), keys.generator(seed, "nested")
     if _seconds(target) > _BRIEF and (few := _nearly(nested, keys.generator(seed, "nearly normal"), patience)):
-        return _concluded(nested, few, rng, f"by a quadratic through {points(len(nested.center))} points")
+        with suppress(np.linalg.LinAlgError):  # of covariances that a regression says
+            return _concluded(nested, few, rng, f"by a quadratic through {points(len(nested.center))} points")
     if _seconds(target) > patience or not nested.settle(rng):
         return None
     few = integrate(nested, nested.center, np.asarray(q.head), rng)
