@@ -10,7 +10,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.bounded import inside, logit
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.plan import Plan
 from jensen.families.discrete import Categorical
@@ -33,7 +32,9 @@ def flat(plan: Plan, block: str, values: Mapping[str, Any]) -> Any:
     names = plan.blocks[block]
     roles = plan.layout.role  # type: ignore[union-attr]
     if roles[names[0]] in GAUSSIAN:
-        return jnp.concatenate([_own(plan, name, jnp.asarray(values[name])).reshape(-1) for name in names])
+        ways = [plan.layout.way(name) for name in names]  # type: ignore[union-attr]
+        own = (way.own(jnp.asarray(values[name])) for way, name in zip(ways, names, strict=True))
+        return jnp.concatenate([part.reshape(-1) for part in own])
     value = jnp.asarray(values[names[0]])
     return jnp.moveaxis(value, 0, -1) if roles[names[0]] == "chain" else value
 
@@ -49,18 +50,9 @@ def unflat(plan: Plan, block: str, x: Any) -> dict[str, Any]:
     for name in names:
         size = int(np.prod(known[name].shape))
         part = x[..., start : start + size].reshape(*x.shape[:-1], *known[name].shape)
-        found[name] = xp.exp(part) if roles[name] == "log gaussian" else part
-        if name in plan.bounded:
-            found[name] = inside(part, plan.bounded[name])
+        found[name] = plan.layout.way(name).value(part)  # type: ignore[union-attr]
         start += size
     return found
-
-
-def _own(plan: Plan, name: str, value: Any) -> Any:
-    """What a Gaussian block holds of a site."""
-    if name in plan.bounded:
-        return logit(value, plan.bounded[name])
-    return jnp.log(value) if plan.layout.role[name] == "log gaussian" else value  # type: ignore[union-attr]
 
 
 def statistics(plan: Plan, families: Families, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
-from jensen.conjugate.bounded import volume
 from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
@@ -160,12 +159,7 @@ def _program(plan: Plan, back: Any) -> Any:
 
         def truth(data: Any) -> dict[str, tuple[Any, Any]]:
             rows = graph.densities(first, data)
-            # The energy has the density of logits.
-            more = {name: volume({name: ends}, first) for name, ends in plan.bounded.items()}
-            return {
-                name: (_float(rows[name].sum() + more.get(name, 0.0)), _float(jnp.abs(rows[name]).sum()))
-                for name in names
-            }
+            return {name: (_float(rows[name].sum()), _float(jnp.abs(rows[name]).sum())) for name in names}
 
         def nothing(data: Any) -> dict[str, tuple[Any, Any]]:
             return dict.fromkeys(names, (jnp.zeros(()), jnp.zeros(())))

@@ -1,7 +1,7 @@
 """Free sites: parameters that are any function of them, by quadrature or reparameterized draws inside of the same ELBO.
 
 Where a parameter of a node is no monomial of its sites (exp(b) as a mean, sums of precisions, shapes of a Beta, a Student-t
-likelihood), these sites f become Gaussian, or Gaussian on their logarithm, and the node's expected log density is
+likelihood), these sites f become Gaussian, or Gaussian on their logarithm or logit, and the node's expected log density is
 
     sum_m w_m [a(f_m) + sum_j c_j(f_m) E[s_j]],     f_m = mean + L eps_m,  LL' = covariance of f under q,
 
@@ -65,7 +65,7 @@ def free_factor(node: Node, reader: Reader, why: NotConjugate) -> Factor:
     rule, free, factors = found
     sites = tuple(name for name in reader.latents if name in free)
     size = sum(int(np.prod(reader.latents[name].shape)) for name in sites)
-    if not sites or any(reader.latents[name].support not in ("real", "positive") for name in sites):
+    if not sites or not all(_has_way(reader.latents[name]) for name in sites):
         raise why
     if size > MOST:
         raise NotConjugate(
@@ -73,6 +73,11 @@ def free_factor(node: Node, reader: Reader, why: NotConjugate) -> Factor:
         )
     normal = -0.5 * np.log(2 * np.pi) if rule in ("loc", "scale") else 0.0
     return Factor(node, (), False, (Drawn(rule, sites, factors, why.reason),), np.array(normal))
+
+
+def _has_way(node: Node) -> bool:
+    """Whether a site can be Gaussian, or Gaussian on its logarithm or logit."""
+    return node.support in ("real", "positive") or (node.bounds is not None and node.kind != "Beta")
 
 
 def _try(reader: Reader, node: Node, leaf: str, transform: str = "id") -> Affine | None:

@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import betaln, gammaln
 
+from jensen.conjugate.hermite import NODES, WEIGHTS
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Read, few_powers, static
-from jensen.conjugate.priors import NODES, WEIGHTS, trimmed
+from jensen.conjugate.pieces import Read, static
+from jensen.conjugate.priors import trimmed
 from jensen.conjugate.slots import Affine, fit
 from jensen.conjugate.special import Linear, linear
 from jensen.conjugate.terms import Drawn
+from jensen.conjugate.ways import Way
 from jensen.models.graph import Graph, Node
 
 PAIRS = 64
@@ -135,7 +137,7 @@ class Free:
     leaves: Callable[..., Any] = static()
     rule: str = static()
     shape: tuple[int, ...] = static()
-    sites: tuple[tuple[str, tuple[int, ...], bool], ...] = static()
+    sites: tuple[tuple[str, tuple[int, ...], Way], ...] = static()
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -154,10 +156,9 @@ class Free:
 
     def _parts(self, x: Any) -> Any:
         values, start = [], 0
-        for _, shape, positive in self.sites:
+        for _, shape, way in self.sites:
             size = int(np.prod(shape))
-            part = x[start : start + size].reshape(shape)
-            values.append(jnp.exp(part) if positive else part)
+            values.append(way.value(x[start : start + size].reshape(shape)))
             start += size
         free, coefficients = _PARTS[self.rule].at(*self.leaves(*values, *self.inputs))
         full = self.shape if self.rule != "density" else jnp.shape(free)
@@ -195,7 +196,7 @@ def free(
         key, lambda: _traced(graph, node.name, _PARTS[term.rule].leaves, order, dict(data), dict(points))
     )
     flat = jax.tree.leaves(dict(data))
-    sites = tuple((name, latents[name].shape, layout.role[name] == "log gaussian") for name in order)
+    sites = tuple((name, latents[name].shape, layout.way(name)) for name in order)
     held = tuple(_held(kind, affine, node.shape, layout) for kind, affine in term.factors)
     draws = Draws(nodes, weights, index, position, tuple(by_block))
     return Free(draws, (*fixed, *(flat[n] for n in reads)), held, leaves, term.rule, node.shape, sites)
@@ -213,10 +214,7 @@ def _held(kind: str, affine: Affine, shape: tuple[int, ...], layout: Layout) -> 
         return Held(np.zeros(()), (), linear(rows, layout), "square")
     reads = []
     for slot in affine.slots:
-        name, role = layout.reading(slot.site)
-        index, power = fit(slot.index, axes)[0], fit(slot.weight, axes)[0]
-        index = index + layout.offset.get(name, 0) if role == "log gaussian" else index
-        reads.append(Read(index, power, layout.block[name], role, few_powers(power)))
+        reads.append(layout.read(slot._replace(index=fit(slot.index, axes)[0], weight=fit(slot.weight, axes)[0])))
     constant = fit(np.asarray(affine.constant, float), axes)[0]
     return Held(np.exp(constant) if kind == "mean" else constant, tuple(reads), None, kind)
 

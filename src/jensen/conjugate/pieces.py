@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jensen.conjugate.ways import SAME, Way
+
 
 def static(**kwargs: Any) -> Any:
     """A field that is part of the program."""
@@ -188,10 +190,10 @@ def _is_known(path: Any, leaf: np.ndarray) -> bool:
     return some or regular(leaf) is not None
 
 
-def features(own: Any, powers: tuple[float, ...]) -> dict[str, Any]:
-    """E[log s_i] and E[s_i^p] of all elements of a site whose logarithm is Gaussian, from the mean and variance of that."""
+def features(own: Any, powers: tuple[float, ...], way: Way) -> dict[str, Any]:
+    """E[log s_i] and E[s_i^p] of all elements of a positive site whose block is Gaussian, from its mean and variance."""
     mean, variance = own["mean"], own["cov"][: len(own["mean"])]
-    return {"log": mean, "powers": {p: jnp.exp(p * mean + 0.5 * p**2 * variance) for p in powers}}
+    return {"log": way.mean_log(mean, variance), "powers": {p: way.mean_power(mean, variance, p) for p in powers}}
 
 
 @jax.tree_util.register_dataclass
@@ -204,14 +206,19 @@ class Read:
     block: str = static()
     role: str = static()
     powers: tuple[float, ...] | None = static(default=None)
+    way: Way = static(default=SAME)
 
     def log(self, moments: Any) -> Any:
         """Power * E[log s]."""
         own = moments[self.block]
-        if self.role == "log gaussian":
-            return self._powered(take(own.get("log", own["mean"]), self.index))
+        if self.way.moves:
+            return self._powered(take(self._features(own, ())["log"], self.index))
         key = "log1m" if self.role == "complement" else "log"
         return self._powered(take(own[key].reshape(-1), self.index))
+
+    def _features(self, own: Any, powers: tuple[float, ...]) -> Any:
+        """Those of all elements, or what the block is given as."""
+        return own if "powers" in own else features(own, powers, self.way)
 
     def _powered(self, log: Any) -> Any:
         return log if isinstance(self.power, np.ndarray) and (self.power == 1).all() else self.power * log
@@ -219,16 +226,14 @@ class Read:
     def mean(self, moments: Any) -> Any:
         """E[s^power]."""
         own = moments[self.block]
-        if self.role == "log gaussian" and "powers" in own:
-            found = [take(own["powers"][p], self.index) for p in self.powers or ()]
+        if self.way.moves and self.powers is not None:
+            powers = self._features(own, self.powers)["powers"]
+            found = [take(powers[p], self.index) for p in self.powers]
             if len(found) == 1 and isinstance(self.power, np.ndarray) and (self.power != 0).all():
                 return found[0]
-            return sum(
-                (jnp.where(self.power == p, x - 1.0, 0.0) for p, x in zip(self.powers or (), found, strict=True)), 1.0
-            )
-        if self.role == "log gaussian":
-            mean, variance = take(own["mean"], self.index), take(own["cov"], self.index)
-            return jnp.exp(self.power * mean + 0.5 * self.power**2 * variance)
+            return sum((jnp.where(self.power == p, x - 1.0, 0.0) for p, x in zip(self.powers, found, strict=True)), 1.0)
+        if self.way.moves:
+            return self.way.mean_power(take(own["mean"], self.index), take(own["cov"], self.index), self.power)
         key = "inverse" if self.role == "inverse gamma" else "value"
         value = take(own[key].reshape(-1), self.index)
         everywhere = isinstance(self.power, np.ndarray) and (self.power != 0).all()

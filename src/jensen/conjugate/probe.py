@@ -102,15 +102,18 @@ def coordinate(node: Node) -> str | None:
         return "matrix"
     if node.support.startswith("real"):
         return "real"
+    if node.bounds is not None and node.kind != "Beta":
+        return "log" if node.bounds[0] >= 0 else None
     return {"positive": "log", "simplex": "log", "unit interval": "unit"}.get(node.support)
 
 
 def base(node: Node) -> np.ndarray:
-    """The point at which a continuous site's coordinates are zero; one half for sites without coordinates."""
+    """The point at which a continuous site's coordinates are zero; inside of the support for sites without coordinates."""
     where = coordinate(node)
     if where == "matrix":
         return np.array(np.broadcast_to(np.eye(node.shape[-1]), node.shape))
-    return np.full(node.shape, {"real": 0.0, "log": 1.0}.get(where or "", 0.5))
+    middle = 0.5 if node.bounds is None else 0.5 * (node.bounds[0] + node.bounds[1])
+    return np.full(node.shape, {"real": 0.0, "log": 1.0, "unit": 0.5}.get(where or "", middle))
 
 
 def value(where: str, x: Any, shape: tuple[int, ...]) -> Any:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Read, Totals, few_powers, static, take, totals
+from jensen.conjugate.pieces import Read, Totals, static, take, totals
 from jensen.conjugate.slots import fit
 from jensen.conjugate.terms import NotConjugate, Quadratic
 
@@ -178,10 +178,7 @@ def products(term: Quadratic, shape: tuple[int, ...], layout: Layout) -> Product
     x_site, y_site = term.pairs[0].x.site, term.pairs[0].y.site
     x = stack([pair.x.index + layout.offset[x_site] for pair in term.pairs])
     y = stack([pair.y.index + layout.offset[y_site] for pair in term.pairs])
-    reads = tuple(
-        Read(rows(slot.index), rows(slot.weight), *layout.place(slot.site), few_powers(slot.weight))
-        for slot in term.reads
-    )
+    reads = tuple(layout.read(slot._replace(index=rows(slot.index), weight=rows(slot.weight))) for slot in term.reads)
     pair = (layout.block[x_site], layout.block[y_site])
     if pair[0] == pair[1]:
         raise NotConjugate({x_site, y_site}, f"{x_site} and {y_site} are multiplied with each other, and share a block")

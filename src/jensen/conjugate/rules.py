@@ -62,7 +62,7 @@ def _other(node: Node, reader: Reader, levels: tuple[str, ...]) -> Factor:
     sites = reader.continuous(parents)
     if not parents:
         return Factor(node, (), False, (), np.zeros(()))
-    if not levels and sites == {node.name} and node.name in reader.probe.coordinate:
+    if not levels and sites == {node.name} and (node.bounds or node.name in reader.probe.coordinate):
         return Factor(node, (), False, (Sampled(node.name),), np.zeros(()))
     raise NotConjugate(sites, f"{node.name} is {node.distribution}, for which there is no exact expectation")
 

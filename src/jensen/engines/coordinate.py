@@ -318,8 +318,8 @@ def elbo(energy: Any, families: Any, moments: Any) -> Any:
 
 
 def _volume(energy: Any, block: str, moments: Any) -> Any:
-    """What the entropy of exp(x) has more than that of x."""
-    return moments["mean"].sum() if block in energy.logarithms else 0.0
+    """What the entropy of exp(x), or of a place in an interval, has more than that of x."""
+    return energy.volume(block, moments)
 
 
 def bound(target: Plan, families: Any) -> float:
