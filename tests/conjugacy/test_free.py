@@ -11,7 +11,7 @@ from tests.conjugacy.zoo_controls import exp_mean
 from tests.tiers import quick
 
 import jensen as jn
-from jensen.conjugate.free import _nodes
+from jensen.conjugate.hermite import standard
 from jensen.conjugate.product import Product
 
 RNG = np.random.default_rng(0)
@@ -117,7 +117,7 @@ def test_a_student_likelihood_against_quadrature():
 
 def test_nodes_have_the_moments_of_a_normal():
     for size in (1, 2, 3, 20):
-        x, w = _nodes(size)
+        x, w = standard(size)
         np.testing.assert_allclose(w @ x, 0.0, atol=1e-12)
         np.testing.assert_allclose((w[:, None] * x).T @ x, np.eye(size), atol=1e-12)
 
@@ -286,6 +286,61 @@ def test_integrals_and_gibbs_chains_over_scales_on_intervals_against_a_grid():
         found = jn.fit(uniform_scales, engine=engine, data=data)
         assert abs(found.mean["tau"] - mean) < error * sd
         assert abs(found.sd["tau"] / sd - 1) < error
+
+
+def _gamma(family):
+    return float(family.concentration), 0.0, 1.0 / float(family.rate)
+
+
+def blend(X, y):
+    share = sample("share", dist.Dirichlet(jnp.array([2.0, 1.0, 3.0])))
+    tau = sample("tau", dist.Gamma(2.0, 1.0))
+    sample("y", dist.Normal(X @ share, tau**-0.5), obs=y)
+
+
+def test_shares_in_a_regression_against_a_grid_of_the_simplex():
+    X = RNG.normal(size=(60, 3))
+    y = X @ np.array([0.2, 0.5, 0.3]) + 0.7 * RNG.normal(size=60)
+    q, _ = _best(blend, {"X": X, "y": y})
+    assert [(f.update, f.family) for f in q.plan.findings] == [
+        ("natural gradient", "logistic-normal"),
+        ("exact", "Gamma"),
+    ]
+    a, b = (np.indices((400, 400)).reshape(2, -1) + 0.5) / 400
+    theta = np.stack([a, b, 1 - a - b], 1)[a + b < 1]
+    square = ((y - theta @ X.T) ** 2).sum(1)
+    log_p = stats.dirichlet([2.0, 1.0, 3.0]).logpdf(theta.T) - 32.0 * np.log(1.0 + 0.5 * square)
+    p = np.exp(log_p - log_p.max())
+    p = p / p.sum()
+    sd = np.sqrt(p @ (theta - p @ theta) ** 2)
+    np.testing.assert_allclose(q.means["share"], p @ theta, atol=0.05 * sd.min())
+    np.testing.assert_allclose(q.sds["share"], sd, rtol=0.05)
+    # In the model's own space log q integrates to one, and log p is the model's.
+    values = {"share": theta, "tau": np.full(len(theta), 2.0)}
+    log_q = q.log_prob_values(values) - stats.gamma.logpdf(2.0, *_gamma(q.families["tau"]))
+    assert np.exp(log_q).sum() / 400**2 == pytest.approx(1.0, abs=1e-3)
+    some = {name: x[::20_000] for name, x in values.items()}
+    rows = stats.norm.logpdf(y, some["share"] @ X.T, 2.0**-0.5).sum(1) + stats.gamma.logpdf(2.0, 2.0)
+    np.testing.assert_allclose(q.log_joint(some), rows + stats.dirichlet([2.0, 1.0, 3.0]).logpdf(some["share"].T))
+
+
+def test_positive_coefficients_are_averaged_over_and_products_of_shares_with_them():
+    def effects(X, k, y):
+        share = sample("share", dist.Dirichlet(jnp.ones(3)).expand([4]))
+        b = sample("b", dist.HalfNormal(2.0).expand([3]))
+        tau = sample("tau", dist.Gamma(2.0, 1.0))
+        sample("k", dist.Multinomial(20, share), obs=k)
+        sample("y", dist.Normal(share @ b + X @ b, tau**-0.5), obs=y)
+
+    data = {"X": RNG.normal(size=(4, 3)), "k": RNG.multinomial(20, [0.2, 0.3, 0.5], 4) * 1.0, "y": Y[:4]}
+    found = make(effects, data)
+    words = [(f.site, f.update, f.family) for f in found.findings]
+    assert words == [
+        ("share", "natural gradient", "logistic-normal"),
+        ("b", "free", "log-normal"),
+        ("tau", "exact", "Gamma"),
+    ]
+    assert passes(found, data)
 
 
 def test_a_beta_that_is_read_otherwise_is_free_and_its_precision_exact():

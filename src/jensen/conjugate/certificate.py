@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.coordinates import coordinate
 from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
-from jensen.conjugate.probe import coordinate
 from jensen.conjugate.special import Predictor
 from jensen.conjugate.tables import IMPOSSIBLE
 from jensen.core import keys
@@ -159,7 +159,11 @@ def _program(plan: Plan, back: Any) -> Any:
 
         def truth(data: Any) -> dict[str, tuple[Any, Any]]:
             rows = graph.densities(first, data)
-            return {name: (_float(rows[name].sum()), _float(jnp.abs(rows[name]).sum())) for name in names}
+            more = blocks.volume(plan, first)
+            return {
+                name: (_float(rows[name].sum() + more.get(name, 0.0)), _float(jnp.abs(rows[name]).sum()))
+                for name in names
+            }
 
         def nothing(data: Any) -> dict[str, tuple[Any, Any]]:
             return dict.fromkeys(names, (jnp.zeros(()), jnp.zeros(())))

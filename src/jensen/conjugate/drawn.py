@@ -98,8 +98,11 @@ def _density(node: Node, reader: Reader) -> Found:
 
 def _normal(node: Node, reader: Reader) -> Found | None:
     scale, loc, value = _try(reader, node, "scale", "log"), _try(reader, node, "loc"), _try(reader, node, "value")
-    held = reader.reading(node, "loc", "id")
-    if scale is not None and not (held is not None and held.held):
+    found = reader.reading(node, "loc", "id")
+    # Real sites that others scale are Gaussian given these, which draws would not use.
+    real = any(reader.probe.coordinate.get(name) == "real" for name in _reads(node, reader, "loc"))
+    held = found is not None and found.held and real
+    if scale is not None and not held:
         free = _reads(node, reader, "loc") | ({node.name} if node.latent else set())
         if not free & scale.sites:
             return "loc", free, (("mean", scale.times(-2.0)), ("log", scale.times(-1.0)))
@@ -108,11 +111,7 @@ def _normal(node: Node, reader: Reader) -> Found | None:
         free = _reads(node, reader, "scale")
         if not free & residual.sites and all(reader.probe.coordinate[name] == "real" for name in residual.sites):
             return "scale", free, (("square", residual),)
-    if (
-        held is not None and held.held
-    ):  # non-centered: real sites are Gaussian given the others, which draws would not use
-        return None
-    return _density(node, reader)
+    return None if held else _density(node, reader)
 
 
 def _value(node: Node, reader: Reader) -> Affine:

@@ -87,7 +87,7 @@ def _gaussian(plan: Plan, block: str, family: Any, given: Mapping[str, np.ndarra
     assert layout is not None
     for name in plan.blocks[block]:
         if name in given:
-            value = layout.way(name).own(given[name])
+            value = blocks.own(plan, name, given[name])
             inside = slice(layout.offset[name], layout.offset[name] + value.size)
             mean[inside], variance[inside] = value.reshape(-1), variance[inside] / SURE
     return Gaussian.point(family.pattern, mean, variance)

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate.bounded import freed
+from jensen.conjugate.coordinates import base
 from jensen.conjugate.drawn import free_factor
 from jensen.conjugate.energy import Energy, assemble
 from jensen.conjugate.joint import lay_out
 from jensen.conjugate.layout import GAUSSIAN, POSITIVE, Layout
-from jensen.conjugate.probe import Probe, base, probe
+from jensen.conjugate.probe import Probe, probe
 from jensen.conjugate.rules import factor
+from jensen.conjugate.simplex import loosened
 from jensen.conjugate.slots import Slot
 from jensen.conjugate.special import EXACT
 from jensen.conjugate.terms import (
@@ -94,6 +96,8 @@ class Plan:
         E_q[log p]; None when a site has no update.
     refusal
         Why coordinate ascent cannot run; empty when it can.
+    simplexes
+        Sites on a simplex whose log ratios are Gaussian (`jensen.conjugate.simplex`).
     scales
         Sites that multiply real ones (non-centered scales), on which a product has too small an sd.
     """
@@ -105,6 +109,7 @@ class Plan:
     energy: Energy | None = None
     refusal: str = ""
     scales: frozenset[str] = frozenset()
+    simplexes: frozenset[str] = frozenset()
 
     @property
     def damped(self) -> tuple[str, ...]:
@@ -139,20 +144,22 @@ def make_plan(
             raise DataError(f"{name} has NaN or infinite values; drop or impute those rows.")
     latents = {node.name: node for node in graph.nodes if node.latent}
     _check_blocks(blocks, latents)
-    plan = _planned(graph, data, blocks, seed)
-    lost = {finding.site for finding in plan.findings if finding.family == "-"}
-    betas = frozenset(name for name in lost if latents[name].kind == "Beta")
-    if not (plan.refusal and betas):
-        return plan
-    other = _planned(graph, data, blocks, seed, betas)
-    return plan if other.refusal else other
+    free: frozenset[str] = frozenset()
+    plan = _planned(graph, data, blocks, seed, free)
+    while plan.refusal:
+        lost = {finding.site for finding in plan.findings if finding.family == "-"}
+        more = {name for name in lost if latents[name].kind == "Beta" or latents[name].support == "simplex"} - free
+        if not more:
+            break
+        free = free | more
+        plan = _planned(graph, data, blocks, seed, free)
+    return plan
 
 
-def _planned(
-    model: Graph, data: Mapping[str, Any], blocks: Any, seed: int, betas: frozenset[str] = frozenset()
-) -> Plan:
-    """The plan in which some Beta sites are on an interval, and of no known kind."""
-    graph = freed(model, betas)
+def _planned(model: Graph, data: Mapping[str, Any], blocks: Any, seed: int, free: frozenset[str]) -> Plan:
+    """The plan in which some Beta sites and some on simplexes are free."""
+    simplexes = frozenset(node.name for node in model.nodes if node.name in free and node.support == "simplex")
+    graph = loosened(freed(model, free - simplexes), simplexes)
     latents = {node.name: node for node in graph.nodes if node.latent}
     found = probe(graph, data, seed)
     reader = Reader(found, latents)
@@ -177,7 +184,7 @@ def _planned(
         )
         blamed = "".join(f"{name} has no coordinate update: " for name in sorted(error.blame)[:1])
         return Plan(model, findings, refusal=blamed + error.reason)
-    return Plan(model, findings, grouping, layout, energy, scales=frozenset(scales))
+    return Plan(model, findings, grouping, layout, energy, scales=frozenset(scales), simplexes=simplexes)
 
 
 def _scales(found: Probe, latents: Mapping[str, Node]) -> dict[str, str]:
@@ -317,7 +324,7 @@ def _finding(
     node: Node, roles: Mapping[str, str], reasons: Mapping[str, str], factors: Sequence[Factor], lost: Mapping[str, str]
 ) -> Finding:
     name, role = node.name, roles[node.name]
-    word = _WORDS["logit gaussian" if _on_interval(node) else role]
+    word = "logistic-normal" if node.kind == "whole" else _WORDS["logit gaussian" if _on_interval(node) else role]
     if name in lost:
         return Finding(name, "free", "-", lost[name])
     if role in POSITIVE:

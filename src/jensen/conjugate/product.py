@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import softmax
 
-from jensen.conjugate import blocks
+from jensen.conjugate import blocks, simplex
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.local import responsibilities
 from jensen.conjugate.pieces import signature
@@ -86,7 +86,7 @@ class Product:
             family, role = families[block], self.plan.layout.role[names[0]]  # type: ignore[union-attr]
             mean, sd = (family.moments()["mean"], family.sd()) if role in GAUSSIAN else (family.mean, family.sd)
             if role in GAUSSIAN:
-                parts = {name: self._of_gaussian(mean, sd, name) for name in names}
+                parts = {name: self._of_gaussian(family, mean, sd, name) for name in names}
             else:
                 both = (blocks.unflat(self.plan, block, array) for array in (mean, sd))
                 parts = {name: tuple(part[name] for part in both) for name in names}
@@ -94,11 +94,16 @@ class Product:
                 found.update({name: jnp.reshape(part[number], shapes[name]) for name, part in parts.items()})
         return means, sds
 
-    def _of_gaussian(self, mean: Any, sd: Any, name: str) -> tuple[Any, Any]:
+    def _of_gaussian(self, family: Any, mean: Any, sd: Any, name: str) -> tuple[Any, Any]:
         """Mean and sd of a site from those of its block."""
-        layout, size = self.plan.layout, int(np.prod(blocks.nodes(self.plan)[name].shape))
-        own = slice(layout.offset[name], layout.offset[name] + size)  # type: ignore[union-attr]
-        return layout.way(name).moments(mean[own], sd[own])  # type: ignore[union-attr]
+        layout: Any = self.plan.layout
+        shape = blocks.own_shape(self.plan, blocks.nodes(self.plan)[name])
+        index = layout.offset[name] + np.arange(int(np.prod(shape)))
+        if name not in self.plan.simplexes:
+            return layout.way(name).moments(mean[index], sd[index])
+        index = index.reshape(-1, shape[-1])
+        cov = family.moments()["cov"][layout.position(layout.block[name], index[..., None], index[:, None])]
+        return simplex.moments(mean[index], cov)
 
     def _compiled(self, word: str, function: Any, *args: Any) -> Any:
         """The function at these arguments, compiled for the handful of calls it gets."""
@@ -164,14 +169,16 @@ class Product:
     def _volume(self, values: Mapping[str, Any]) -> Any:
         """From the densities of logarithms and logits to those of the sites."""
         ways = {name: self.plan.layout.way(name) for name in self.plan.layout.offset if name in values}  # type: ignore[union-attr]
-        return sum((way.log_slope(way.own(values[name])).sum() for name, way in ways.items()), jnp.zeros(()))
+        moved = sum((way.log_slope(way.own(values[name])).sum() for name, way in ways.items()), jnp.zeros(()))
+        return moved + sum(blocks.volume(self.plan, values).values())
 
     @wide
     def log_joint(self, values: Mapping[str, Any]) -> np.ndarray:
         """Log p(values, data) (n,) at values of all sites, draws first, in the model's own space."""
 
         def one(energy: Any, values: Mapping[str, Any]) -> Any:
-            return energy(blocks.statistics(self.plan, self.families, values))
+            joint = energy(blocks.statistics(self.plan, self.families, values))
+            return joint - sum(blocks.volume(self.plan, values).values())
 
         call = jax.jit(lambda energy, values: jax.lax.map(lambda v: one(energy, v), values, batch_size=16))
         return np.asarray(call(self.plan.energy, dict(values)))
