@@ -65,12 +65,13 @@ def free_factor(node: Node, reader: Reader, why: NotConjugate) -> Factor:
     rule, free, factors = found
     sites = tuple(name for name in reader.latents if name in free)
     size = sum(int(np.prod(reader.latents[name].shape)) for name in sites)
-    if not sites or not all(_has_way(reader.latents[name]) for name in sites):
-        raise why
-    if size > MOST:
+    some = [reader.latents[name] for name in sites]
+    if size > MOST and all(one.support == "simplex" or _has_way(one) for one in some):
         raise NotConjugate(
             why.blame, f"{why.reason}, and {node.name} reads {size} elements so, of which at most {MOST} can be drawn"
         )
+    if not sites or not all(map(_has_way, some)):
+        raise why
     normal = -0.5 * np.log(2 * np.pi) if rule in ("loc", "scale") else 0.0
     return Factor(node, (), False, (Drawn(rule, sites, factors, why.reason),), np.array(normal))
 

@@ -145,12 +145,12 @@ def make_plan(
     latents = {node.name: node for node in graph.nodes if node.latent}
     _check_blocks(blocks, latents)
     free: frozenset[str] = frozenset()
-    plan = _planned(graph, data, blocks, seed, free)
+    first = plan = _planned(graph, data, blocks, seed, free)
     while plan.refusal:
         lost = {finding.site for finding in plan.findings if finding.family == "-"}
         more = {name for name in lost if latents[name].kind == "Beta" or latents[name].support == "simplex"} - free
         if not more:
-            break
+            return first
         free = free | more
         plan = _planned(graph, data, blocks, seed, free)
     return plan
@@ -167,8 +167,10 @@ def _planned(model: Graph, data: Mapping[str, Any], blocks: Any, seed: int, free
     factors, lost = _factors(graph, reader, roles, reasons)
     findings = tuple(_finding(node, roles, reasons, factors, lost) for node in latents.values())
     scales = _scales(found, latents)
+    drawn = {site for one in factors for term in one.terms if isinstance(term, Drawn) for site in term.sites}
     findings = tuple(
-        replace(f, reason=scales[f.site]) if f.site in scales and f.update == "free" else f for f in findings
+        replace(f, reason=scales[f.site]) if f.site in scales.keys() - drawn and f.update == "free" else f
+        for f in findings
     )
     if lost:
         name, reason = next(iter(lost.items()))
