@@ -19,7 +19,8 @@ from jensen.conjugate.columns import Columns, columns
 from jensen.conjugate.free import Free, free
 from jensen.conjugate.layout import POSITIVE, Layout
 from jensen.conjugate.naturals import Form, Naturals, form, naturals
-from jensen.conjugate.pieces import Read, Sum, features, static
+from jensen.conjugate.pieces import Read, Sum, features
+from jensen.conjugate.places import static
 from jensen.conjugate.priors import Prior, prior
 from jensen.conjugate.products import Products, products
 from jensen.conjugate.shapes import LogGammas, log_gammas

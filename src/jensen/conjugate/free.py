@@ -18,7 +18,8 @@ from jax.scipy.special import betaln, gammaln
 
 from jensen.conjugate.hermite import standard
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Read, static
+from jensen.conjugate.pieces import Read
+from jensen.conjugate.places import static
 from jensen.conjugate.priors import trimmed
 from jensen.conjugate.slots import Affine, fit
 from jensen.conjugate.special import Linear, linear

@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend import core
 
 from jensen.conjugate.hermite import expected
-from jensen.conjugate.pieces import static
+from jensen.conjugate.places import static
 from jensen.conjugate.terms import NotConjugate
 from jensen.conjugate.ways import Way
 from jensen.models.graph import Graph, Node

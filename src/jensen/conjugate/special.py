@@ -20,7 +20,8 @@ from jax.scipy.special import log_ndtr
 
 from jensen.conjugate.hermite import NODES, WEIGHTS
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Read, static
+from jensen.conjugate.pieces import Read
+from jensen.conjugate.places import static
 from jensen.conjugate.products import contract
 from jensen.conjugate.slots import Pair, Slot, fit
 from jensen.conjugate.terms import Predicted

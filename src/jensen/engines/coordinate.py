@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import starts
-from jensen.conjugate.pieces import known
+from jensen.conjugate.pieces import ZERO, known
 from jensen.conjugate.plan import Plan
 from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING, on_device
@@ -251,7 +251,7 @@ def update(energy: Any, families: Any, moments: Any, block: str) -> Any:
     partly = energy.about(block)
     slope = jax.grad(lambda own: partly(moments | {block: own}) + _volume(energy, block, own))
     if isinstance(families[block], Gaussian) and energy.quadratic(block):
-        return families[block].from_slope(slope(jax.tree.map(jnp.zeros_like, moments[block])))
+        return families[block].from_slope(slope(jax.tree.map(jnp.zeros_like, moments[block]) | {ZERO: ()}))
     return families[block].from_gradient(slope(moments[block]), moments[block])
 
 
