@@ -179,7 +179,7 @@ def test_conjugacy_explains():
     assert found.table.loc["b", "update"] == "exact"
 
 
-@pytest.mark.parametrize("name", ["marginalized_mixture", "two_views"])
+@pytest.mark.parametrize("name", ["block_model", "two_views"])
 def test_what_coordinate_ascent_cannot_do_is_refused_with_the_table(name):
     one = next(control for control in CONTROLS if control.name == name)
     with pytest.raises(jn.UnsupportedError, match="Conjugacy of"):

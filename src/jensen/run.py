@@ -21,7 +21,7 @@ import numpy as np
 from jensen.callbacks import Callback, Snapshot
 from jensen.checkpoint import Checkpoint, Saved
 from jensen.core.errors import FitWarning, OptionError
-from jensen.engines.engine import Engine
+from jensen.engines.engine import Engine, Racing
 from jensen.progress import Progress
 
 __all__ = ["Callback", "Run", "Snapshot", "run"]
@@ -116,6 +116,10 @@ def run(
         memories = tuple((_name(type(callback)), getattr(callback, "checkpointed", None)) for callback in callbacks)
         return Saved(at.state, losses.view(at.steps), tuple(notes[: at.notes]), elapsed(), status, ended, memories)
 
+    def seen() -> np.ndarray:
+        best = engine.best_so_far(at.state) if isinstance(engine, Racing) else None
+        return losses.view(at.steps) if best is None else best
+
     def elapsed() -> float:
         return past + time.perf_counter() - begun
 
@@ -126,12 +130,13 @@ def run(
                 losses.append(ticks.loss)
                 notes += [ticks.note] if ticks.note else []
                 at = _At(new, losses.size, len(notes))  # one assignment: Ctrl-C comes before it or after it
-                bar.show(at.steps, -float(ticks.loss[-1]) if len(ticks.loss) else float("nan"), ticks.error)
+                shown = seen()
+                bar.show(len(shown), -float(shown[-1]) if len(shown) else float("nan"), ticks.error)
                 if ticks.done and not ticks.spent:
                     ended, status = "done", "converged" if engine.converged(at.state) else "stuck"
                     continue
                 if callbacks:
-                    now = Snapshot(at.steps, losses.view(at.steps), partial(engine.finish, at.state), elapsed())
+                    now = Snapshot(len(shown), shown, partial(engine.finish, at.state), elapsed())
                     stop, fault = _asked(callbacks, now)
                     ended, status = ("fault" if fault else "callback", "stopped") if stop else ("", "")
                 if not ended and (ticks.done or (steps is not None and at.steps >= steps)):
@@ -154,8 +159,10 @@ def run(
     if fault:
         said.append(fault)
         warnings.warn(fault, FitWarning, stacklevel=2)
-    loss = losses.view(at.steps).copy()
-    return engine.finish(at.state), Run(status, {"loss": loss, "elbo": -loss}, at.steps, seconds, tuple(said), at.state)
+    loss = seen().copy()
+    return engine.finish(at.state), Run(
+        status, {"loss": loss, "elbo": -loss}, len(loss), seconds, tuple(said), at.state
+    )
 
 
 class _At(NamedTuple):

@@ -298,16 +298,14 @@ def levels_of_both_axes(y):
 
 FREE = (
     *((model, Y) for model in (sum_of_precisions, product_within_a_site, square, product_and_square, three_factors)),
-    *((model, Y) for model in (mean_and_scale, gamma_shape_site, masked)),
+    *((model, Y) for model in (mean_and_scale, positive_mean_and_scale, gamma_shape_site, masked)),
     *((model, COUNTS) for model in (normalized_gammas, unnormalized_gammas, sum_of_rates)),
-    *((model, COUNTS) for model in (product_of_probabilities, half_probability)),
+    *((model, COUNTS) for model in (product_of_probabilities, half_probability, mixed_probabilities)),
     (outer_square, TABLE),
 )
 NOT_CONJUGATE = (
-    *((model, Y) for model in (scale_of_a_gaussian, positive_mean_and_scale)),
-    (product_within_precisions, Y),
+    *((model, Y) for model in (scale_of_a_gaussian, product_within_precisions)),
     *((model, Y) for model in (factor_statement, levels_by_group)),
-    (mixed_probabilities, COUNTS),
     *((model, TABLE) for model in (levels_transposed, levels_of_both_axes)),
 )
 

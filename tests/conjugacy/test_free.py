@@ -10,7 +10,8 @@ from tests.conjugacy.checks import make, passes, start, sweeps
 from tests.conjugacy.zoo_controls import exp_mean
 from tests.tiers import quick
 
-from jensen.conjugate.free import _nodes
+import jensen as jn
+from jensen.conjugate.hermite import standard
 from jensen.conjugate.product import Product
 
 RNG = np.random.default_rng(0)
@@ -116,7 +117,7 @@ def test_a_student_likelihood_against_quadrature():
 
 def test_nodes_have_the_moments_of_a_normal():
     for size in (1, 2, 3, 20):
-        x, w = _nodes(size)
+        x, w = standard(size)
         np.testing.assert_allclose(w @ x, 0.0, atol=1e-12)
         np.testing.assert_allclose((w[:, None] * x).T @ x, np.eye(size), atol=1e-12)
 
@@ -205,10 +206,147 @@ def test_an_sd_on_an_interval_has_the_best_logit_normal():
     np.testing.assert_allclose(q.log_joint({name: x[::5000] for name, x in flat.items()}), true, rtol=1e-10)
 
 
+def uniform_scales(g, y):
+    mu = sample("mu", dist.Normal(0.0, 10.0))
+    tau = sample("tau", dist.Uniform(0.0, 5.0))
+    sigma = sample("sigma", dist.Uniform(0.1, 10.0))
+    e = sample("e", dist.Normal(0.0, 1.0).expand([12]).to_event(1))
+    sample("y", dist.Normal(mu + tau * e[g], sigma), obs=y)
+
+
+def _grouped():
+    rng = np.random.default_rng(1)
+    g = np.arange(60) % 12
+    return {"g": g, "y": 1.0 + 0.7 * rng.normal(size=12)[g] + 0.5 * rng.normal(size=60)}
+
+
+def test_scales_on_intervals_multiply_and_divide_in_closed_form():
+    """The ELBO in closed form and by quadrature of its own; Gaussians by the normal equations, logits where it is flat."""
+    data = _grouped()
+    found = make(uniform_scales, data)
+    words = [(f.site, f.update, f.family) for f in found.findings]
+    assert words[1:3] == [("tau", "free", "logit-normal"), ("sigma", "free", "logit-normal")]
+    assert {word[1] for word in words} == {"exact", "free"}
+    assert passes(found, data)
+    families, elbos = sweeps(found, start(found), 80, ("tau", "sigma", "mu + e"))
+    assert np.diff(elbos).min() >= -1e-10 * np.abs(elbos).max()
+    x, w = np.polynomial.hermite_e.hermegauss(60)
+    w = w / w.sum()
+    columns = np.eye(12)[data["g"]]
+
+    def scale(own, ends):
+        u = own[0] + np.exp(own[1]) * x
+        volume = w @ (-np.logaddexp(0, -u) - np.logaddexp(0, u)) + own[1] + 0.5 * np.log(2 * np.pi) + 0.5
+        return ends[0] + (ends[1] - ends[0]) / (1 + np.exp(-u)), volume  # the prior is minus the log of the length
+
+    def elbo(own):
+        (tau, more), (sigma, rest) = scale(own[:2], (0.0, 5.0)), scale(own[2:], (0.1, 10.0))
+        weight, one, two = w @ sigma**-2.0, w @ tau, w @ tau**2
+        design = np.column_stack([np.ones(60), one * columns])
+        precision = weight * (design.T @ design + np.diag([0, *(two - one**2) * columns.sum(0)]))
+        precision += np.diag([0.01, *np.ones(12)])
+        mean = np.linalg.solve(precision, weight * design.T @ data["y"])
+        fit = 0.5 * (weight * data["y"] @ data["y"] - mean @ precision @ mean) + 60 * (w @ np.log(sigma))
+        constant = 0.5 * np.log(0.01) - 30 * np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(precision)[1]
+        return constant - fit + more + rest, mean, precision
+
+    at = []
+    for name in ("tau", "sigma"):
+        family = families[name]
+        precision = float(np.asarray(family.precision)[0])
+        at += [float(np.asarray(family.h)[0]) / precision, -0.5 * np.log(precision)]
+    value, mean, precision = elbo(np.array(at))
+    assert elbos[-1] == pytest.approx(value, rel=1e-8)
+    slope = optimize.approx_fprime(at, lambda own: elbo(own)[0], 1e-6)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-4)
+    q = Product(families, found, None)  # type: ignore[arg-type]
+    np.testing.assert_allclose(np.append(q.means["mu"], q.means["e"]), mean, rtol=1e-5, atol=1e-7)
+    sds = np.sqrt(np.diag(np.linalg.inv(precision)))
+    np.testing.assert_allclose(np.append(q.sds["mu"], q.sds["e"]), sds, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_integrals_and_gibbs_chains_over_scales_on_intervals_against_a_grid():
+    """Twelve groups of five: sums of squares within and between groups say all about the two scales."""
+    data = _grouped()
+    tau, sigma = np.linspace(0.005, 3.0, 300), np.linspace(0.2, 1.0, 200)
+    groups = data["y"].reshape(5, 12).mean(0)
+    within, between = ((data["y"] - groups[data["g"]]) ** 2).sum(), 5 * ((groups - groups.mean()) ** 2).sum()
+    log_p = 0.0
+    for square, count, variance in (
+        (within, 48, sigma**2),
+        (between, 11, sigma**2 + 5 * tau[:, None] ** 2),
+        (60 * groups.mean() ** 2, 1, sigma**2 + 5 * tau[:, None] ** 2 + 6000),
+    ):
+        log_p = log_p - 0.5 * square / variance - 0.5 * count * np.log(variance)
+    p = np.exp(log_p - np.max(log_p)).sum(1)
+    mean = (p * tau).sum() / p.sum()
+    sd = np.sqrt((p * (tau - mean) ** 2).sum() / p.sum())
+    for engine, error in ((jn.CoordinateAscent(), 0.1), (jn.Gibbs(), 0.2)):
+        found = jn.fit(uniform_scales, engine=engine, data=data)
+        assert abs(found.mean["tau"] - mean) < error * sd
+        assert abs(found.sd["tau"] / sd - 1) < error
+
+
+def _gamma(family):
+    return float(family.concentration), 0.0, 1.0 / float(family.rate)
+
+
+def blend(X, y):
+    share = sample("share", dist.Dirichlet(jnp.array([2.0, 1.0, 3.0])))
+    tau = sample("tau", dist.Gamma(2.0, 1.0))
+    sample("y", dist.Normal(X @ share, tau**-0.5), obs=y)
+
+
+def test_shares_in_a_regression_against_a_grid_of_the_simplex():
+    X = RNG.normal(size=(60, 3))
+    y = X @ np.array([0.2, 0.5, 0.3]) + 0.7 * RNG.normal(size=60)
+    q, _ = _best(blend, {"X": X, "y": y})
+    assert [(f.update, f.family) for f in q.plan.findings] == [
+        ("natural gradient", "logistic-normal"),
+        ("exact", "Gamma"),
+    ]
+    a, b = (np.indices((400, 400)).reshape(2, -1) + 0.5) / 400
+    theta = np.stack([a, b, 1 - a - b], 1)[a + b < 1]
+    square = ((y - theta @ X.T) ** 2).sum(1)
+    log_p = stats.dirichlet([2.0, 1.0, 3.0]).logpdf(theta.T) - 32.0 * np.log(1.0 + 0.5 * square)
+    p = np.exp(log_p - log_p.max())
+    p = p / p.sum()
+    sd = np.sqrt(p @ (theta - p @ theta) ** 2)
+    np.testing.assert_allclose(q.means["share"], p @ theta, atol=0.05 * sd.min())
+    np.testing.assert_allclose(q.sds["share"], sd, rtol=0.05)
+    # In the model's own space log q integrates to one, and log p is the model's.
+    values = {"share": theta, "tau": np.full(len(theta), 2.0)}
+    log_q = q.log_prob_values(values) - stats.gamma.logpdf(2.0, *_gamma(q.families["tau"]))
+    assert np.exp(log_q).sum() / 400**2 == pytest.approx(1.0, abs=1e-3)
+    some = {name: x[::20_000] for name, x in values.items()}
+    rows = stats.norm.logpdf(y, some["share"] @ X.T, 2.0**-0.5).sum(1) + stats.gamma.logpdf(2.0, 2.0)
+    np.testing.assert_allclose(q.log_joint(some), rows + stats.dirichlet([2.0, 1.0, 3.0]).logpdf(some["share"].T))
+
+
+def test_positive_coefficients_are_averaged_over_and_products_of_shares_with_them():
+    def effects(X, k, y):
+        share = sample("share", dist.Dirichlet(jnp.ones(3)).expand([4]))
+        b = sample("b", dist.HalfNormal(2.0).expand([3]))
+        tau = sample("tau", dist.Gamma(2.0, 1.0))
+        sample("k", dist.Multinomial(20, share), obs=k)
+        sample("y", dist.Normal(share @ b + X @ b, tau**-0.5), obs=y)
+
+    data = {"X": RNG.normal(size=(4, 3)), "k": RNG.multinomial(20, [0.2, 0.3, 0.5], 4) * 1.0, "y": Y[:4]}
+    found = make(effects, data)
+    words = [(f.site, f.update, f.family) for f in found.findings]
+    assert words == [
+        ("share", "natural gradient", "logistic-normal"),
+        ("b", "free", "log-normal"),
+        ("tau", "exact", "Gamma"),
+    ]
+    assert passes(found, data)
+
+
 def test_a_beta_that_is_read_otherwise_is_free_and_its_precision_exact():
     lag, y = Y[:-1] - 2.0, 0.6 * (Y[:-1] - 2.0) + 0.5 * Y[1:] - 1.0
     q, _ = _best(autoregression, {"lag": lag, "y": y})
-    assert [(f.update, f.family) for f in q.plan.findings] == [("natural gradient", "logit-normal"), ("exact", "Gamma")]
+    assert [(f.update, f.family) for f in q.plan.findings] == [("free", "logit-normal"), ("exact", "Gamma")]
     rho = np.linspace(1e-4, 1 - 1e-4, 4001)
     square = ((y - rho[:, None] * lag) ** 2).sum(1)
     log_p = stats.beta.logpdf(rho, 2, 2) - (2.0 + len(y) / 2) * np.log(1.0 + 0.5 * square)

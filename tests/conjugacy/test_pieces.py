@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jensen.conjugate.pieces import regular, take, totals
+from jensen.conjugate.places import regular, take, totals
 from jensen.core.precision import scope
 
 N, K = 5, 3
@@ -15,6 +15,10 @@ INDEX = {
     "every other": 2 * np.arange(4),
     "backwards": np.arange(4)[::-1],
     "one": np.full((3, 2), 4),
+    "in turn": np.tile(np.arange(K), N)[:, None],
+    "a table by its columns": GRID.T.reshape(-1) + 2,
+    "every element twice": np.repeat(np.arange(4), 2),
+    "almost in turn": np.array([0, 1, 2, 0, 1, 3]),
     "any": np.array([[3, 1], [4, 1]]),
     "any, then side by side": np.array([0, 0, 1, 2]),
 }

@@ -1,6 +1,8 @@
 """Plans of the zoo: the word for every site, the blocks and patterns of q, and reasons that name the node."""
 
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from tests.conjugacy.checks import make, plan
 from tests.conjugacy.zoo import CONTROLS, MODELS, example
@@ -57,7 +59,11 @@ def test_reasons_name_the_node(where):
 
 
 def test_refusal_names_a_site():
-    found = plan("marginalized_mixture")
+    def correlated(y):
+        root = numpyro.sample("root", dist.LKJCholesky(2, 1.0))
+        numpyro.sample("y", dist.MultivariateNormal(np.zeros(2), scale_tril=root), obs=y)
+
+    found = make(correlated, {"y": np.ones((5, 2))})
     assert found.energy is None
     assert any(found.refusal.startswith(f"{finding.site} has no coordinate update") for finding in found.findings)
 

@@ -170,7 +170,8 @@ def test_the_best_of_several_starts_goes_on():
     assert needed(plan) == 8
     single = _fit(plan)[1].history["elbo"][-1]
     q, record = _fit(plan, Restarts(QUICK, 3))
-    again, _ = _fit(plan, Restarts(QUICK, 3))
+    seen = []
+    again, _ = run(Restarts(QUICK, 3), plan, seed=0, steps=200, callbacks=[seen.append], progress=False)
     assert record.status == "converged"
     assert len(record.notes) == 1
     assert record.notes[0].startswith("3 starts")
@@ -180,6 +181,16 @@ def test_the_best_of_several_starts_goes_on():
     engine = Restarts(replace(QUICK, start=q))
     assert engine.init(plan, 0).count == 1
     assert SWEEPS > starts.HELD
+    # Callbacks see the best start so far, and what they stop is kept.
+    assert [snapshot.step for snapshot in seen[:4]] == [1, 3, 7, 15]
+    assert len(seen) > 8  # the other starts as well
+    best = np.array([snapshot.loss[-1] for snapshot in seen])
+    assert np.diff(best).max() < 1e-8 * abs(single)
+    assert bound(plan, seen[7].q) >= -best[7] - 1e-8 * abs(single)
+    stopped, record = run(Restarts(QUICK, 3), plan, seed=0, callbacks=[lambda s: s.step >= 7], progress=False)
+    assert (record.status, record.steps) == ("stopped", 7)
+    np.testing.assert_array_equal(record.history["loss"], seen[2].loss)
+    np.testing.assert_array_equal(stopped["z"].logits, seen[2].q["z"].logits)
 
 
 def test_permuted_levels_leave_the_bound_alone():

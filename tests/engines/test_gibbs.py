@@ -321,12 +321,17 @@ def test_what_is_not_finite_is_named():
         ("probit", "b has .* auxiliary Gaussians"),
         ("poisson_factorization", "theta has .* auxiliary counts"),
         ("logistic", "b has no complete conditional .* not quadratic"),
-        ("marginalized_mixture", "Gibbs sampling cannot run"),
+        ("marginalized_mixture", "pi has no complete conditional"),
     ],
 )
 def test_refusals(name, words):
     with pytest.raises(UnsupportedError, match=words):
         Gibbs().init(plan(name), 0)
+
+
+def test_a_plan_without_updates_is_refused():
+    with pytest.raises(UnsupportedError, match="Gibbs sampling cannot run: b has no coordinate update"):
+        Gibbs().init(replace(plan("logistic"), energy=None, refusal="b has no coordinate update"), 0)
 
 
 @pytest.mark.parametrize("options", [{"warmup": -1}, {"draws": 0}, {"chains": 2.5}, {"thin": True}])

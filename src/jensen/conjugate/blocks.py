@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.bounded import inside, logit
+from jensen.conjugate import simplex
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.plan import Plan
 from jensen.families.discrete import Categorical
@@ -33,7 +33,7 @@ def flat(plan: Plan, block: str, values: Mapping[str, Any]) -> Any:
     names = plan.blocks[block]
     roles = plan.layout.role  # type: ignore[union-attr]
     if roles[names[0]] in GAUSSIAN:
-        return jnp.concatenate([_own(plan, name, jnp.asarray(values[name])).reshape(-1) for name in names])
+        return jnp.concatenate([own(plan, name, jnp.asarray(values[name])).reshape(-1) for name in names])
     value = jnp.asarray(values[names[0]])
     return jnp.moveaxis(value, 0, -1) if roles[names[0]] == "chain" else value
 
@@ -47,20 +47,27 @@ def unflat(plan: Plan, block: str, x: Any) -> dict[str, Any]:
         return {names[0]: xp.moveaxis(x, -1, np.ndim(x) - rank) if roles[names[0]] == "chain" else x}
     found, start = {}, 0
     for name in names:
-        size = int(np.prod(known[name].shape))
-        part = x[..., start : start + size].reshape(*x.shape[:-1], *known[name].shape)
-        found[name] = xp.exp(part) if roles[name] == "log gaussian" else part
-        if name in plan.bounded:
-            found[name] = inside(part, plan.bounded[name])
+        shape = own_shape(plan, known[name])
+        size = int(np.prod(shape))
+        part = x[..., start : start + size].reshape(*x.shape[:-1], *shape)
+        found[name] = simplex.value(part) if name in plan.simplexes else plan.layout.way(name).value(part)  # type: ignore[union-attr]
         start += size
     return found
 
 
-def _own(plan: Plan, name: str, value: Any) -> Any:
-    """What a Gaussian block holds of a site."""
-    if name in plan.bounded:
-        return logit(value, plan.bounded[name])
-    return jnp.log(value) if plan.layout.role[name] == "log gaussian" else value  # type: ignore[union-attr]
+def own(plan: Plan, name: str, value: Any) -> Any:
+    """What a Gaussian block holds of a site's value; NumPy from NumPy."""
+    return simplex.own(value) if name in plan.simplexes else plan.layout.way(name).own(value)  # type: ignore[union-attr]
+
+
+def own_shape(plan: Plan, node: Node) -> tuple[int, ...]:
+    """Its shape."""
+    return (*node.shape[:-1], node.shape[-1] - 1) if node.name in plan.simplexes else node.shape
+
+
+def volume(plan: Plan, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Log volumes by which the energy's densities of sites on simplexes are more than the model's, at their values."""
+    return {name: simplex.volume(values[name]).sum() for name in plan.simplexes if name in values}
 
 
 def statistics(plan: Plan, families: Families, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,27 +1,29 @@
-"""Sites on an interval that take no exact update: Gaussian on the logit of their place in it.
+"""Sites on an interval that take no exact update: Gaussian on the logit u of their place in it.
 
-    s = low + (high - low) / (1 + e^-u),     log p(u) = log p(s) + log (high - low) - |u| - 2 log (1 + e^-|u|)
+    s = low + (high - low) / (1 + e^-u),     log ds/du = log (high - low) - |u| - 2 log (1 + e^-|u|)
 
-To the rest of conjugacy u is a real site, whose prior is no Normal: `unbounded` makes the graph in which it is. Outside of it,
-all values are those of s.
+Where the interval is positive the site is read as positive sites are, in powers of s, whose expectations are those of one
+dimension, by quadrature; else the nodes that read it are averaged over it (`jensen.conjugate.drawn`).
+
+A Beta that is read in other ways than its conjugate likelihoods do is such a site on (0, 1): `freed` makes the graph that says
+so.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import betaln
 
-from jensen.conjugate.priors import NODES, WEIGHTS
+from jensen.conjugate.hermite import expected
 from jensen.models.graph import Graph, Leaves
 
-Bounds = Mapping[str, tuple[float, float]]
+Bounds = tuple[float, float]
 
 
-def inside(u: Any, bounds: tuple[float, float]) -> Any:
+def inside(u: Any, bounds: Bounds) -> Any:
     """The value s of a site from its logit u; NumPy from NumPy."""
     xp, (low, high) = np if isinstance(u, np.ndarray) else jnp, bounds
     # Of the nearer end, so that neither loses digits.
@@ -29,70 +31,40 @@ def inside(u: Any, bounds: tuple[float, float]) -> Any:
     return xp.where(u < 0, low + (high - low) * tail, high - (high - low) * tail)
 
 
-def logit(s: Any, bounds: tuple[float, float]) -> Any:
+def logit(s: Any, bounds: Bounds) -> Any:
     """The logit u of a value s."""
     xp, (low, high) = np if isinstance(s, np.ndarray) else jnp, bounds
     return xp.log(s - low) - xp.log(high - s)
 
 
-def log_slope(u: Any, bounds: tuple[float, float]) -> Any:
-    """Log ds/du at u, by element."""
-    return jnp.log(bounds[1] - bounds[0]) - jnp.abs(u) - 2.0 * jnp.log1p(jnp.exp(-jnp.abs(u)))
+def log_slope(u: Any, bounds: Bounds) -> Any:
+    """Log ds/du at u, by element; NumPy from NumPy."""
+    xp = np if isinstance(u, np.ndarray) else jnp
+    return np.log(bounds[1] - bounds[0]) - xp.abs(u) - 2.0 * xp.log1p(xp.exp(-xp.abs(u)))
 
 
-def moments(mean: Any, sd: Any, bounds: tuple[float, float]) -> tuple[Any, Any]:
-    """Mean and sd of s for u of this mean and sd, by Gauss-Hermite quadrature."""
-    s = inside(mean + sd * jnp.asarray(NODES).reshape(-1, *(1,) * jnp.ndim(mean)), bounds)
-    first = jnp.tensordot(jnp.asarray(WEIGHTS), s, 1)
-    return first, jnp.sqrt(jnp.tensordot(jnp.asarray(WEIGHTS), (s - first) ** 2, 1))
+def moments(mean: Any, sd: Any, bounds: Bounds) -> tuple[Any, Any]:
+    """Mean and sd of s for u of this mean and sd."""
+    first = expected(lambda u: inside(u, bounds), mean, sd**2)
+    return first, jnp.sqrt(expected(lambda u: (inside(u, bounds) - first) ** 2, mean, sd**2))
 
 
-def volume(bounds: Bounds, values: Mapping[str, Any]) -> Any:
-    """The sum of log ds/du over the bounded ones among values of sites."""
-    some = (log_slope(logit(values[n], ends), ends).sum() for n, ends in bounds.items() if n in values)
-    return sum(some, jnp.zeros(()))
+def freed(graph: Graph, names: frozenset[str]) -> Graph:
+    """The graph in which some Beta sites are on an interval and of no known kind; the same one for the same sites."""
+    return graph.remember(("freed", names), lambda: _freed(graph, names)) if names else graph
 
 
-def unbounded(graph: Graph, bounds: Bounds) -> Graph:
-    """The graph with the logits of some sites in their place; the same one for the same sites."""
-    return graph.remember(("unbounded", tuple(bounds.items())), lambda: _unbounded(graph, dict(bounds)))
-
-
-def _unbounded(graph: Graph, bounds: dict[str, tuple[float, float]]) -> Graph:
-    events = {node.name: node.event_dim for node in graph.nodes}
-    own = {node.name: node.kind for node in graph.nodes if node.name in bounds}
-
-    def values_at(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {**values, **{name: inside(jnp.asarray(values[name]), ends) for name, ends in bounds.items()}}
-
+def _freed(graph: Graph, names: frozenset[str]) -> Graph:
     def leaves(values: Mapping[str, Any], data: Mapping[str, Any]) -> Leaves:
-        found = graph.leaves(values_at(values), data)
-        for name, kind in own.items():
-            u, leaf = jnp.asarray(values[name]), found[name]
-            log_prob = _beta(u, leaf["a"], leaf["b"]) if kind == "Beta" else leaf["log_prob"]
-            log_prob = log_prob + _fitting(log_slope(u, bounds[name]), jnp.ndim(log_prob))
-            found = {**found, name: {"value": u, "log_prob": log_prob}}
-        return found
-
-    def densities(values: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-        found = dict(graph.densities(values_at(values), data))
-        for name, ends in bounds.items():
-            slope = log_slope(jnp.asarray(values[name]), ends)
-            found[name] = found[name] + slope.sum(tuple(range(-events[name], 0)))
+        found = graph.leaves(values, data)
+        for name in names:
+            s, leaf = jnp.asarray(values[name]), found[name]
+            log_prob = (leaf["a"] - 1.0) * jnp.log(s) + (leaf["b"] - 1.0) * jnp.log1p(-s) - betaln(leaf["a"], leaf["b"])
+            found = {**found, name: {"value": s, "log_prob": log_prob}}
         return found
 
     nodes = (
-        replace(node, kind="other", support="real", bounds=None) if node.name in bounds else node
+        replace(node, kind="other", support="interval", bounds=(0.0, 1.0)) if node.name in names else node
         for node in graph.nodes
     )
-    return Graph(tuple(nodes), leaves, densities)
-
-
-def _beta(u: Any, a: Any, b: Any) -> Any:
-    """Beta's log density at the place 1 / (1 + e^-u)."""
-    return (a - 1.0) * jax.nn.log_sigmoid(u) + (b - 1.0) * jax.nn.log_sigmoid(-u) - betaln(a, b)
-
-
-def _fitting(slope: Any, axes: int) -> Any:
-    """By element as the density is, which has no event axes where these are not independent."""
-    return slope.sum(tuple(range(axes - slope.ndim, 0))) if slope.ndim > axes else slope
+    return Graph(tuple(nodes), leaves, graph.densities)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Moments2, Psi, Read, Rows, Sum, few_powers
+from jensen.conjugate.pieces import Moments2, Psi, Read, Rows, Sum
 from jensen.conjugate.slots import Slot, fit
 from jensen.conjugate.terms import Entries, Log, MatrixQuadratic, MeanLog, Quadratic, Term
 
@@ -210,10 +210,7 @@ class _Draft:
         return Psi("quadratic", reads, moments)
 
     def _read(self, slot: Slot, take: Any) -> Read:
-        name, role = self.layout.reading(slot.site)
-        index = slot.index + self.layout.offset.get(name, 0) if role == "log gaussian" else slot.index
-        power = take(slot.weight)
-        return Read(take(index), power, self.layout.block[name], role, few_powers(power))
+        return self.layout.read(slot._replace(index=take(slot.index), weight=take(slot.weight)))
 
 
 def _stack(arrays: list[np.ndarray]) -> np.ndarray:

@@ -19,11 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
-from jensen.conjugate.bounded import volume
+from jensen.conjugate.coordinates import coordinate
 from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.plan import Plan
-from jensen.conjugate.probe import coordinate
 from jensen.conjugate.special import Predictor
 from jensen.conjugate.tables import IMPOSSIBLE
 from jensen.core import keys
@@ -160,8 +159,7 @@ def _program(plan: Plan, back: Any) -> Any:
 
         def truth(data: Any) -> dict[str, tuple[Any, Any]]:
             rows = graph.densities(first, data)
-            # The energy has the density of logits.
-            more = {name: volume({name: ends}, first) for name, ends in plan.bounded.items()}
+            more = blocks.volume(plan, first)
             return {
                 name: (_float(rows[name].sum() + more.get(name, 0.0)), _float(jnp.abs(rows[name]).sum()))
                 for name in names

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.pieces import Read, Sum, same, static, take
+from jensen.conjugate.pieces import Read, Sum, same
+from jensen.conjugate.places import static, take
 
 
 @jax.tree_util.register_dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+from jensen.models.harvest import body
 
 
 def dependence(function: Callable[..., Any], values: Mapping[str, Any], *rest: Any) -> Any:
@@ -55,11 +55,9 @@ def _through(equation: Any, sets: list[frozenset[str]]) -> list[frozenset[str]]:
     params = equation.params
     if equation.primitive.name == "scan":
         return _through_scan(params, sets)
-    for word in _CALLS:
-        inner = params.get(word)
-        inner = getattr(inner, "jaxpr", inner)
-        if inner is not None and hasattr(inner, "eqns") and len(inner.invars) == len(sets):
-            return _walk(inner, sets)
+    inner = body(equation)
+    if inner is not None:
+        return _walk(getattr(inner, "jaxpr", inner), sets)
     return [frozenset().union(*sets)] * len(equation.outvars)
 
 

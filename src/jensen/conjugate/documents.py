@@ -24,7 +24,8 @@ from jax import lax
 
 from jensen.conjugate.energy import Energy
 from jensen.conjugate.local import Local, Part
-from jensen.conjugate.pieces import Psi, Read, Rows, Sum, static
+from jensen.conjugate.pieces import Psi, Read, Rows, Sum
+from jensen.conjugate.places import static
 from jensen.core.compilation import FAST_COMPILE
 
 

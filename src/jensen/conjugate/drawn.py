@@ -1,7 +1,7 @@
 """Free sites: parameters that are any function of them, by quadrature or reparameterized draws inside of the same ELBO.
 
 Where a parameter of a node is no monomial of its sites (exp(b) as a mean, sums of precisions, shapes of a Beta, a Student-t
-likelihood), these sites f become Gaussian, or Gaussian on their logarithm, and the node's expected log density is
+likelihood), these sites f become Gaussian, or Gaussian on their logarithm or logit, and the node's expected log density is
 
     sum_m w_m [a(f_m) + sum_j c_j(f_m) E[s_j]],     f_m = mean + L eps_m,  LL' = covariance of f under q,
 
@@ -65,14 +65,20 @@ def free_factor(node: Node, reader: Reader, why: NotConjugate) -> Factor:
     rule, free, factors = found
     sites = tuple(name for name in reader.latents if name in free)
     size = sum(int(np.prod(reader.latents[name].shape)) for name in sites)
-    if not sites or any(reader.latents[name].support not in ("real", "positive") for name in sites):
-        raise why
-    if size > MOST:
+    some = [reader.latents[name] for name in sites]
+    if size > MOST and all(one.support == "simplex" or _has_way(one) for one in some):
         raise NotConjugate(
             why.blame, f"{why.reason}, and {node.name} reads {size} elements so, of which at most {MOST} can be drawn"
         )
+    if not sites or not all(map(_has_way, some)):
+        raise why
     normal = -0.5 * np.log(2 * np.pi) if rule in ("loc", "scale") else 0.0
     return Factor(node, (), False, (Drawn(rule, sites, factors, why.reason),), np.array(normal))
+
+
+def _has_way(node: Node) -> bool:
+    """Whether a site can be Gaussian, or Gaussian on its logarithm or logit."""
+    return node.support in ("real", "positive") or (node.bounds is not None and node.kind != "Beta")
 
 
 def _try(reader: Reader, node: Node, leaf: str, transform: str = "id") -> Affine | None:
@@ -93,8 +99,11 @@ def _density(node: Node, reader: Reader) -> Found:
 
 def _normal(node: Node, reader: Reader) -> Found | None:
     scale, loc, value = _try(reader, node, "scale", "log"), _try(reader, node, "loc"), _try(reader, node, "value")
-    held = reader.reading(node, "loc", "id")
-    if scale is not None and not (held is not None and held.held):
+    found = reader.reading(node, "loc", "id")
+    # Real sites that others scale are Gaussian given these, which draws would not use.
+    real = any(reader.probe.coordinate.get(name) == "real" for name in _reads(node, reader, "loc"))
+    held = found is not None and found.held and real
+    if scale is not None and not held:
         free = _reads(node, reader, "loc") | ({node.name} if node.latent else set())
         if not free & scale.sites:
             return "loc", free, (("mean", scale.times(-2.0)), ("log", scale.times(-1.0)))
@@ -103,11 +112,7 @@ def _normal(node: Node, reader: Reader) -> Found | None:
         free = _reads(node, reader, "scale")
         if not free & residual.sites and all(reader.probe.coordinate[name] == "real" for name in residual.sites):
             return "scale", free, (("square", residual),)
-    if (
-        held is not None and held.held
-    ):  # non-centered: real sites are Gaussian given the others, which draws would not use
-        return None
-    return _density(node, reader)
+    return None if held else _density(node, reader)
 
 
 def _value(node: Node, reader: Reader) -> Affine:

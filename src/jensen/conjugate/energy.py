@@ -17,9 +17,10 @@ import numpy as np
 from jensen.conjugate.cells import arrange, sums, table
 from jensen.conjugate.columns import Columns, columns
 from jensen.conjugate.free import Free, free
-from jensen.conjugate.layout import Layout
+from jensen.conjugate.layout import POSITIVE, Layout
 from jensen.conjugate.naturals import Form, Naturals, form, naturals
-from jensen.conjugate.pieces import Read, Sum, features, static
+from jensen.conjugate.pieces import Read, Sum, features
+from jensen.conjugate.places import static
 from jensen.conjugate.priors import Prior, prior
 from jensen.conjugate.products import Products, products
 from jensen.conjugate.shapes import LogGammas, log_gammas
@@ -27,6 +28,7 @@ from jensen.conjugate.slots import fit
 from jensen.conjugate.special import PoissonSum, Predictor, poisson_sum, predictor
 from jensen.conjugate.tables import IMPOSSIBLE, Constant, Tables, names
 from jensen.conjugate.terms import Curved, Drawn, Factor, NotConjugate, Predicted, Quadratic, Sampled
+from jensen.conjugate.ways import Moved, Way
 from jensen.models.graph import Graph, Node
 
 
@@ -45,8 +47,10 @@ class Energy:
         Node -> number.
     chains
         Discrete sites that are Markov chains (their probabilities come with the batch in front).
-    logarithms
-        Blocks that are Gaussian on the logarithm of their site.
+    moved
+        Elements of Gaussian blocks that hold the logarithm or logit of their site.
+    alone
+        Blocks of one positive site, which is read in powers of it.
     naturals
         Gaussian block -> its natural parameters, where their parts are known.
     """
@@ -56,7 +60,8 @@ class Energy:
     constant: dict[str, Any]
     discrete: tuple[str, ...] = static()
     chains: tuple[str, ...] = static()
-    logarithms: tuple[str, ...] = static()
+    moved: tuple[Moved, ...] = static()
+    alone: tuple[str, ...] = static()
     naturals: dict[str, Naturals] = field(default_factory=dict)
 
     def nodes(self, moments: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +89,7 @@ class Energy:
         return replace(self, sums=sums, tables=tables, constant=constant)
 
     def powers(self, block: str) -> tuple[float, ...] | None:
-        """The powers with which a block of `logarithms` is read; None where the rest of the energy is not affine in them."""
+        """The powers with which a block of those `alone` is read; None where the rest of the energy is not affine in them."""
         found: set[float] = set()
         kinds = (Read, PoissonSum, Free)
         for piece in jax.tree.leaves((self.sums, self.tables), is_leaf=lambda leaf: isinstance(leaf, kinds)):
@@ -99,20 +104,28 @@ class Energy:
         return tuple(sorted(found))
 
     def given(self, moments: Mapping[str, Any], block: str) -> "Given | None":
-        """The energy as a function of one block of `logarithms`, all others at their moments; None where `powers` is."""
-        powers = self.powers(block) if block in self.logarithms else None
+        """The energy as a function of one block of those `alone`, all others at their moments; None where `powers` is."""
+        powers = self.powers(block) if block in self.alone else None
         if powers is None:
             return None
-        own = moments[block]
-        slope = jax.grad(lambda some: self({**moments, block: own | some}))(features(own, powers))
+        own, (way,) = moments[block], (each.way for each in self.moved if each.block == block)
+        slope = jax.grad(lambda some: self({**moments, block: own | some}))(features(own, powers, way))
         pieces = (piece for some in self.sums.values() for piece in some)
         own_pieces = (piece for piece in pieces if isinstance(piece, Prior | LogGammas) and piece.block == block)
-        return Given(slope, tuple(own_pieces), powers)
+        return Given(slope, tuple(own_pieces), powers, way)
+
+    def volume(self, block: str, own: Any) -> Any:
+        """What the entropy of the block's sites has more than that of the block, at its moments; E[log ds/dx] of moved ones."""
+        return sum((each.volume(own) for each in self.moved if each.block == block), jnp.zeros(()))
+
+    def log_slope(self, block: str, x: Any) -> Any:
+        """Log ds/dx of every element (n,) of a block of those `alone`."""
+        return next(each.way.log_slope(x) for each in self.moved if each.block == block)
 
     def quadratic(self, block: str) -> bool:
         """Whether the energy is known to be a quadratic function of a Gaussian block, from what it is made of."""
         pieces = (piece for some in self.sums.values() for piece in some)
-        return block not in self.logarithms and all(
+        return block not in {each.block for each in self.moved} and all(
             isinstance(piece, Sum | Columns | Form | Products | PoissonSum) for piece in pieces
         )
 
@@ -136,7 +149,7 @@ class Energy:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What the energy is, up to a constant, as a function of a positive site x whose block holds its logarithm.
+    """What the energy is, up to a constant, as a function of a positive site x whose block holds its logarithm or logit.
 
     Every term but the site's own prior and log gammas of it is affine in E[log x_i] and in E[x_i^p] for the powers p with which
     the site is read, so that one gradient of the energy says all about them: what it costs to look at other values does not
@@ -148,22 +161,25 @@ class Given:
         Of these expectations, as `features` has them.
     others
         The terms that are not affine.
-    powers
-        With which it is read.
+    powers, way
+        With which it is read; what the block holds.
     """
 
     slope: dict[Any, Any]
     others: tuple[Prior | LogGammas, ...]
     powers: tuple[float, ...] = static()
+    way: Way = static()
 
     def __call__(self, own: Any) -> Any:
         """At the block's moments, a scalar."""
-        parts = jax.tree.map(lambda a, b: (a * b).sum(), self.slope, features(own, self.powers))
+        parts = jax.tree.map(lambda a, b: (a * b).sum(), self.slope, features(own, self.powers, self.way))
         return sum((piece({piece.block: own}) for piece in self.others), sum(jax.tree.leaves(parts)))
 
     def at(self, x: Any) -> Any:
         """At a point x (n,) of the block's own variable, element by element (n,)."""
-        parts = jax.tree.map(lambda a, b: a * b, self.slope, features({"mean": x, "cov": 0.0 * x}, self.powers))
+        parts = jax.tree.map(
+            lambda a, b: a * b, self.slope, features({"mean": x, "cov": 0.0 * x}, self.powers, self.way)
+        )
         return sum((piece.at(x) for piece in self.others), sum(jax.tree.leaves(parts)))
 
 
@@ -202,11 +218,16 @@ def assemble(
             ) from error
     discrete = tuple(name for name, node in latents.items() if node.levels is not None)
     chains = tuple(name for name in discrete if layout.role[name] == "chain")
-    logarithms = tuple(name for name, role in layout.role.items() if role == "log gaussian")
+    alone = tuple(name for name, role in layout.role.items() if role in POSITIVE)
+    moved = tuple(
+        Moved(layout.block[name], start, start + int(np.prod(latents[name].shape)), layout.way(name))
+        for name, start in layout.offset.items()
+        if layout.way(name).moves
+    )
     plain = {name: tuple(form(piece, layout.pattern) for piece in pieces) for name, pieces in plain.items()}
-    known = naturals(plain, tables, {b: p for b, p in layout.pattern.items() if b not in logarithms})
+    known = naturals(plain, tables, {b: p for b, p in layout.pattern.items() if b not in alone})
     plain = {name: tuple(map(columns, pieces)) for name, pieces in plain.items()}
-    return Energy(plain, tables, constant, discrete, chains, logarithms, known)
+    return Energy(plain, tables, constant, discrete, chains, moved, alone, known)
 
 
 def _summed(factor: Factor, graph: Graph, data: Any, layout: Layout, points: Any) -> tuple[Any, ...]:
@@ -214,8 +235,7 @@ def _summed(factor: Factor, graph: Graph, data: Any, layout: Layout, points: Any
     for term in factor.terms:
         if isinstance(term, Sampled):
             index, block = layout.offset[node.name] + np.arange(int(np.prod(node.shape))), layout.block[node.name]
-            positive = layout.role[node.name] == "log gaussian"
-            pieces.append(prior(graph, node, data, points, index, block, positive))
+            pieces.append(prior(graph, node, data, points, index, block, layout.way(node.name)))
         elif isinstance(term, Drawn):
             pieces.append(free(term, graph, node, data, points, layout))
         elif isinstance(term, Predicted) and term.rule == "poisson sum":

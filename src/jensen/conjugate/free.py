@@ -9,7 +9,6 @@ Reference: Kingma & Welling (2014), Auto-encoding variational Bayes, for the rep
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -17,17 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import betaln, gammaln
 
+from jensen.conjugate.hermite import standard
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Read, few_powers, static
-from jensen.conjugate.priors import NODES, WEIGHTS, trimmed
+from jensen.conjugate.pieces import Read
+from jensen.conjugate.places import static
+from jensen.conjugate.priors import trimmed
 from jensen.conjugate.slots import Affine, fit
 from jensen.conjugate.special import Linear, linear
 from jensen.conjugate.terms import Drawn
+from jensen.conjugate.ways import Way
 from jensen.models.graph import Graph, Node
-
-PAIRS = 64
-"""Fewest pairs of draws."""
-
 
 # -- what the free parts are, at draws of the free sites: a, (c_1, c_2, ...) ----------------------------------------------------
 
@@ -135,7 +133,7 @@ class Free:
     leaves: Callable[..., Any] = static()
     rule: str = static()
     shape: tuple[int, ...] = static()
-    sites: tuple[tuple[str, tuple[int, ...], bool], ...] = static()
+    sites: tuple[tuple[str, tuple[int, ...], Way], ...] = static()
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -154,10 +152,9 @@ class Free:
 
     def _parts(self, x: Any) -> Any:
         values, start = [], 0
-        for _, shape, positive in self.sites:
+        for _, shape, way in self.sites:
             size = int(np.prod(shape))
-            part = x[start : start + size].reshape(shape)
-            values.append(jnp.exp(part) if positive else part)
+            values.append(way.value(x[start : start + size].reshape(shape)))
             start += size
         free, coefficients = _PARTS[self.rule].at(*self.leaves(*values, *self.inputs))
         full = self.shape if self.rule != "density" else jnp.shape(free)
@@ -189,13 +186,13 @@ def free(
         by_block.setdefault(layout.block[name], []).append(index)
     index = tuple(np.concatenate(some) for some in by_block.values())
     position = tuple(layout.position(b, i[:, None], i[None]) for b, i in zip(by_block, index, strict=True))
-    nodes, weights = _nodes(sum(map(len, index)))
+    nodes, weights = standard(sum(map(len, index)))
     key = ("free", node.name, term.rule, tuple(order))
     leaves, reads, fixed = graph.remember(
         key, lambda: _traced(graph, node.name, _PARTS[term.rule].leaves, order, dict(data), dict(points))
     )
     flat = jax.tree.leaves(dict(data))
-    sites = tuple((name, latents[name].shape, layout.role[name] == "log gaussian") for name in order)
+    sites = tuple((name, latents[name].shape, layout.way(name)) for name in order)
     held = tuple(_held(kind, affine, node.shape, layout) for kind, affine in term.factors)
     draws = Draws(nodes, weights, index, position, tuple(by_block))
     return Free(draws, (*fixed, *(flat[n] for n in reads)), held, leaves, term.rule, node.shape, sites)
@@ -213,31 +210,9 @@ def _held(kind: str, affine: Affine, shape: tuple[int, ...], layout: Layout) -> 
         return Held(np.zeros(()), (), linear(rows, layout), "square")
     reads = []
     for slot in affine.slots:
-        name, role = layout.reading(slot.site)
-        index, power = fit(slot.index, axes)[0], fit(slot.weight, axes)[0]
-        index = index + layout.offset.get(name, 0) if role == "log gaussian" else index
-        reads.append(Read(index, power, layout.block[name], role, few_powers(power)))
+        reads.append(layout.read(slot._replace(index=fit(slot.index, axes)[0], weight=fit(slot.weight, axes)[0])))
     constant = fit(np.asarray(affine.constant, float), axes)[0]
     return Held(np.exp(constant) if kind == "mean" else constant, tuple(reads), None, kind)
-
-
-@cache
-def _nodes(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (M, size) and weights (M,) with which polynomials of a standard normal vector have the right expectation."""
-    if size == 1:
-        return NODES[:, None], WEIGHTS
-    if size == 2:
-        some, weights = np.polynomial.hermite_e.hermegauss(15)
-        weights = weights / weights.sum()
-        return np.stack([np.repeat(some, 15), np.tile(some, 15)], 1), np.outer(weights, weights).reshape(-1)
-    from scipy.special import ndtri
-    from scipy.stats import qmc
-
-    pairs = max(PAIRS, 2 ** int(np.ceil(np.log2(2 * size))))
-    points = ndtri(qmc.Sobol(size, rng=0).random(pairs))
-    both = np.concatenate([points, -points])
-    root = np.linalg.cholesky(both.T @ both / len(both))
-    return np.linalg.solve(root, both.T).T, np.full(len(both), 1 / len(both))
 
 
 def _traced(

@@ -28,7 +28,8 @@ import numpy as np
 from jax import lax
 
 from jensen.conjugate.energy import Energy
-from jensen.conjugate.pieces import Sum, static
+from jensen.conjugate.pieces import Sum
+from jensen.conjugate.places import static
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.tables import Constant
 from jensen.core.compilation import FAST_COMPILE

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.pieces import Psi, Read, Rows, Sum, static
+from jensen.conjugate.pieces import Psi, Read, Rows, Sum
+from jensen.conjugate.places import static
 
 MOST = 8
 """Different weights."""

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate import blocks
-from jensen.conjugate.bounded import logit
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.plan import Plan
 from jensen.core.errors import OptionError
@@ -88,8 +87,7 @@ def _gaussian(plan: Plan, block: str, family: Any, given: Mapping[str, np.ndarra
     assert layout is not None
     for name in plan.blocks[block]:
         if name in given:
-            value = np.log(given[name]) if layout.role[name] == "log gaussian" else given[name]
-            value = logit(value, plan.bounded[name]) if name in plan.bounded else value
+            value = blocks.own(plan, name, given[name])
             inside = slice(layout.offset[name], layout.offset[name] + value.size)
             mean[inside], variance[inside] = value.reshape(-1), variance[inside] / SURE
     return Gaussian.point(family.pattern, mean, variance)

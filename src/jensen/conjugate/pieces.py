@@ -11,145 +11,28 @@ same in all rows (mixtures: two matrix products a sweep), and row by row otherwi
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def static(**kwargs: Any) -> Any:
-    """A field that is part of the program."""
-    return field(metadata={"static": True}, **kwargs)
-
+from jensen.conjugate.places import beside, regular, simple, static, take
+from jensen.conjugate.ways import SAME, Way
 
 FEW = 8
 """Reads of a block that are handled one by one."""
+ZERO = "zero"
+"""Key of a block's moments which says that they are zero, as where an energy that is quadratic in it is looked at."""
 KNOWN = 4096
 """Index arrays of up to this many numbers may be constants of a program."""
-
-
-def take(array: Any, index: Any) -> Any:
-    """The elements of a flat array; where they are known and lie regularly, a slice, whose gradient needs no scatter."""
-    if not isinstance(index, np.ndarray) or not index.size:
-        return array[index]
-    strides = regular(index)
-    if strides is not None:
-        return _view(array, int(index.flat[0]), index.shape, strides)
-    flat = index.reshape(-1)
-    if not beside(flat):
-        return array[index]
-    rest = jax.lax.slice(array, (int(flat[1]),), (int(flat[-1]) + 1,))
-    return jnp.concatenate([array[int(flat[0]) : int(flat[0]) + 1], rest]).reshape(index.shape)
-
-
-def regular(index: np.ndarray) -> tuple[int, ...] | None:
-    """Strides s with index = first + sum_a s_a i_a that meets each element of a range once, but for axes with s = 0."""
-    first = index[(slice(0, 1),) * index.ndim]
-    strides, found = [], first
-    for axis, length in enumerate(index.shape):
-        step = 0
-        if length > 1:
-            one, two = (index[tuple(n if a == axis else 0 for a in range(index.ndim))] for n in (0, 1))
-            step = int(two - one)
-        strides.append(step)
-        found = found + step * np.arange(length).reshape([-1 if a == axis else 1 for a in range(index.ndim)])
-    met = 1
-    for step, length in sorted(zip(strides, index.shape, strict=True)):
-        if step and (step != met or step < 0):
-            return None
-        met *= length if step else 1
-    return tuple(strides) if (found == index).all() else None
-
-
-def _view(array: Any, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
-    order = sorted((axis for axis, step in enumerate(strides) if step), key=lambda axis: -strides[axis])
-    lengths = [shape[axis] for axis in order]
-    size = int(np.prod(lengths))
-    part = array if first == 0 and size == len(array) else jax.lax.slice(array, (first,), (first + size,))
-    kept = sorted(order)
-    part = jnp.transpose(part.reshape(lengths), [order.index(axis) for axis in kept])
-    some = part.reshape([n if axis in kept else 1 for axis, n in enumerate(shape)])
-    return jnp.broadcast_to(some, shape)
 
 
 def few_powers(power: np.ndarray) -> tuple[float, ...] | None:
     """The nonzero ones of a read's powers; None if there are many."""
     found = np.unique(power[power != 0])
     return tuple(found.tolist()) if len(found) <= FEW else None
-
-
-def beside(flat: np.ndarray) -> bool:
-    """Whether all elements but the first, which may be any, follow each other."""
-    return bool((np.diff(flat[1:]) == 1).all())
-
-
-def simple(flat: np.ndarray) -> bool:
-    """Whether the elements are easy to say: all the same one, or side by side."""
-    return beside(flat) or bool((flat == flat[0]).all())
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class Totals:
-    """Sums (M,) of elements of a flat array over the second axis of an index (M, N).
-
-    Attributes
-    ----------
-    index
-        Of the elements; only the first row's (M,) where all `rows` have the same; None where there are ranges.
-    ranges
-        Where rows of the index have strides, and rows with one stride fill ranges: (first, count, step) of those, `count` times N
-        times `step` elements, which are summed up as they lie.
-    place
-        Of every row's sum among theirs.
-    rows
-        N.
-    """
-
-    index: Any
-    ranges: tuple[tuple[int, int, int], ...] = static(default=())
-    place: tuple[int, ...] = static(default=())
-    rows: int = static(default=0)
-
-    def __call__(self, array: Any) -> Any:
-        """The sums."""
-        if self.rows and not self.ranges:  # a product, whose gradient needs no scatter
-            return float(self.rows) * (jax.nn.one_hot(self.index, len(array), dtype=array.dtype) @ array)
-        if not self.ranges:
-            return array[self.index].sum(1)
-        n, parts = self.rows, []
-        for first, count, step in self.ranges:
-            part = jax.lax.slice(array, (first,), (first + count * n * step,)).reshape(count, n, step)
-            parts.append(part.sum(1).reshape(-1))
-        return jnp.concatenate(parts)[np.array(self.place)]
-
-
-def totals(index: np.ndarray, size: int) -> Totals:
-    """Sums of elements of an array of a size."""
-    n = index.shape[1]
-    if (index == index[:, :1]).all():
-        return Totals(index[:, 0], rows=n)
-    step = index[:, 1] - index[:, 0] if n > 1 else np.ones(len(index), int)
-    if (step < 1).any() or (index != index[:, :1] + step[:, None] * np.arange(n)).any():
-        return Totals(index)
-    found: list[tuple[int, int, int]] = []
-    place: dict[tuple[int, int], int] = {}
-    before = 0  # sums of the ranges but the last
-    for s, first in np.unique(np.stack([step, index[:, 0]], 1), axis=0).tolist():
-        begin, count, known = found[-1] if found else (0, 0, 0)
-        last = begin + (count - 1) * n * known
-        if known == s and first == last + n * s:
-            found[-1], last = (begin, count + 1, s), first
-        elif known != s or first >= last + s:
-            before, last = before + count * known, first
-            found.append((first, 1, s))
-        place[s, first] = before + (found[-1][1] - 1) * s + first - last
-    if any(first + count * n * s > size for first, count, s in found):
-        return Totals(index)
-    rows = zip(step.tolist(), index[:, 0].tolist(), strict=True)
-    return Totals(None, tuple(found), tuple(place[row] for row in rows), n)
 
 
 def known(energy: Any) -> tuple[list[Any], Callable[[list[Any]], Any], Hashable]:
@@ -188,10 +71,10 @@ def _is_known(path: Any, leaf: np.ndarray) -> bool:
     return some or regular(leaf) is not None
 
 
-def features(own: Any, powers: tuple[float, ...]) -> dict[str, Any]:
-    """E[log s_i] and E[s_i^p] of all elements of a site whose logarithm is Gaussian, from the mean and variance of that."""
+def features(own: Any, powers: tuple[float, ...], way: Way) -> dict[str, Any]:
+    """E[log s_i] and E[s_i^p] of all elements of a positive site whose block is Gaussian, from its mean and variance."""
     mean, variance = own["mean"], own["cov"][: len(own["mean"])]
-    return {"log": mean, "powers": {p: jnp.exp(p * mean + 0.5 * p**2 * variance) for p in powers}}
+    return {"log": way.mean_log(mean, variance), "powers": {p: way.mean_power(mean, variance, p) for p in powers}}
 
 
 @jax.tree_util.register_dataclass
@@ -204,14 +87,19 @@ class Read:
     block: str = static()
     role: str = static()
     powers: tuple[float, ...] | None = static(default=None)
+    way: Way = static(default=SAME)
 
     def log(self, moments: Any) -> Any:
         """Power * E[log s]."""
         own = moments[self.block]
-        if self.role == "log gaussian":
-            return self._powered(take(own.get("log", own["mean"]), self.index))
+        if self.way.moves:
+            return self._powered(take(self._features(own, ())["log"], self.index))
         key = "log1m" if self.role == "complement" else "log"
         return self._powered(take(own[key].reshape(-1), self.index))
+
+    def _features(self, own: Any, powers: tuple[float, ...]) -> Any:
+        """Those of all elements, or what the block is given as."""
+        return own if "powers" in own else features(own, powers, self.way)
 
     def _powered(self, log: Any) -> Any:
         return log if isinstance(self.power, np.ndarray) and (self.power == 1).all() else self.power * log
@@ -219,16 +107,14 @@ class Read:
     def mean(self, moments: Any) -> Any:
         """E[s^power]."""
         own = moments[self.block]
-        if self.role == "log gaussian" and "powers" in own:
-            found = [take(own["powers"][p], self.index) for p in self.powers or ()]
+        if self.way.moves and self.powers is not None:
+            powers = self._features(own, self.powers)["powers"]
+            found = [take(powers[p], self.index) for p in self.powers]
             if len(found) == 1 and isinstance(self.power, np.ndarray) and (self.power != 0).all():
                 return found[0]
-            return sum(
-                (jnp.where(self.power == p, x - 1.0, 0.0) for p, x in zip(self.powers or (), found, strict=True)), 1.0
-            )
-        if self.role == "log gaussian":
-            mean, variance = take(own["mean"], self.index), take(own["cov"], self.index)
-            return jnp.exp(self.power * mean + 0.5 * self.power**2 * variance)
+            return sum((jnp.where(self.power == p, x - 1.0, 0.0) for p, x in zip(self.powers, found, strict=True)), 1.0)
+        if self.way.moves:
+            return self.way.mean_power(take(own["mean"], self.index), take(own["cov"], self.index), self.power)
         key = "inverse" if self.role == "inverse gamma" else "value"
         value = take(own[key].reshape(-1), self.index)
         everywhere = isinstance(self.power, np.ndarray) and (self.power != 0).all()
@@ -259,6 +145,11 @@ class Moments2:
     second: tuple[int, ...] = static()
 
     @property
+    def _each(self) -> list[tuple[str, int]]:
+        """How many elements are read of each block."""
+        return [(block, index.shape[-1]) for block, index in zip(self.blocks, self.index, strict=True)]
+
+    @property
     def few(self) -> bool:
         """Whether few elements are read."""
         return all(index.shape[-1] <= FEW for index in self.index)
@@ -272,8 +163,11 @@ class Moments2:
         for block, index, position in zip(self.blocks, self.index, self.position, strict=True):
             u += [take(moments[block]["mean"], index[..., k]) for k in range(index.shape[-1])]
             cov += [take(moments[block]["cov"], np.asarray(position)[..., k]) for k in range(position.shape[-1])]
-        found = [u[i] * u[j] for i, j in zip(self.first, self.second, strict=True)]
-        return [a + b for a, b in zip(found, cov, strict=False)] + found[len(cov) :]
+        zero = {1 + k for k, block in enumerate(b for b, i in self._each for _ in range(i)) if ZERO in moments[block]}
+        pairs = list(zip(self.first, self.second, strict=True))
+        found = [None if zero.issuperset(pair) else u[pair[0]] * u[pair[1]] for pair in pairs]
+        inside = [b if a is None else a + b for a, b in zip(found, cov, strict=False)]
+        return inside + [jnp.zeros(()) if a is None else a for a in found[len(cov) :]]
 
     def __call__(self, moments: Any) -> Any:
         """(..., J)."""

@@ -2,7 +2,8 @@
 
 Every continuous site starts with the role its own prior suggests. Each node's density is then taken apart into terms; where that
 fails, the sites to blame lose their role: a positive site becomes Gaussian on its logarithm ("free", with closed expectations of
-its powers), one on an interval Gaussian on its logit, a site with no such way out leaves the model outside of coordinate ascent.
+its powers), one on an interval is Gaussian on its logit, a site with no such way out leaves the model outside of coordinate
+ascent.
 Gaussian sites that share rows form joint blocks unless the user says otherwise.
 """
 
@@ -13,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from jensen.conjugate.bounded import Bounds, unbounded
+from jensen.conjugate.bounded import freed
+from jensen.conjugate.coordinates import base
 from jensen.conjugate.drawn import free_factor
 from jensen.conjugate.energy import Energy, assemble
 from jensen.conjugate.joint import lay_out
-from jensen.conjugate.layout import GAUSSIAN, Layout
-from jensen.conjugate.probe import Probe, base, probe
+from jensen.conjugate.layout import GAUSSIAN, POSITIVE, Layout
+from jensen.conjugate.probe import Probe, probe
 from jensen.conjugate.rules import factor
+from jensen.conjugate.simplex import loosened
 from jensen.conjugate.slots import Slot
 from jensen.conjugate.special import EXACT
 from jensen.conjugate.terms import (
@@ -93,8 +96,8 @@ class Plan:
         E_q[log p]; None when a site has no update.
     refusal
         Why coordinate ascent cannot run; empty when it can.
-    bounded
-        Sites that are Gaussian on their logit -> the ends of their interval.
+    simplexes
+        Sites on a simplex whose log ratios are Gaussian (`jensen.conjugate.simplex`).
     scales
         Sites that multiply real ones (non-centered scales), on which a product has too small an sd.
     """
@@ -105,8 +108,8 @@ class Plan:
     layout: Layout | None = None
     energy: Energy | None = None
     refusal: str = ""
-    bounded: Bounds = field(default_factory=dict)
     scales: frozenset[str] = frozenset()
+    simplexes: frozenset[str] = frozenset()
 
     @property
     def damped(self) -> tuple[str, ...]:
@@ -141,39 +144,39 @@ def make_plan(
             raise DataError(f"{name} has NaN or infinite values; drop or impute those rows.")
     latents = {node.name: node for node in graph.nodes if node.latent}
     _check_blocks(blocks, latents)
-    bounded = {name: node.bounds for name, node in latents.items() if node.bounds and node.kind != "Beta"}
-    plan = _planned(graph, data, blocks, seed, bounded)
-    lost = {finding.site for finding in plan.findings if finding.family == "-"}
-    unit = {name: (0.0, 1.0) for name in lost - set(bounded) if latents[name].support == "unit interval"}
-    if not (plan.refusal and unit):
-        return plan
-    freed = _planned(graph, data, blocks, seed, bounded | unit)
-    return plan if freed.refusal else freed
+    free: frozenset[str] = frozenset()
+    first = plan = _planned(graph, data, blocks, seed, free)
+    while plan.refusal:
+        lost = {finding.site for finding in plan.findings if finding.family == "-"}
+        more = {name for name in lost if latents[name].kind == "Beta" or latents[name].support == "simplex"} - free
+        if not more:
+            return first
+        free = free | more
+        plan = _planned(graph, data, blocks, seed, free)
+    return plan
 
 
-def _planned(model: Graph, data: Mapping[str, Any], blocks: Any, seed: int, bounded: Bounds) -> Plan:
-    """The plan in which sites on intervals are Gaussian on their logit."""
-    graph = unbounded(model, bounded) if bounded else model
+def _planned(model: Graph, data: Mapping[str, Any], blocks: Any, seed: int, free: frozenset[str]) -> Plan:
+    """The plan in which some Beta sites and some on simplexes are free."""
+    simplexes = frozenset(node.name for node in model.nodes if node.name in free and node.support == "simplex")
+    graph = loosened(freed(model, free - simplexes), simplexes)
     latents = {node.name: node for node in graph.nodes if node.latent}
     found = probe(graph, data, seed)
     reader = Reader(found, latents)
     roles, reasons = _first_roles(latents, found)
-    reasons |= {name: f"its prior is {latents[name].distribution}, on an interval" for name in bounded}
     factors, lost = _factors(graph, reader, roles, reasons)
     findings = tuple(_finding(node, roles, reasons, factors, lost) for node in latents.values())
     scales = _scales(found, latents)
+    drawn = {site for one in factors for term in one.terms if isinstance(term, Drawn) for site in term.sites}
     findings = tuple(
-        replace(f, family="logit-normal")
-        if f.site in bounded and f.family != "-"
-        else replace(f, reason=scales[f.site])
-        if f.site in scales and f.update == "free"
-        else f
+        replace(f, reason=scales[f.site]) if f.site in scales.keys() - drawn and f.update == "free" else f
         for f in findings
     )
     if lost:
         name, reason = next(iter(lost.items()))
         return Plan(model, findings, refusal=f"{name} has no coordinate update: {reason}")
     grouping, layout = lay_out(latents, roles, factors, blocks)
+    layout = replace(layout, bounds={n: node.bounds for n, node in latents.items() if _on_interval(node)})
     points = {name: base(node) if node.levels is None else np.zeros(node.shape, int) for name, node in latents.items()}
     try:
         energy = assemble(factors, graph, data, layout, points)
@@ -183,7 +186,7 @@ def _planned(model: Graph, data: Mapping[str, Any], blocks: Any, seed: int, boun
         )
         blamed = "".join(f"{name} has no coordinate update: " for name in sorted(error.blame)[:1])
         return Plan(model, findings, refusal=blamed + error.reason)
-    return Plan(model, findings, grouping, layout, energy, bounded=bounded, scales=frozenset(scales))
+    return Plan(model, findings, grouping, layout, energy, scales=frozenset(scales), simplexes=simplexes)
 
 
 def _scales(found: Probe, latents: Mapping[str, Node]) -> dict[str, str]:
@@ -199,6 +202,11 @@ def _scales(found: Probe, latents: Mapping[str, Node]) -> dict[str, str]:
     return scales
 
 
+def _on_interval(node: Node) -> bool:
+    """Whether a site can only be Gaussian on its logit."""
+    return node.bounds is not None and node.kind != "Beta"
+
+
 def _first_roles(latents: Mapping[str, Node], found: Probe) -> tuple[dict[str, str], dict[str, str]]:
     roles, reasons = {}, {}
     for name, node in latents.items():
@@ -206,6 +214,10 @@ def _first_roles(latents: Mapping[str, Node], found: Probe) -> tuple[dict[str, s
             roles[name] = "chain"
         elif node.kind in _ROLES and (node.levels is not None or name in found.coordinate):
             roles[name] = _ROLES[node.kind]
+        elif _on_interval(node):
+            # Where the interval is not positive, nodes that read the site are averaged over it: it may share a block.
+            roles[name] = "logit gaussian" if found.coordinate.get(name) == "log" else "gaussian"
+            reasons[name] = f"its prior is {node.distribution}, on an interval"
         elif found.coordinate.get(name) == "real":
             roles[name] = "gaussian"
             reasons[name] = f"its prior is {node.distribution}, not Normal"
@@ -255,7 +267,7 @@ def _check_roles(one: Factor, roles: dict[str, str], reasons: dict[str, str]) ->
         for slot in reads:
             name, role = slot.site, roles.get(slot.site, "")
             power = {"gamma": 1.0, "inverse gamma": -1.0}.get(role)
-            if role == "log gaussian" or (power is not None and np.isin(slot.weight, (0.0, power)).all()):
+            if role in POSITIVE or (power is not None and np.isin(slot.weight, (0.0, power)).all()):
                 continue
             where = f"{one.node.name} ({one.node.distribution}) needs E[{name}^{_power(slot)}]"
             if power is None:
@@ -297,6 +309,7 @@ def _power(slot: Slot) -> str:
 _WORDS = {
     "gaussian": "Gaussian",
     "log gaussian": "log-normal",
+    "logit gaussian": "logit-normal",
     "gamma": "Gamma",
     "inverse gamma": "inverse Gamma",
     "beta": "Beta",
@@ -313,17 +326,18 @@ def _finding(
     node: Node, roles: Mapping[str, str], reasons: Mapping[str, str], factors: Sequence[Factor], lost: Mapping[str, str]
 ) -> Finding:
     name, role = node.name, roles[node.name]
+    word = "logistic-normal" if node.kind == "whole" else _WORDS["logit gaussian" if _on_interval(node) else role]
     if name in lost:
         return Finding(name, "free", "-", lost[name])
-    if role == "log gaussian":
-        return Finding(name, "free", _WORDS[role], reasons.get(name, ""))
+    if role in POSITIVE:
+        return Finding(name, "free", word, reasons.get(name, ""))
     auxiliary = ""
     for one in factors:
         for term in one.terms:
             if isinstance(term, Drawn) and name in term.sites:
-                return Finding(name, "natural gradient", _WORDS[role], reasons[name])
+                return Finding(name, "natural gradient", word, reasons[name])
             if isinstance(term, Sampled) and term.site == name:
-                return Finding(name, "natural gradient", _WORDS[role], reasons[name])
+                return Finding(name, "natural gradient", word, reasons[name])
             if not isinstance(term, Predicted):
                 continue
             if term.rule == "poisson sum":
@@ -333,8 +347,8 @@ def _finding(
                 auxiliary = f"with auxiliary Gaussians for {one.node.name}"
             elif name in term.predictor.sites:
                 reason = f"{one.node.name} ({one.node.distribution}) is not quadratic in it"
-                return Finding(name, "natural gradient", _WORDS[role], reason)
-    return Finding(name, "exact", _WORDS[role], auxiliary)
+                return Finding(name, "natural gradient", word, reason)
+    return Finding(name, "exact", word, auxiliary)
 
 
 def _check_blocks(blocks: Any, latents: Mapping[str, Node]) -> None:

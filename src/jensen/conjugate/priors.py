@@ -1,6 +1,6 @@
-"""`Prior`: E[log p(x)] of a Gaussian site, or of one whose logarithm is Gaussian, under a prior of another kind.
+"""`Prior`: E[log p(x)] of a Gaussian site, or of one whose logarithm or logit is Gaussian, under a prior of another kind.
 
-    E[log p(x_i)] = sum_k w_k log p(m_i + sd_i t_k),      t_k, w_k of Gauss and Hermite, x_i exponentiated for positive sites
+    E[log p(x_i)] = sum_k w_k log p(x(m_i + sd_i t_k)),      t_k, w_k of Gauss and Hermite, x() exp or the inverse logit
 
 The density is that of the model's own distribution, element by element. Front ends replay the whole model to give it, so it is
 traced once for a graph and only the operations that lead to this node are kept: the data of all other nodes would be constants
@@ -16,18 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jensen.conjugate.pieces import static
+from jensen.conjugate.hermite import expected
+from jensen.conjugate.places import static
 from jensen.conjugate.terms import NotConjugate
+from jensen.conjugate.ways import Way
 from jensen.models.graph import Graph, Node
-
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """E[log p(x)] over the marginals of a Gaussian site, or of a site whose logarithm is Gaussian (without the Jacobian).
+    """E[log p(x)] over the marginals of a site of which a function is Gaussian (without the Jacobian).
 
     Attributes
     ----------
@@ -44,18 +43,16 @@ class Prior:
     log_prob: Callable[..., Any] = static()
     shape: tuple[int, ...] = static()
     block: str = static()
-    positive: bool = static()
+    way: Way = static()
 
     def __call__(self, moments: Any) -> Any:
         """The sum over elements."""
         own = moments[self.block]
-        mean, sd = own["mean"][self.index], jnp.sqrt(own["cov"][self.index] + 1e-300)
-        values = jax.vmap(self.at)(mean + sd * jnp.asarray(NODES)[:, None])
-        return (jnp.asarray(WEIGHTS) @ values).sum()
+        return expected(jax.vmap(self.at), own["mean"][self.index], own["cov"][self.index]).sum()
 
     def at(self, x: Any) -> Any:
         """Log density of every element (n,) at the block's own variable x (n,) there."""
-        value = jnp.reshape(jnp.exp(x) if self.positive else x, self.shape)
+        value = jnp.reshape(self.way.value(x), self.shape)
         return jnp.reshape(self.log_prob(value, *self.inputs), (-1,))
 
 
@@ -66,7 +63,7 @@ def prior(
     points: Mapping[str, Any],
     index: np.ndarray,
     block: str,
-    positive: bool,
+    way: Way,
 ) -> Prior:
     """The piece of a latent node whose prior has no rule.
 
@@ -76,8 +73,8 @@ def prior(
         The model, the node, and the model's arrays.
     points
         Latent node -> any value; the density depends on no other latent than its own.
-    index, block, positive
-        Where the site is in which block, and whether the block holds its logarithm.
+    index, block, way
+        Where the site is in which block, and what the block holds of it.
 
     Raises
     ------
@@ -92,7 +89,7 @@ def prior(
         node.shape
     ):
         raise NotConjugate({node.name}, f"{node.name} is {node.distribution}, for which there is no exact expectation")
-    return Prior(index, (*fixed, *(flat[n] for n in reads)), log_prob, node.shape, block, positive)
+    return Prior(index, (*fixed, *(flat[n] for n in reads)), log_prob, node.shape, block, way)
 
 
 def _traced(graph: Graph, name: str, data: Any, points: Any) -> tuple[Callable[..., Any], list[int], tuple[Any, ...]]:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jensen.conjugate.coordinates import base, coordinate, value
 from jensen.conjugate.dependence import dependence
 from jensen.conjugate.pieces import signature
 from jensen.conjugate.scaled import Scaled, decode_scaled
@@ -94,31 +95,6 @@ class Probe:
     parents: dict[str, dict[str, frozenset[str]]]
     spread: frozenset[str]
     readings: dict[View, Reading]
-
-
-def coordinate(node: Node) -> str | None:
-    """In which coordinates a continuous latent node is probed; None when in none."""
-    if node.kind in ("Wishart", "InverseWishart"):
-        return "matrix"
-    if node.support.startswith("real"):
-        return "real"
-    return {"positive": "log", "simplex": "log", "unit interval": "unit"}.get(node.support)
-
-
-def base(node: Node) -> np.ndarray:
-    """The point at which a continuous site's coordinates are zero; one half for sites without coordinates."""
-    where = coordinate(node)
-    if where == "matrix":
-        return np.array(np.broadcast_to(np.eye(node.shape[-1]), node.shape))
-    return np.full(node.shape, {"real": 0.0, "log": 1.0}.get(where or "", 0.5))
-
-
-def value(where: str, x: Any, shape: tuple[int, ...]) -> Any:
-    """A site's value from its flat coordinates."""
-    x = jnp.reshape(x, shape)
-    if where == "matrix":
-        return jnp.eye(shape[-1]) + x
-    return {"real": lambda: x, "log": lambda: jnp.exp(x), "unit": lambda: 0.5 + x}[where]()
 
 
 def rank(node: Node, leaf: str) -> int:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import softmax
 
-from jensen.conjugate import blocks, bounded
+from jensen.conjugate import blocks, simplex
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.local import responsibilities
 from jensen.conjugate.pieces import signature
@@ -85,21 +85,25 @@ class Product:
                 continue
             family, role = families[block], self.plan.layout.role[names[0]]  # type: ignore[union-attr]
             mean, sd = (family.moments()["mean"], family.sd()) if role in GAUSSIAN else (family.mean, family.sd)
-            if role == "log gaussian":
-                mean, sd = jnp.exp(mean + sd**2 / 2), jnp.exp(mean + sd**2 / 2) * jnp.sqrt(jnp.expm1(sd**2))
-            limited = [name for name in names if name in self.plan.bounded]
-            exact = {name: self._limited(mean, sd, name) for name in limited}
-            for number, (found, array) in enumerate(((means, mean), (sds, sd))):
-                parts = {names[0]: array} if role == "log gaussian" else blocks.unflat(self.plan, block, array)
-                parts |= {name: both[number] for name, both in exact.items()}
-                found.update({name: jnp.reshape(part, shapes[name]) for name, part in parts.items()})
+            if role in GAUSSIAN:
+                parts = {name: self._of_gaussian(family, mean, sd, name) for name in names}
+            else:
+                both = (blocks.unflat(self.plan, block, array) for array in (mean, sd))
+                parts = {name: tuple(part[name] for part in both) for name in names}
+            for number, found in enumerate((means, sds)):
+                found.update({name: jnp.reshape(part[number], shapes[name]) for name, part in parts.items()})
         return means, sds
 
-    def _limited(self, mean: Any, sd: Any, name: str) -> tuple[Any, Any]:
-        """Mean and sd of a site on an interval from those of its block."""
-        start, size = self.plan.layout.offset[name], int(np.prod(blocks.nodes(self.plan)[name].shape))  # type: ignore[union-attr]
-        own = slice(start, start + size)
-        return bounded.moments(mean[own], sd[own], self.plan.bounded[name])
+    def _of_gaussian(self, family: Any, mean: Any, sd: Any, name: str) -> tuple[Any, Any]:
+        """Mean and sd of a site from those of its block."""
+        layout: Any = self.plan.layout
+        shape = blocks.own_shape(self.plan, blocks.nodes(self.plan)[name])
+        index = layout.offset[name] + np.arange(int(np.prod(shape)))
+        if name not in self.plan.simplexes:
+            return layout.way(name).moments(mean[index], sd[index])
+        index = index.reshape(-1, shape[-1])
+        cov = family.moments()["cov"][layout.position(layout.block[name], index[..., None], index[:, None])]
+        return simplex.moments(mean[index], cov)
 
     def _compiled(self, word: str, function: Any, *args: Any) -> Any:
         """The function at these arguments, compiled for the handful of calls it gets."""
@@ -164,20 +168,17 @@ class Product:
 
     def _volume(self, values: Mapping[str, Any]) -> Any:
         """From the densities of logarithms and logits to those of the sites."""
-        role = self.plan.layout.role  # type: ignore[union-attr]
-        logarithms = sum(
-            (jnp.log(values[name]).sum() for name in values if role[name] == "log gaussian"), jnp.zeros(())
-        )
-        return logarithms + bounded.volume(self.plan.bounded, values)
+        ways = {name: self.plan.layout.way(name) for name in self.plan.layout.offset if name in values}  # type: ignore[union-attr]
+        moved = sum((way.log_slope(way.own(values[name])).sum() for name, way in ways.items()), jnp.zeros(()))
+        return moved + sum(blocks.volume(self.plan, values).values())
 
     @wide
     def log_joint(self, values: Mapping[str, Any]) -> np.ndarray:
         """Log p(values, data) (n,) at values of all sites, draws first, in the model's own space."""
 
         def one(energy: Any, values: Mapping[str, Any]) -> Any:
-            # The energy has the density of logits.
             joint = energy(blocks.statistics(self.plan, self.families, values))
-            return joint - bounded.volume(self.plan.bounded, values)
+            return joint - sum(blocks.volume(self.plan, values).values())
 
         call = jax.jit(lambda energy, values: jax.lax.map(lambda v: one(energy, v), values, batch_size=16))
         return np.asarray(call(self.plan.energy, dict(values)))

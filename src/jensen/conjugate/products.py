@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Read, Totals, few_powers, static, take, totals
+from jensen.conjugate.pieces import ZERO, Read
+from jensen.conjugate.places import Totals, static, take, totals
 from jensen.conjugate.slots import fit
 from jensen.conjugate.terms import NotConjugate, Quadratic
 
@@ -118,13 +119,18 @@ class Products:
                 one = jnp.broadcast_to(of_rows, (len(left), 1))[:, 0] @ left
                 total = total + (one * (jnp.broadcast_to(of_columns, (1, len(right)))[0] @ right)).sum()
         covs = (moments[block]["cov"] for block in self.pair)
+        # The squares of means at zero have no slope; products with zeros would be computed.
+        squared = (
+            jax.lax.stop_gradient(mean) if ZERO in moments[block] else mean
+            for mean, block in zip((x, y), self.pair, strict=True)
+        )
         one, two = (
             _second(mean, weight, cov, place, some)
             for mean, weight, cov, place, some in zip(
-                (x, y), (rows, columns), covs, (self.xx, self.yy), self.totals, strict=True
+                squared, (rows, columns), covs, (self.xx, self.yy), self.totals, strict=True
             )
         )
-        return scale * (total + 0.5 * (s * (one * two) @ s).sum())
+        return scale * (total + 0.5 * (s[:, None] * s * one * two).sum())
 
 
 def _varies(array: Any, axis: int = 0, both: bool = False) -> bool:
@@ -178,10 +184,7 @@ def products(term: Quadratic, shape: tuple[int, ...], layout: Layout) -> Product
     x_site, y_site = term.pairs[0].x.site, term.pairs[0].y.site
     x = stack([pair.x.index + layout.offset[x_site] for pair in term.pairs])
     y = stack([pair.y.index + layout.offset[y_site] for pair in term.pairs])
-    reads = tuple(
-        Read(rows(slot.index), rows(slot.weight), *layout.place(slot.site), few_powers(slot.weight))
-        for slot in term.reads
-    )
+    reads = tuple(layout.read(slot._replace(index=rows(slot.index), weight=rows(slot.weight))) for slot in term.reads)
     pair = (layout.block[x_site], layout.block[y_site])
     if pair[0] == pair[1]:
         raise NotConjugate({x_site, y_site}, f"{x_site} and {y_site} are multiplied with each other, and share a block")

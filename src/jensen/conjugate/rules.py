@@ -42,10 +42,9 @@ def factor(node: Node, reader: Reader) -> Factor:
     reader.line_up(node)
     if not node.latent:
         check(node, reader)
-    if node.kind == "other":
+    if node.kind in ("other", "whole"):
         return _other(node, reader, levels)
-    rule = _RULES[node.kind]
-    terms, constant = rule(node, reader)
+    terms, constant = _RULES[node.kind](node, reader)
     own = node.latent and node.levels is not None
     found = Factor(node, levels, own, tuple(terms), np.asarray(constant, float))
     refuse_flat(found, reader)
@@ -62,7 +61,12 @@ def _other(node: Node, reader: Reader, levels: tuple[str, ...]) -> Factor:
     sites = reader.continuous(parents)
     if not parents:
         return Factor(node, (), False, (), np.zeros(()))
-    if not levels and sites == {node.name} and node.name in reader.probe.coordinate:
+    if (
+        node.kind == "other"
+        and not levels
+        and sites == {node.name}
+        and (node.bounds or node.name in reader.probe.coordinate)
+    ):
         return Factor(node, (), False, (Sampled(node.name),), np.zeros(()))
     raise NotConjugate(sites, f"{node.name} is {node.distribution}, for which there is no exact expectation")
 
@@ -78,7 +82,7 @@ def _normal(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
     else:
         loc = reader.affine(node, "loc")
     residual = reader.affine(node, "value") + -loc
-    _real_only(node, "loc", residual, reader)
+    _real_only(node, "loc", residual, reader, pairs)
     half = np.full((1,) * scale.constant.ndim, 0.5)
     terms: list[Term] = [Quadratic(np.exp(scale.constant), scale.slots, residual, pairs)]
     if scale.slots:
@@ -86,8 +90,9 @@ def _normal(node: Node, reader: Reader) -> tuple[list[Term], np.ndarray]:
     return terms, 0.5 * scale.constant - 0.5 * np.log(2 * np.pi)
 
 
-def _real_only(node: Node, leaf: str, affine: Affine, reader: Reader) -> None:
-    wrong = {name for name in affine.sites if reader.probe.coordinate[name] != "real"}
+def _real_only(node: Node, leaf: str, affine: Affine, reader: Reader, pairs: tuple[Pair, ...] = ()) -> None:
+    sites = affine.sites.union(slot.site for pair in pairs for slot in pair)
+    wrong = {name for name in sites if reader.probe.coordinate[name] != "real"}
     if wrong:
         raise NotConjugate(
             wrong,

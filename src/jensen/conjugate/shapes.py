@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
+from jensen.conjugate.hermite import NODES, WEIGHTS
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import static
-from jensen.conjugate.priors import NODES, WEIGHTS
+from jensen.conjugate.places import static
 from jensen.conjugate.slots import Affine, Slot, fit, like
 from jensen.conjugate.terms import Curved, Mean, MeanLog, NotConjugate, Reader, Term
 from jensen.models.graph import Node

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
 
+from jensen.conjugate.hermite import NODES, WEIGHTS
 from jensen.conjugate.layout import Layout
-from jensen.conjugate.pieces import Read, static
-from jensen.conjugate.priors import NODES, WEIGHTS
+from jensen.conjugate.pieces import Read
+from jensen.conjugate.places import static
 from jensen.conjugate.products import contract
 from jensen.conjugate.slots import Pair, Slot, fit
 from jensen.conjugate.terms import Predicted
@@ -160,6 +161,6 @@ def poisson_sum(y: np.ndarray, pairs: tuple[Pair, ...], shape: tuple[int, ...], 
         lead = np.broadcast_shapes(*(array.shape for array in fitted))
         return np.stack([np.broadcast_to(array, lead) for array in fitted])
 
-    a, b = (Read(stack([pair[n].index for pair in pairs]), np.ones(1), *layout.place(pairs[0][n].site)) for n in (0, 1))
+    a, b = (layout.read(Slot(pairs[0][n].site, stack([pair[n].index for pair in pairs]), np.ones(1))) for n in (0, 1))
     weight = stack([np.asarray(pair.x.weight, float) for pair in pairs])
     return PoissonSum(np.array(np.broadcast_to(y, (1, *shape))[0]), np.log(weight), a, b)

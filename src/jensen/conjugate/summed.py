@@ -74,7 +74,8 @@ def constant_beside(graph: Graph, data: Mapping[str, Any], seed: int = 0) -> flo
             times = "in another way than by a sum" if not np.ptp(slopes) < _LIMIT else f"{slopes.flat[0]:g} times"
             raise UnsupportedError(
                 f"the log density takes the term {name} ({law}) {times}, and conjugacy is known of plain sums; add .sum() of "
-                "every log_prob once (terms that are added as arrays are repeated), or use method='auto'."
+                "every log_prob once (terms that are added as arrays are repeated), write states that are summed out by "
+                "logsumexp as discrete sites of a NumPyro or PyMC model, or use method='auto'."
             )
     for _, (by_value, _) in found:
         for name, slope in by_value.items():

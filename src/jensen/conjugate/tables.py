@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.pieces import static
+from jensen.conjugate.places import static
 
 IMPOSSIBLE = -1e30
 """Stands for log 0 in tables, so that a level of probability zero adds 0 * IMPOSSIBLE = 0 and not 0 * -inf = NaN."""

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit, logit
 
-from jensen.conjugate import blocks, bounded
+from jensen.conjugate import blocks
+from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.pieces import known, signature
 from jensen.conjugate.product import Product
 from jensen.core import keys
@@ -76,11 +77,11 @@ def _gaussian(q: Product) -> str | None:
     """The block that is Gaussian given all others, where these are few."""
     plan = q.plan
     roles = plan.layout.role  # type: ignore[union-attr]
-    if plan.energy is None or plan.energy.discrete or set(q.families) != set(plan.blocks):
+    if plan.energy is None or plan.simplexes or plan.energy.discrete or set(q.families) != set(plan.blocks):
         return None
     if any(finding.update == "exact" and finding.reason for finding in plan.findings):
         return None  # auxiliary variables
-    known = ("gaussian", "log gaussian", "beta", *_POSITIVE)
+    known = (*GAUSSIAN, "beta", *_POSITIVE)
     if any(roles[site] not in known for site in roles):
         return None
     nodes = blocks.nodes(plan)
@@ -98,8 +99,9 @@ class _Collapsed:
     def __init__(self, q: Product, block: str, rng: np.random.Generator):
         self.q, self.block, self.rng, self.program = q, block, rng, None
         self.pairs = int(np.clip(_NUMBERS // (2 * BLOCKS * POINTS * q.families[block].pattern.n), 1, _COPIES // 2))
-        self.known, self.bounded = known(q.plan.energy), q.plan.bounded
-        self.roles, self.nodes = q.plan.layout.role, blocks.nodes(q.plan)  # type: ignore[union-attr]
+        self.known, self.nodes = known(q.plan.energy), blocks.nodes(q.plan)
+        self.layout: Any = q.plan.layout
+        self.roles = self.layout.role
         self.rest = tuple(name for name in q.plan.blocks if name != block)
         self.names = tuple(site for name in self.rest for site in q.plan.blocks[name])
 
@@ -108,9 +110,9 @@ class _Collapsed:
         parts = []
         for site in self.names:
             x = np.asarray(values[site], float).reshape(len(values[site]), -1)
-            if site in self.bounded:
-                x = bounded.logit(x, self.bounded[site])
-            elif self.roles[site] != "gaussian":
+            if self.roles[site] in GAUSSIAN:
+                x = self.layout.way(site).own(x)
+            else:
                 x = logit(x) if self.roles[site] == "beta" else np.log(x)
             parts.append(x)
         return np.concatenate(parts, 1)
@@ -122,12 +124,14 @@ class _Collapsed:
             size = int(np.prod(self.nodes[site].shape))
             x, role = s[:, start : start + size], self.roles[site]
             start += size
-            if site in self.bounded:  # the energy has the density of its logit
-                x = bounded.inside(x, self.bounded[site])
+            if role in GAUSSIAN:
+                way = self.layout.way(site)
+                volume += way.log_slope(x).sum(1)
+                x = way.value(x)
             elif role == "beta":
                 volume += (np.log(expit(x)) + np.log(expit(-x))).sum(1)
                 x = expit(x)
-            elif role != "gaussian":
+            else:
                 volume += x.sum(1)
                 x = np.exp(x)
             found[site] = x.reshape(len(s), *self.nodes[site].shape)

@@ -164,7 +164,7 @@ def log_weights(q: Product, draws: Draws) -> np.ndarray:
         log_q = sum(families[block].log_prob(x) for block, x in own.items())
         moments = {block: families[block].statistics(x) for block, x in own.items()}
         # What is log-Gaussian is a density of the logarithm in q, and of the site in the joint.
-        return back(changing)(moments) + sum(own[block].sum() for block in energy.logarithms) - log_q
+        return back(changing)(moments) + sum(energy.volume(block, part) for block, part in moments.items()) - log_q
 
     def all(changing: Any, families: Any, values: Any) -> Any:
         return jax.lax.map(lambda some: one(changing, families, some), values, batch_size=_BATCH)

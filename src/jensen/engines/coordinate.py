@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import starts
-from jensen.conjugate.pieces import known
+from jensen.conjugate.pieces import ZERO, known
 from jensen.conjugate.plan import Plan
 from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING, on_device
@@ -251,7 +251,7 @@ def update(energy: Any, families: Any, moments: Any, block: str) -> Any:
     partly = energy.about(block)
     slope = jax.grad(lambda own: partly(moments | {block: own}) + _volume(energy, block, own))
     if isinstance(families[block], Gaussian) and energy.quadratic(block):
-        return families[block].from_slope(slope(jax.tree.map(jnp.zeros_like, moments[block])))
+        return families[block].from_slope(slope(jax.tree.map(jnp.zeros_like, moments[block]) | {ZERO: ()}))
     return families[block].from_gradient(slope(moments[block]), moments[block])
 
 
@@ -318,8 +318,8 @@ def elbo(energy: Any, families: Any, moments: Any) -> Any:
 
 
 def _volume(energy: Any, block: str, moments: Any) -> Any:
-    """What the entropy of exp(x) has more than that of x."""
-    return moments["mean"].sum() if block in energy.logarithms else 0.0
+    """What the entropy of exp(x), or of a place in an interval, has more than that of x."""
+    return energy.volume(block, moments)
 
 
 def bound(target: Plan, families: Any) -> float:

@@ -13,7 +13,7 @@ and what follows is a function of the state alone: not of time, nor of how many 
 
 from dataclasses import replace
 from math import nan
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -45,6 +45,15 @@ class Ticks(NamedTuple):
 def limited(engine: Any, steps: int | None) -> Any:
     """The engine with at most `steps` steps of its own, where that is not None."""
     return engine if steps is None else replace(engine, steps=steps)
+
+
+@runtime_checkable
+class Racing(Protocol):
+    """An engine of which several runs compete: the history begins when it is known whose it is."""
+
+    def best_so_far(self, state: Any) -> np.ndarray | None:
+        """The losses of the best run of a state so far, whose approximation `finish` gives; None once one has won."""
+        ...
 
 
 class Engine(Protocol):

@@ -6,7 +6,7 @@ with E the energy E_q[log p] as a function of mean parameters: it is affine in e
 it is the log joint there, so the gradient that is coordinate ascent's update under averages is the conditional under draws.
 Discrete sites come first in a sweep, then the others in the order of the model. A block is drawn jointly: Gaussian blocks by
 their precision pattern, Markov chains by messages forward and draws backward. A positive site that is not conditionally
-conjugate is moved by slice sampling of its logarithm, element by element (slices.py).
+conjugate is moved by slice sampling of its logarithm, or of its logit in an interval, element by element (slices.py).
 
 Every number is a function of (seed, sweep), so that the length of a chunk or a pause changes nothing. One sweep of all chains is
 one compiled program, and the host counts them: a loop over sweeps inside of the program can hang on CPU, where XLA's runtime
@@ -291,7 +291,7 @@ def _indicators(family: Any, x: Any) -> Any:
 
 
 def log_joint(energy: Any, families: Any, names: tuple[str, ...], values: Any) -> Any:
-    """Log p(values, data) of one chain; log-Gaussian sites without the Jacobian."""
+    """Log p(values, data) of one chain; positive sites without the Jacobian."""
     return energy({block: families[block].statistics(values[block]) for block in names})
 
 
@@ -310,10 +310,17 @@ def one_sweep(
         partly = partial(_given, about, moments, block)
         given = about.given(moments, block) if block in sliced else None
         if given is not None:
-            draw = slice_all(lambda x, g=given: g.at(x) + x, x, WIDTH * family.sd(), noise[block])
+            slope = partial(energy.log_slope, block)
+            draw = slice_all(lambda x, g=given, slope=slope: g.at(x) + slope(x), x, WIDTH * family.sd(), noise[block])
             good = jnp.isfinite(draw).all()
         elif block in sliced:
-            draw = slice_sweep(lambda x, f=family, p=partly: p(f.statistics(x)) + x.sum(), x, noise[block])
+            volume = partial(energy.volume, block)
+
+            def density(x: Any, f: Any = family, p: Any = partly, v: Any = volume) -> Any:
+                own = f.statistics(x)
+                return p(own) + v(own)
+
+            draw = slice_sweep(density, x, noise[block])
             good = jnp.isfinite(draw).all()
         else:
             if block in energy.naturals:

@@ -18,6 +18,7 @@ from jensen.core.errors import DataError, ModelError, OptionError
 from jensen.core.layout import Site
 from jensen.models.cache import remember
 from jensen.models.graph import Graph
+from jensen.models.harvest import sown
 from jensen.models.misfit import CONCRETIZATION, first_line, is_about_shapes, shapes
 from jensen.models.model import Factors, Model
 from jensen.models.recorded import recording
@@ -137,7 +138,7 @@ def read(described: Density, data: Mapping[str, Any] | None = None) -> Model:
 
 
 def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
-    log_density, log_likelihood = _plain(described.log_density), _plain(described.log_likelihood)
+    log_density, log_likelihood = described.log_density, described.log_likelihood
     parameters = list(inspect.signature(log_density).parameters.values())
     required = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
     with_data = len(required) > 1 or (bool(arrays) and len(parameters) > 1)
@@ -181,8 +182,8 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
         return {name: transform.inv(jnp.asarray(values[name])) for name, transform in transforms.items()}
 
     free = {site.name: jax.ShapeDtypeStruct(site.free_shape, float) for site in sites}
-    with recording() as calls:
-        parts = _traced(factors, free, described.init, arrays).log_prob
+    with recording():
+        parts, terms = _traced(factors, free, described.init, arrays)
     shape = parts["log_density"].shape
     if shape != ():
         raise ModelError(f"log_density must return a scalar; it returned shape {shape}; sum over the rows.")
@@ -208,13 +209,8 @@ def _build(described: Density, arrays: dict[str, np.ndarray]) -> Model:
         constants=tuple(arrays),
         source=described,
         resized=partial(_resized, described),
-        graph=lru_cache(maxsize=1)(partial(_graph, evaluate, name, tuple(sites), _structs(arrays))) if calls else None,
+        graph=lru_cache(maxsize=1)(partial(_graph, evaluate, name, tuple(sites), _structs(arrays))) if terms else None,
     )
-
-
-def _plain(function: Any) -> Any:
-    """The function inside of a jax.jit, within which the distributions that it calls could not be looked at."""
-    return function.__wrapped__ if type(function).__name__ == "PjitFunction" else function
 
 
 def _structs(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -234,10 +230,11 @@ def _resized(described: Density, data: Mapping[str, np.ndarray], lengths: Mappin
 
 def _traced(
     factors: Callable[..., Factors], free: dict[str, Any], init: dict[str, np.ndarray], arrays: dict[str, np.ndarray]
-) -> Factors:
-    """The factors as shapes; what goes wrong is told in the words of the density's arguments."""
+) -> tuple[dict[str, Any], int]:
+    """The factors as shapes, and the number of terms; what goes wrong is told in the words of the density's arguments."""
     try:
-        return jax.eval_shape(factors, free, arrays)
+        closed, parts = jax.make_jaxpr(lambda free, data: factors(free, data).log_prob, return_shape=True)(free, arrays)
+        return parts, sown(closed.jaxpr)
     except CONCRETIZATION as error:
         raise ModelError(
             f"log_density needs concrete values where JAX has tracers ({type(error).__name__}); use jax.numpy and "

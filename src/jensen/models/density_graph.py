@@ -6,11 +6,13 @@ A call whose value is a parameter itself is the parameter's prior (the first one
 after the data that are its value. A real parameter without a prior is flat. Whether the density is the sum of these calls is
 proved where the data are known (`jensen.conjugate.summed`).
 
-The calls are recorded anew whenever a function of the graph runs (`jensen.models.recorded`), so that parameters of distributions
-stay the user's own code. From then on everything is as for a model in NumPyro.
+The calls are recorded anew whenever a function of the graph runs (`jensen.models.recorded`, `jensen.models.harvest`), so that
+parameters of distributions stay the user's own code; calls under jax.vmap or in a scan are one term with an axis more. From then
+on everything is as for a model in NumPyro.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +23,8 @@ import numpy as np
 from jensen.core.errors import UnsupportedError
 from jensen.core.layout import Site
 from jensen.models.graph import Graph, Leaves, Node
-from jensen.models.recorded import Call, recording
+from jensen.models.harvest import Law, Term, gather
+from jensen.models.recorded import recording
 
 FLAT = "flat"
 """What a parameter without a prior has in the place of a distribution's name."""
@@ -47,100 +50,60 @@ def graph(evaluate: Evaluate, name: str, sites: Sequence[Site], data: Mapping[st
     Raises
     ------
     UnsupportedError
-        When a call is inside of a ``jax.vmap``, ``jax.jit`` or ``lax.scan``, a parameter's prior has another support than was
+        When a call is inside of a branch or of a loop of unknown length, a parameter's prior has another support than was
         declared, or a parameter that is not real has no prior.
     """
     structs = {key: jax.ShapeDtypeStruct(np.shape(array), np.result_type(array)) for key, array in data.items()}
     real = jax.dtypes.canonicalize_dtype(np.float64)
     values = {site.name: jax.ShapeDtypeStruct(site.shape, real) for site in sites}
-    found: list[Any] = []
+    laws: list[Law] = []
 
     def run(values: Any, data: Any) -> list[Any]:
-        calls, _ = _calls(evaluate, values, data)
-        _refuse_inside(calls, name)
-        # Shapes and supports are taken here: they may depend on values, which are gone once the trace has ended.
-        found.extend((_pseudo(call), call.fn.support, jnp.shape(call.value)) for call in calls)
-        return [jnp.asarray(call.value) for call in calls]
+        terms, _ = _terms(evaluate, values, data)
+        laws.extend(term.law for term in terms)
+        return [term.leaves["value"] for term in terms]
 
     closed = jax.make_jaxpr(run)(values, structs)
     keys = [*((key, True) for key in sorted(values)), *((key, False) for key in sorted(structs))]
     own = {id(variable): key for variable, key in zip(closed.jaxpr.invars, keys, strict=True)}
-    names, priors = _names([own.get(id(variable)) for variable in closed.jaxpr.outvars], found, sites)
+    names, priors = _names([own.get(id(variable)) for variable in closed.jaxpr.outvars], laws, sites)
     nodes = []
     for site in sites:
         number = priors.get(site.name)
         if number is None:
             nodes.append(_flat(site))
         else:
-            nodes.append(_node(site.name, found[number], latent=True))
-            _check_support(site, nodes[-1], found[number][1])
-    nodes += [_node(one, found[k], latent=False) for k, one in enumerate(names) if k not in priors.values()]
-    kinds = {node.name: node.kind for node in nodes if node.name in names}
+            nodes.append(replace(laws[number].node, name=site.name))
+            _check_support(site, laws[number])
+    for number, one in enumerate(names):
+        if number not in priors.values():
+            nodes.append(replace(laws[number].node, name=one, latent=False, bounds=None))
     flat = tuple(node for node in nodes if node.name not in names)
     return Graph(
         tuple(nodes),
-        partial(_leaves, evaluate, names, kinds, flat),
+        partial(_leaves, evaluate, names, flat),
         partial(_densities, evaluate, names, flat),
         partial(_combined, evaluate, names),
     )
 
 
-def _calls(evaluate: Evaluate, values: Any, data: Any, answers: Any = None) -> tuple[list[Call], Any]:
+def _terms(evaluate: Evaluate, values: Any, data: Any, answers: Any = None) -> tuple[list[Term], Any]:
     from numpyro.distributions.distribution import validation_enabled
 
-    values = {key: jnp.asarray(value) for key, value in values.items()}
-    with validation_enabled(False), recording(answers) as calls:
-        total = evaluate(values, data)
-    return calls, total
-
-
-def _refuse_inside(calls: Sequence[Call], name: str) -> None:
-    for call in calls:
-        if call.inside:
-            raise UnsupportedError(
-                f"{name} calls {_title(call)} inside of a jax.vmap, jax.jit or scan of its own, where its parameters cannot be "
-                "looked at; call it once on whole arrays, or use method='auto'."
-            )
-
-
-def _title(call: Call) -> str:
-    from jensen.models.numpyro_trace import bare
-
-    return type(bare(call.fn)[0]).__name__
-
-
-def _pseudo(call: Call) -> dict[str, Any]:
-    """The call as a sample site of NumPyro's."""
-    from jensen.models.numpyro_trace import is_discrete, words
-
-    support = "discrete" if is_discrete(call.fn) else words(call.fn.support)
-    return {
-        "type": "sample",
-        "fn": call.fn,
-        "value": call.value,
-        "scale": None,
-        "infer": {},
-        "support": support,
-        "levels": None,
-        "intermediates": [],
-    }
-
-
-def _node(name: str, found: Any, latent: bool) -> Node:
-    from jensen.models.numpyro_graph import node
-
-    return node(name, {**found[0], "is_observed": not latent})
+    with validation_enabled(False), recording():
+        terms, outputs = gather(evaluate, dict(values), dict(data), answers=answers)
+    return terms, outputs[0]
 
 
 def _names(
-    origins: Sequence[tuple[str, bool] | None], found: Sequence[Any], sites: Sequence[Site]
+    origins: Sequence[tuple[str, bool] | None], laws: Sequence[Law], sites: Sequence[Site]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """A name for every call, and the numbers of those that are priors."""
+    """A name for every term, and the numbers of those that are priors."""
     shapes = {site.name: site.shape for site in sites}
     priors: dict[str, int] = {}
     for number, origin in enumerate(origins):
         # A scalar under a prior of many rows is counted once a row: that is a factor.
-        if origin and origin[1] and origin[0] not in priors and _shape(found[number]) == shapes[origin[0]]:
+        if origin and origin[1] and origin[0] not in priors and laws[number].node.shape == shapes[origin[0]]:
             priors[origin[0]] = number
     names = {number: name for name, number in priors.items()}
     for number, origin in enumerate(origins):
@@ -149,13 +112,6 @@ def _names(
             taken = {*names.values(), *shapes}
             names[number] = wanted if wanted not in taken else f"{wanted} (term {number + 1})"
     return tuple(names[number] for number in range(len(origins))), priors
-
-
-def _shape(found: Any) -> tuple[int, ...]:
-    site, _, shape = found
-    fn = site["fn"]
-    rows = shape[: len(shape) - fn.event_dim]
-    return (*np.broadcast_shapes(rows, tuple(fn.batch_shape)), *fn.event_shape)
 
 
 def _flat(site: Site) -> Node:
@@ -167,14 +123,12 @@ def _flat(site: Site) -> Node:
     return Node(site.name, "Flat", FLAT, True, site.shape, len(site.shape))
 
 
-def _check_support(site: Site, node: Node, support: Any) -> None:
+def _check_support(site: Site, law: Law) -> None:
     """The declared support and the prior's must be one: else the density is that of a truncated prior, or minus infinity."""
-    from jensen.models.numpyro_trace import bounds
-
-    declared = site.support.replace("_", " ")
+    declared, node = site.support.replace("_", " "), law.node
     if declared.replace(" ", "") == node.support.replace(" ", ""):
         return
-    one, other = _interval(site.support), bounds(support)
+    one, other = _interval(site.support), law.ends
     if one is None or other is None or one != other:
         prior = node.support if other is None or node.support in _INTERVALS else f"{node.support} {other}"
         raise UnsupportedError(
@@ -191,30 +145,19 @@ def _interval(word: str) -> tuple[float, float] | None:
     return _INTERVALS.get(word.replace("_", " "))
 
 
-def _trace(evaluate: Evaluate, names: Sequence[str], values: Any, data: Any) -> dict[str, Any]:
-    calls, _ = _calls(evaluate, values, data)
-    return {name: {"fn": call.fn, "value": call.value} for name, call in zip(names, calls, strict=True)}
-
-
 def _leaves(
-    evaluate: Evaluate,
-    names: Sequence[str],
-    kinds: Mapping[str, str],
-    flat: Sequence[Node],
-    values: Mapping[str, Any],
-    data: Mapping[str, Any],
+    evaluate: Evaluate, names: Sequence[str], flat: Sequence[Node], values: Mapping[str, Any], data: Mapping[str, Any]
 ) -> Leaves:
-    from jensen.models.numpyro_graph import leaves
-
-    found = leaves(kinds, _trace(evaluate, names, values, data))
+    terms, _ = _terms(evaluate, values, data)
+    found = {name: term.leaves for name, term in zip(names, terms, strict=True)}
     return {**found, **{node.name: {"value": jnp.asarray(values[node.name])} for node in flat}}
 
 
 def _densities(
     evaluate: Evaluate, names: Sequence[str], flat: Sequence[Node], values: Mapping[str, Any], data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    calls, _ = _calls(evaluate, values, data)
-    found = {name: jnp.asarray(call.result) for name, call in zip(names, calls, strict=True)}
+    terms, _ = _terms(evaluate, values, data)
+    found = {name: term.result for name, term in zip(names, terms, strict=True)}
     return {**found, **{node.name: jnp.zeros(()) for node in flat}}
 
 
@@ -222,9 +165,8 @@ def _combined(
     evaluate: Evaluate,
     names: Sequence[str],
     values: Mapping[str, Any],
-    terms: Mapping[str, Any],
+    results: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> Any:
-    calls, total = _calls(evaluate, values, data, [terms[name] for name in names])
-    assert len(calls) == len(names)
+    _, total = _terms(evaluate, values, data, [results[name] for name in names])
     return jnp.asarray(total, float)

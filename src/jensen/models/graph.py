@@ -18,6 +18,7 @@ Kinds and their leaves (every node also has the leaf ``value``):
     Wishart                     df, rate                     (mean df * inverse(rate))
     InverseWishart              df, scale                    (mean scale / (df - dim - 1))
     Flat                        none                         (log density zero on the support, which is real)
+    whole                       log_prob                     (one density for all elements of a row)
     other                       log_prob                     (whatever the distribution is: of every element where it is a
                                                              product over them, else batch-shaped)
 """

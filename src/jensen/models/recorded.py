@@ -1,75 +1,52 @@
-"""Which distributions a log density calls, and on which values: recorded while it runs.
+"""Which distributions a log density calls, and on which values: recorded while it is traced.
 
     log p(theta, data) = sum_k log p_k(x_k | parameters_k) + constant
 
 Users of plain densities write the terms by calling distributions: ``log_prob`` of NumPyro's, or functions of ``jax.scipy.stats``.
-Within `recording` these are wrapped, so that each outermost call of the recording thread leaves its distribution, its value and
-its result; calls inside of other calls (a mixture's components) are that call's own business. Where `answers` are given, calls
-return these instead of computing anything: the density is then a function of its terms.
+Within `recording` these are wrapped, so that each outermost call of the recording thread leaves a term in the program that is
+traced (`jensen.models.harvest`); calls inside of other calls (a mixture's components) are that call's own business.
 
-The wrappers are taken off at the end of the block, whatever happens in it; other threads call through them unrecorded.
+The wrappers are taken off at the end of the block, whatever happens in it; other threads call through them unrecorded. JAX keeps
+programs with terms apart from those without.
 """
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
-from jax.extend.core import get_opaque_trace_state
+import jax
 
-
-class Call(NamedTuple):
-    """One term: a NumPyro distribution, the value at which it was evaluated, and its log density there.
-
-    ``inside`` says that it was called within a jax.jit, jax.vmap or scan of the density's own, whose arrays do not exist outside.
-    """
-
-    fn: Any
-    value: Any
-    result: Any
-    inside: bool
+from jensen.models.harvest import sow
 
 
 class _Recorder(threading.local):
-    calls: list[Call] | None = None
-    answers: Sequence[Any] | None = None
-    trace: Any = None
+    on: bool = False
     depth: int = 0
 
 
 _recorder = _Recorder()
+_traces = jax.make_user_context()
 _lock = threading.Lock()
 _users = 0
 _replaced: list[tuple[Any, str, Any]] = []
 
 
 @contextmanager
-def recording(answers: Sequence[Any] | None = None) -> Iterator[list[Call]]:
-    """Record the calls of this thread until the block ends.
-
-    Parameters
-    ----------
-    answers
-        What the calls return, in their order; None for their own results.
-
-    Yields
-    ------
-    list of Call
-        Filled while the block runs. It stays empty where no distributions were imported.
-    """
+def recording() -> Iterator[None]:
+    """Sow the calls of this thread until the block ends."""
     global _users
     before = vars(_recorder).copy()
     with _lock:
         if not _users:
             _install()
         _users += 1
-    calls: list[Call] = []
-    _recorder.calls, _recorder.answers, _recorder.depth = calls, answers, 0
-    _recorder.trace = get_opaque_trace_state()
+    _recorder.on, _recorder.depth = True, 0
     try:
-        yield calls
+        with _traces(True):
+            yield
     finally:
         vars(_recorder).clear()
         vars(_recorder).update(before)
@@ -118,20 +95,16 @@ def _function(original: Callable[..., Any], build: Callable[..., Any]) -> Callab
 
 
 def _called(described: Callable[[], tuple[Any, Any]], compute: Callable[[], Any]) -> Any:
-    """The result of a call, which is recorded if it is an outermost one of a thread that records."""
+    """The result of a call, sown if it is an outermost one of a thread that records."""
     own = _recorder
-    if own.calls is None or own.depth:
+    if not own.on or own.depth:
         return compute()
     own.depth += 1
     try:
-        fn, value = described()
-        if fn is None:
-            return compute()
-        result = compute() if own.answers is None else own.answers[len(own.calls)]
+        (fn, value), result = described(), compute()
+        return result if fn is None else sow(fn, value, result)
     finally:
         own.depth -= 1
-    own.calls.append(Call(fn, value, result, get_opaque_trace_state() != own.trace))
-    return result
 
 
 # -- jax.scipy.stats as NumPyro's distributions; None where there is no such distribution -------------------------------------
