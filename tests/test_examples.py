@@ -19,7 +19,16 @@ _spec.loader.exec_module(runner)
 
 EXAMPLES = runner.examples()
 by_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-LONG = ("05_bimodal_mixture", "20_mean_field_guide", "24_topics", "25_natural_gradients", "26_conjugate_models")
+LONG = (
+    "05_bimodal_mixture",
+    "06_minibatch",
+    "08_draws_or_chains",
+    "09_green_blob",
+    "20_mean_field_guide",
+    "24_topics",
+    "25_natural_gradients",
+    "26_conjugate_models",
+)
 """Whose methods other examples and tests run, too."""
 
 

@@ -50,7 +50,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def corrected():
-    """The chains are the answer."""
+    """An integral over the schools is the answer."""
     found = silent(schools, data=SCHOOLS)
     assert found.answer == "corrected"
     return found
@@ -205,7 +205,7 @@ def test_rows_are_named_by_place_or_coordinate(density, plain):
 def test_the_verdict_table_has_the_numbers_behind_it(corrected):
     table = corrected.verdict.table
     assert list(table.index) == list(corrected.verdict.names)
-    assert "between-chain share" in table.columns
+    assert "se of mean (sds)" in table.columns
     assert np.isfinite(table.drop(columns="verdict").to_numpy(float)).all()
 
 

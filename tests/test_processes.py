@@ -91,6 +91,7 @@ def test_two_processes_give_the_fit_of_one(alone, tmp_path):
     assert_alike(first, alone)
 
 
+@pytest.mark.slow
 def test_three_devices_give_the_fit_of_one(alone, tmp_path):
     assert ended([started("fit", tmp_path / "fit", devices=3)]) == [0]
     assert_alike(np.load(tmp_path / "fit.npz"), alone)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 INTERNAL = {"test_lda_preplexity_mismatch"}  # calls a private method of scikit-learn's class
 LOGGED = {
     f"test_verbosity[{kind}-True-{n}]" for kind in ("csr_matrix", "csr_array") for n in ("0-3-0", "1-3-3", "2-3-1")
@@ -18,6 +20,7 @@ ROUNDED = {
 }  # a document's updates enlarge the rounding of float32 topics up to a thousand times; passes or fails by machine
 
 
+@pytest.mark.slow
 def test_installed_tests():
     root = Path(__file__).parents[2]
     code = f"import sys; sys.path[:0] = [{str(root)!r}]; import pytest; sys.exit(pytest.main(sys.argv[1:]))"

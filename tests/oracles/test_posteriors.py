@@ -110,6 +110,7 @@ def test_no_seed_is_trusted_and_wrong():
         assert inside(scored.sd_ratio[trusted], FALSE_SDS).all()
 
 
+@pytest.mark.slow
 def test_pure_full_rank_fits():
     """Right where the posterior is nearly Gaussian, in the right basin elsewhere, and nothing trusted that is wrong.
 

@@ -83,6 +83,7 @@ def test_a_noisy_history_has_a_mean_drawn_through_it(fits):
     np.testing.assert_allclose(lines[1].get_ydata()[0], noisy[:20].mean())
 
 
+@pytest.mark.slow
 def test_marginals_lie_over_those_of_the_reference_by_label(fits):
     posterior, _ = fits
     rng = np.random.default_rng(0)
