@@ -31,6 +31,14 @@ def _draws(seed=0, n=2200):
     )
 
 
+class _Same:
+    """No map."""
+
+    into = staticmethod(lambda z: z)
+    out = staticmethod(lambda y: (y, 0.0, None))
+    back = staticmethod(lambda y, tape, gradient: gradient)
+
+
 @pytest.mark.parametrize("power", [1.0, 0.5, -0.5])
 def test_a_hierarchy_is_taken_apart_exactly_also_where_no_draw_has_been(power):
     z = _draws()
@@ -104,6 +112,7 @@ def test_a_scale_that_is_no_coordinate_is_found_and_its_map_is_inverted():
     back, _, tape = found.out(y)
     np.testing.assert_allclose(back, z[:40], rtol=1e-8, atol=1e-8)
     pulled = found.back(y, tape, score(back))
+    assert turning.bent(found, z, score(z)) < 0.5 * turning.bent(_Same(), z, score(z))
     rest = np.setdiff1d(np.arange(10), found.parents)
     assert np.sqrt(((pulled + y)[:, rest] ** 2).mean()) < 0.05
 

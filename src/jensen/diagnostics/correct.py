@@ -18,7 +18,16 @@ from jensen.core import keys
 from jensen.diagnostics import calibrate, chains, quantities, straighten, tails, turning
 from jensen.diagnostics.factors import factor_of
 from jensen.diagnostics.quantities import Draws
-from jensen.diagnostics.settled import LIMITS, Settled, against, coupled, means_settled, measure, sds_settled
+from jensen.diagnostics.settled import (
+    LIMITS,
+    Settled,
+    against,
+    coupled,
+    log_sd_error,
+    means_settled,
+    measure,
+    sds_settled,
+)
 
 JUDGING_STAGES, MOST_STAGES = 3, chains.MOST_STAGES
 _PRECISE, _PRECISE_SD = 0.03, 0.05
@@ -34,6 +43,8 @@ _LOST = 6.0
 """Robust sds from the other chains beyond which a chain is lost."""
 _ACCEPT, _ACCEPT_MAPPED = 0.8, 0.9
 _COLLAPSED = 0.05
+_STRAIGHTER = 0.5
+"""How much less bent a map that scores show must leave them than q's own, to take its place."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +112,14 @@ def correct(
     # From q's bulk: the chains find the tails by themselves, but where q's are too wide they would take long to return.
     noise = q.noise(keys.generator(seed, "chains", 0), chains.CHAINS)
     z = np.asarray(q.transport(np.clip(noise, -_BULK, _BULK))[0])
-    centered = None if given is not None or scores is None else turning.learn(*scores)
+    centered = None if scores is None else turning.learn(*scores)
     if centered is not None:
         assert scores is not None
+        if given is not None and not turning.bent(centered, *scores) < _STRAIGHTER * turning.bent(given, *scores):
+            centered = None
+    if centered is not None:
+        assert scores is not None
+        given = None
         metric, z = _taken_apart(centered, scores[0], noise)
     step, leapfrogs = chains.first_step(target.dim), 4
     evidence, pool, was_mapped = None, [], False
@@ -149,8 +165,11 @@ def correct(
             "one stage of chains does not tell whether they have arrived",
         )
     draws, weights = _join([each.draws for each in pool]), _weights(pool)
-    pooled = against(evidence, np.concatenate([each.x for each in pool]), weights)
-    mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1]
+    x = np.concatenate([each.x for each in pool])
+    pooled = against(evidence, x, weights)
+    # The sd that is reported is that of all draws, and its error of all of them too: the far ones are not pulled in here.
+    known = log_sd_error(_by_chain(x)) < LIMITS["sel"]
+    mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1] & known
     heavy = tails.heavy(target.model, draws, np.concatenate([each.gradient for each in pool]))
     if (sd_ok & heavy).any():
         sd_ok, guard = sd_ok & ~heavy, guard or tails.WHY

@@ -52,7 +52,7 @@ def measure(x: np.ndarray, before: Settled | None) -> Settled:
     chain_means = x.mean(0)
     between = chain_means.var(0) / unit**2
     se = chain_means.std(0, ddof=1) / np.sqrt(x.shape[1]) / unit
-    sel = _log_sd_error(x)
+    sel = log_sd_error(x)
     half = len(x) // 2
     drift_mean, drift_sd = _drift(
         x[:half].mean((0, 1)), x[:half].std((0, 1)), x[half:].mean((0, 1)), x[half:].std((0, 1))
@@ -155,7 +155,7 @@ def _drift(
     return np.abs(first_mean - second_mean) / unit, np.abs(np.log(ratio))
 
 
-def _log_sd_error(x: np.ndarray) -> np.ndarray:
+def log_sd_error(x: np.ndarray) -> np.ndarray:
     """Jackknife standard error of log sd over groups of chains; x is (T, C, K)."""
     steps, chains, _ = x.shape
     groups = x[:, : chains - chains % GROUPS].reshape(steps, GROUPS, -1, x.shape[-1])

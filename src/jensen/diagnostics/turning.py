@@ -12,6 +12,8 @@ most of it. In coordinates of which v is the first, centering.py does the rest.
 Requires: as many draws as centering.py; at most `LARGEST_DIM` dimensions.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy.optimize import minimize
 
@@ -45,6 +47,18 @@ def learn(z: np.ndarray, gradient: np.ndarray) -> Centering | Turned | None:
     matrix = root @ _basis(direction)
     straight = centering.learn(np.linalg.solve(matrix, (z - center).T).T, gradient @ matrix)
     return None if straight is None else Turned(straight, center, matrix)
+
+
+def bent(map: Any, z: np.ndarray, gradient: np.ndarray) -> float:
+    """The share of the scores at draws z (n, D) that is not linear in a map's straight coordinates: none for a Gaussian."""
+    fine = np.isfinite(gradient).all(1) & np.isfinite(z).all(1)
+    z, gradient = z[fine][:_DRAWS], gradient[fine][:_DRAWS]
+    y = map.into(z)
+    _, _, tape = map.out(y)
+    u = map.back(y, tape, gradient)
+    linear = np.column_stack([np.ones(len(y)), y])
+    left = u - linear @ np.linalg.lstsq(linear, u, rcond=None)[0]
+    return float((left.var(0) / np.maximum(u.var(0), 1e-300)).mean())
 
 
 def _direction(x: np.ndarray, u: np.ndarray) -> np.ndarray | None:
