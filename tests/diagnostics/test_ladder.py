@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,14 +14,16 @@ from jensen.core.errors import UnsupportedError
 from jensen.core.precision import scope
 from jensen.diagnostics import examine as examination
 from jensen.diagnostics import ladder
-from jensen.diagnostics.examine import examine
+from jensen.diagnostics.examine import Examination, examine
 from jensen.diagnostics.modes import Mode
+from jensen.diagnostics.verdict import Verdict
 from jensen.engines.engine import Ticks
 from jensen.families.fullrank import DenseGaussian
 from jensen.families.layered import Layered
 from jensen.families.mixture import GaussianMixture
 from jensen.models.read import read
 from jensen.models.target import Target
+from jensen.objectives.elbo import Elbo
 from jensen.run import run
 
 LOG_2PI = np.log(2 * np.pi)
@@ -118,6 +121,19 @@ def test_where_nothing_helps_the_better_answer_stays(without_flow):
     assert posterior.verdict.overall != "trusted"
     assert posterior.story[-1].startswith("scale layer: ")
     assert "not kept" in posterior.story[-1]
+
+
+def test_chains_that_went_less_far_than_those_before_do_not_know_the_sds():
+    def seen(sds, words):
+        verdict = Verdict(("a", "b", "c"), words, {}, (), "", np.zeros(3), "the corrected answer")
+        correction: Any = SimpleNamespace(evidence=SimpleNamespace(sd=np.array(sds)))
+        kept: Any = None
+        return Examination(Elbo(0.0, 0.0), kept, np.zeros(0), verdict, True, correction=correction)
+
+    before = seen([1.0, 1.0, 1.0], ("means only", "do not use", "trusted"))
+    found = ladder._as_wide(seen([0.7, 0.7, 0.9], ("trusted",) * 3), before)
+    assert found.verdict.words == ("means only", "trusted", "trusted")  # of b, nothing was known before
+    assert found.verdict.reasons[-1].startswith("the chains' sd of a is 0.70 times")
 
 
 @dataclass(frozen=True)
