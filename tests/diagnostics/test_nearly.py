@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import digamma, polygamma
 
-from jensen.diagnostics import chains, nested
+from jensen.diagnostics import nested
 from jensen.diagnostics.few import weighted
 from jensen.diagnostics.nearly import nearly_normal, points
 from jensen.diagnostics.nested import Nested
@@ -88,8 +88,7 @@ class Normals:
         return log_p, np.concatenate([up, left - away], 1)
 
 
-def test_thousands_of_groups_are_integrated_at_few_points(monkeypatch):
-    monkeypatch.setattr(chains, "target_seconds", lambda target: 0.01)
+def test_thousands_of_groups_are_integrated_at_few_points():
     y = np.random.default_rng(1).normal(0.5, np.sqrt(1 + 0.8**2), G)
     m, t = y.mean(), 0.5 * np.log(y.var() - 1)
     s2 = np.exp(2 * t)
@@ -99,7 +98,7 @@ def test_thousands_of_groups_are_integrated_at_few_points(monkeypatch):
     plates = plates_of(np.arange(2), 2 + np.arange(G)[:, None])
     q = ArrowGaussian(np.append([m, t], own), head, slopes @ head, np.full((G, 1, 1), np.sqrt(share)), plates)
     inner = Nested(Normals(y), q)
-    found = nested._nearly(inner, rng(), 60.0)
+    found = nested._nearly(inner, rng(), 6000)
     # Given t everything is normal.
     ts = t + sds[1] * np.linspace(-6, 6, 201)
     wide = 1 + np.exp(2 * ts)
@@ -114,4 +113,4 @@ def test_thousands_of_groups_are_integrated_at_few_points(monkeypatch):
     mean, spread, _, _ = weighted(found, found.more["mean"][..., 0], found.more["cov"][..., 0, 0])
     exact = m + (w @ shares) * (y - m)
     np.testing.assert_allclose((mean - exact) / spread, 0.0, atol=2e-3)
-    assert nested._nearly(inner, rng(), 0.1) is None
+    assert nested._nearly(inner, rng(), 10) is None

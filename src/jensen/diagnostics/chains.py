@@ -24,6 +24,8 @@ from jensen.models.target import Target
 
 CHAINS = 128
 TRANSITIONS = 24
+GRADIENTS = 2 * TRANSITIONS * 4 * CHAINS
+"""Of the fewest stages that tell anything."""
 KEPT, KEPT_LATER = 16, 20
 """Of those, the last ones that a stage keeps: while the chains arrive, and afterwards."""
 MOST_STAGES = 8
@@ -131,7 +133,7 @@ def seconds(target: Any) -> float:
     """
     if not isinstance(target, Target | GroupedTarget):
         return 0.0
-    return 2 * TRANSITIONS * 4 * CHAINS * target_seconds(target)
+    return GRADIENTS * target_seconds(target)
 
 
 def affordable_stages(target: Any) -> int:

@@ -175,10 +175,9 @@ def possible(shared: int, own: int) -> bool:
 
 
 def _seconds(target: Any) -> float:
-    """Roughly how long the integral takes on one core, at the least; 0 where that is not known."""
-    if chains.seconds(target) == 0:
-        return 0.0
-    return 2 * BLOCKS * POINTS * NODES[0] * chains.target_seconds(target)
+    """Roughly how long one gradient takes on one core; 0 where that is not known."""
+    # From chains: asking the target twice would trace the model twice.
+    return chains.seconds(target) / chains.GRADIENTS
 
 
 def integrate_globals(target: Any, q: ArrowGaussian, seed: int, patience: float = PATIENCE) -> Integrated | None:
@@ -198,10 +197,12 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int, patience: float 
     if not possible(len(q.plates.shared), len(q.plates.own[0])):
         return None
     nested, rng = Nested(target, q), keys.generator(seed, "nested")
-    if _seconds(target) > _BRIEF and (few := _nearly(nested, keys.generator(seed, "nearly normal"), patience)):
+    one = _seconds(target)
+    whole = 2 * BLOCKS * POINTS * NODES[0] * one  # at the least
+    if whole > _BRIEF and (few := _nearly(nested, keys.generator(seed, "nearly normal"), patience / one)):
         with suppress(np.linalg.LinAlgError):  # of covariances that a regression says
             return _concluded(nested, few, rng, f"by a quadratic through {points(len(nested.center))} points")
-    if _seconds(target) > patience or not nested.settle(rng):
+    if whole > patience or not nested.settle(rng):
         return None
     few = integrate(nested, nested.center, np.asarray(q.head), rng)
     if few is None or not few.enough:
@@ -212,10 +213,10 @@ def integrate_globals(target: Any, q: ArrowGaussian, seed: int, patience: float 
     return _concluded(nested, few, rng, f"at {len(few.weights)} points, worth {few.share * len(few.weights):.0f}")
 
 
-def _nearly(nested: Nested, rng: np.random.Generator, patience: float) -> Few | None:
-    """The globals where their marginal density is all but normal; None where it is not, or even that takes too long."""
+def _nearly(nested: Nested, rng: np.random.Generator, most: float) -> Few | None:
+    """The globals where their marginal density is all but normal; None where it is not, or takes more than `most` gradients."""
     d, p = nested.own.shape[1], len(nested.center)
-    if points(p) * NODES[1] ** d * chains.target_seconds(nested.target) > patience:
+    if points(p) * NODES[1] ** d > most:
         return None
 
     def density(g: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
