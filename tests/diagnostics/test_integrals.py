@@ -215,3 +215,18 @@ def test_scales_that_are_integrated_have_the_density_of_the_rows_marginal_normal
         true[k] += multivariate_normal(np.zeros(24), cov).logpdf(y)
     np.testing.assert_allclose(log_p - log_p[0], true - true[0], atol=1e-8)
     assert given["mean"].shape == (3, 5)
+
+
+def test_a_scale_of_four_groups_without_a_prior_has_no_sd():
+    """Its density falls like tau^-3: the mean exists, the variance does not."""
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
+        tau = numpyro.sample("tau", dist.ImproperUniform(dist.constraints.positive, (), ()))
+        with numpyro.plate("groups", len(y)):
+            each = numpyro.sample("each", dist.Normal(mu, tau))
+            numpyro.sample("y", dist.Normal(each, 10.0), obs=y)
+
+    posterior = jn.fit(model, data={"y": np.array([28.0, 8, -3, 7])}, progress=False)
+    assert "integral" in posterior.verdict.reasons[0]
+    assert dict(zip(posterior.verdict.names, posterior.verdict.words, strict=True))["tau"] == "means only"

@@ -23,6 +23,7 @@ mixed-effects model, JCGS 4 (adaptive Gauss-Hermite quadrature).
 """
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -31,12 +32,13 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 
 from jensen.core import keys
-from jensen.diagnostics import chains
+from jensen.diagnostics import chains, tails
 from jensen.diagnostics.few import BLOCKS, POINTS, Few, in_pairs, integrate, matched
 from jensen.diagnostics.integrated import Integrated, integrated
 from jensen.diagnostics.nearly import nearly_normal, points
 from jensen.diagnostics.quantities import Draws
 from jensen.families.structured import ArrowGaussian, join, split
+from jensen.models.groups import FEWEST
 
 LARGEST = 10
 """Globals that importance sampling is tried for."""
@@ -55,6 +57,8 @@ _WIDEST, _SHIFT, _BEYOND = 0.25, 2.0, 1e-3
 believed; the share of groups that may lie beyond. In the neck of a funnel all of them do, and nodes follow them."""
 _AGAIN, _STEP = 3, 20.0
 """How often they follow, and how many sds at once."""
+_AT_TAILS, _NO_MEAN = 2048, 2.0
+"""Draws by which tails are judged, and the index below which a mean is not known."""
 PATIENCE, _BRIEF = 60.0, 1.0
 """Seconds that it may take, and from which on few points are tried first (nearly.py)."""
 _COPIES, _NUMBERS = 8, 20_000_000
@@ -235,7 +239,19 @@ def _concluded(nested: Nested, few: Few, rng: np.random.Generator, how: str) -> 
         f"an integral over {len(nested.center)} globals {how}, at each of which {len(nested.own):,} groups are integrated by "
         f"{nested.nodes} nodes"
     )
-    return integrated(nested.target.model, few, Draws(z, np.full(len(z), np.nan), values, derived), how)
+    found = integrated(nested.target.model, few, Draws(z, np.full(len(z), np.nan), values, derived), how)
+    return found if len(nested.own) >= FEWEST else _with_tails(nested.target, found, rng)
+
+
+def _with_tails(target: Any, found: Integrated, rng: np.random.Generator) -> Integrated:
+    """Scales of a few groups may have tails so slow that an sd, or a mean, is known from no points, or is infinite."""
+    some = np.searchsorted(np.cumsum(found.weights), (np.arange(_AT_TAILS) + rng.uniform()) / _AT_TAILS)
+    z, values = found.draws.z, found.draws.values
+    some = np.minimum(some, len(z) - 1)
+    few = Draws(z[some], np.full(len(some), np.nan), {name: x[some] for name, x in values.items()}, {})
+    _, gradient = target(few.z)
+    slow, slower = (tails.heavy(target.model, few, gradient, index) for index in (tails.SLOWEST, _NO_MEAN))
+    return replace(found, sel=np.where(slow, np.inf, found.sel), se=np.where(slower, np.inf, found.se))
 
 
 def _draws(nested: Nested, few: Few, rng: np.random.Generator) -> np.ndarray:

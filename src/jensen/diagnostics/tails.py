@@ -25,7 +25,7 @@ _END = 100
 _FEWEST = 16
 
 
-def heavy(model: Any, draws: Draws, gradient: np.ndarray) -> np.ndarray:
+def heavy(model: Any, draws: Draws, gradient: np.ndarray, slowest: float = SLOWEST) -> np.ndarray:
     """Which quantities' sds no number of draws tells, (K,).
 
     Parameters
@@ -36,6 +36,8 @@ def heavy(model: Any, draws: Draws, gradient: np.ndarray) -> np.ndarray:
         In proportion to the posterior.
     gradient
         Of the log density on the unconstrained space, at the draws (n, D).
+    slowest
+        Index below which a tail is heavy.
     """
     found = np.zeros(len(quantities.names(model)), bool)
     column = coordinate = 0
@@ -43,7 +45,7 @@ def heavy(model: Any, draws: Draws, gradient: np.ndarray) -> np.ndarray:
         if site.support == "positive" and site.shape == site.free_shape:
             here = slice(coordinate, coordinate + site.size)
             x = np.asarray(draws.values[site.name], float).reshape(len(draws.z), -1)
-            found[column : column + site.size] = _index(draws.z[:, here], x, gradient[:, here]) < SLOWEST
+            found[column : column + site.size] = _index(draws.z[:, here], x, gradient[:, here]) < slowest
         column, coordinate = column + int(np.prod(site.shape)), coordinate + site.size
     return found
 
