@@ -42,3 +42,18 @@ def test_other_coordinates_are_left_alone():
     assert not _judged(x, np.log(x), -3.0 + 1 / x, "real").any()
     z = np.log(np.expm1(x))
     assert not _judged(x, z, -np.ones(N)).any()
+
+
+def test_a_location_has_the_tail_of_what_spreads_it():
+    """A t variable of as many degrees of freedom as its scale has, after that scale; and a normal one, which no scale moves."""
+    rng = np.random.default_rng(0)
+    tau2 = stats.invgamma(1.0).rvs(N, random_state=0)  # scale of index 2, and t with 2 degrees of freedom
+    tau, noise = np.sqrt(tau2), rng.standard_normal((N, 2))
+    mu = tau * noise[:, 0]
+    sites = (Site("tau", (), (), "positive"), Site("mu", (), (), "real"), Site("x", (), (), "real"))
+    model = SimpleNamespace(sites=sites, derived=(), coords={})
+    slope = -2.0 + 2.0 / tau2 + noise[:, 0] ** 2 - 1
+    gradient = np.column_stack([slope, -mu / tau2, -noise[:, 1]])
+    z = np.column_stack([np.log(tau), mu, noise[:, 1]])
+    draws = Draws(z, np.zeros(N), {"tau": tau, "mu": mu, "x": noise[:, 1]}, {})
+    np.testing.assert_array_equal(heavy(model, draws, gradient), [True, True, False])

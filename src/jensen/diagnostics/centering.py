@@ -37,6 +37,8 @@ _LEAST, _EACH = 400, 4
 _PER_COEFFICIENT = 2.0
 _NOISE = 3.0
 _FLAT = 1e-6
+_DEEP = 300
+"""Times the smallest decile of scores, beyond which draws are so deep in a neck that a regression would see nothing else."""
 
 
 class _Fit(NamedTuple):
@@ -55,6 +57,8 @@ def learn(z: np.ndarray, gradient: np.ndarray) -> Centering | None:
     None where nothing scales anything, or the draws are too few to tell.
     """
     fine = np.isfinite(gradient).all(1) & np.isfinite(z).all(1)
+    size = np.abs(gradient).max(1)
+    fine &= size < _DEEP * np.quantile(size[fine], 0.1) if fine.any() else fine
     z, gradient = z[fine], gradient[fine]
     dim = z.shape[1]
     if not 2 <= dim <= LARGEST_DIM or not enough(z):
@@ -121,7 +125,11 @@ def _parent(z: np.ndarray, gradient: np.ndarray, known: list[int]) -> tuple[int,
         method="bounded",
         options={"xatol": 1e-3},
     )
-    return j, float(width * np.exp(found.x) / sd[j])
+    found_share = np.exp(found.fun)
+    exponent = float(width * np.exp(found.x) / sd[j])
+    # Of a log sd, variance or precision it is exactly that, and the map then holds as deep in the neck as there are digits.
+    exact = np.round(2 * exponent) / 2
+    return j, float(exact) if gain(x, u, j, exact * sd[j], known)[1] <= found_share else exponent
 
 
 def _candidates(left: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jensen.core import keys
-from jensen.diagnostics import calibrate, chains, quantities, straighten, tails, turning
+from jensen.diagnostics import calibrate, chains, necks, quantities, straighten, tails, turning
 from jensen.diagnostics.factors import factor_of
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.settled import (
@@ -170,7 +170,11 @@ def correct(
     # The sd that is reported is that of all draws, and its error of all of them too: the far ones are not pulled in here.
     known = log_sd_error(_by_chain(x)) < LIMITS["sel"]
     mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1] & known
-    heavy = tails.heavy(target.model, draws, np.concatenate([each.gradient for each in pool]))
+    gradients = np.concatenate([each.gradient for each in pool])
+    neck = necks.longest(target, draws.z, gradients, metric.map if was_mapped else None)
+    if neck.why:
+        mean_ok, sd_ok, guard = mean_ok & False, sd_ok & False, neck.why
+    heavy = tails.heavy(target.model, draws, gradients)
     if (sd_ok & heavy).any():
         sd_ok, guard = sd_ok & ~heavy, guard or tails.WHY
     return Correction(draws, weights, evidence, mean_ok, sd_ok, stage.acceptance, number + 1, force, guard)
@@ -302,7 +306,7 @@ def _least_force(stage: chains.Stage) -> float:
     if 10 * dim > len(z):
         return float((gradient.std(0) * z.std(0)).min())
     u = gradient @ np.linalg.cholesky(np.cov(z.T).reshape(dim, dim) + 1e-300 * np.eye(dim))
-    return float(np.linalg.eigvalsh(u.T @ u / len(u)).min())
+    return float(np.linalg.svd(u, compute_uv=False).min() ** 2 / len(u))
 
 
 def _metric(q: Any) -> chains.Metric:

@@ -1,6 +1,6 @@
 """From a fitted q to evidence and a verdict: log weights, other modes, chains where they are needed.
 
-    1. log weights of 2,200 draws of q           ELBO with its error, var(log w); wider draws, if that is small
+    1. log weights of 2,200 draws of q           ELBO with its error, var(log w); if small, wider draws and steps into necks
     2. quenches for other modes                  where they tell anything
     3. weights nearly constant, one mode         trusted, and done
     4. several modes, each nearly Gaussian       their mixture is q, and its weighted draws are the answer
@@ -19,7 +19,7 @@ import numpy as np
 
 from jensen.core import keys
 from jensen.core.errors import ModelError
-from jensen.diagnostics import chains, quantities, verdict
+from jensen.diagnostics import chains, necks, quantities, verdict
 from jensen.diagnostics import modes as mode_search
 from jensen.diagnostics.beyond import FAR, beyond
 from jensen.diagnostics.by_block import judge_blocks
@@ -153,11 +153,12 @@ class _Look:
         self.scores = z, gradient
         self.constant = verdict.spread(self.log_w) < verdict.CONSTANT_WEIGHTS
         self.beyond = beyond(self.target, self.q, self.seed) if self.constant else np.zeros(len(self.names))
+        self.neck = necks.longest(self.target, *self.scores) if self.constant else necks.Neck()
 
     @property
     def enough(self) -> bool:
-        """Whether the weights say that q is the posterior, as far as draws of q and wider ones can tell."""
-        return self.constant and bool((self.beyond < FAR).all())
+        """Whether the weights say that q is the posterior, as far as draws of q, wider ones and steps into necks can tell."""
+        return self.constant and bool((self.beyond < FAR).all()) and not self.neck.why
 
     def modes(self) -> tuple[mode_search.Mode, ...]:
         """Other modes, where a search tells anything."""
@@ -264,7 +265,7 @@ def _integral(found: _Look, report_q: bool, deadline: float | None) -> Examinati
 
 def _judge_by_weights(found: _Look, modes: tuple[mode_search.Mode, ...]) -> Verdict:
     shifts = _shifts(found.target, modes, found.mean, found.sd, found.seed)
-    return verdict.judge_by_weights(found.names, found.log_w, modes, shifts, found.beyond)
+    return verdict.judge_by_weights(found.names, found.log_w, modes, shifts, found.beyond, found.neck.why)
 
 
 def _dear(found: _Look) -> bool:

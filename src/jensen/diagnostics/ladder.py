@@ -17,7 +17,7 @@ import numpy as np
 
 from jensen.core import keys
 from jensen.core.errors import JensenError
-from jensen.diagnostics import settled, tails, verdict
+from jensen.diagnostics import necks, settled, tails, verdict
 from jensen.diagnostics.beyond import FAR, beyond
 from jensen.diagnostics.examine import Examination, examine
 from jensen.engines.layered import ScaleLayer
@@ -85,7 +85,7 @@ def climb(
     rungs = [Rung("Gaussian", elbo, spread, True, found.verdict.counts, target.gradients)]
     for name, engine in _rungs(target.dim):
         seconds = left()
-        if found.verdict.overall == verdict.TRUSTED or seconds == 0 or _only_tails(found):
+        if found.verdict.overall == verdict.TRUSTED or seconds == 0 or _hopeless(found):
             break
         before = target.gradients
         try:
@@ -152,15 +152,17 @@ def _as_wide(looked: Examination, before: Examination) -> Examination:
     return replace(looked, verdict=replace(judged, words=words, reasons=(*judged.reasons, reason), advice=old.advice))
 
 
-def _only_tails(found: Examination) -> bool:
-    """Whether nothing is refused but sds that draws of no approximation tell."""
+def _hopeless(found: Examination) -> bool:
+    """Whether no approximation helps: nothing is refused but sds that no number of draws tells, or the posterior is improper."""
     chains = found.correction
-    return (
-        chains is not None
-        and chains.guard == tails.WHY
+    if chains is None:
+        return False
+    only_tails = (
+        chains.guard == tails.WHY
         and verdict.DO_NOT_USE not in found.verdict.words
         and bool(settled.sds_settled(chains.evidence).all())
     )
+    return only_tails or chains.guard.startswith(necks.IMPROPER)
 
 
 def _trusted(found: Examination) -> int:

@@ -7,6 +7,7 @@ their tail index, but their gradients do (Fisher's identity): with z = log x,
     d log p(z) / dz = E[ d log p(all coordinates) / dz | z ]  ->  -a,
 
 so that minus the mean gradient at the largest hundredth of the draws is a, or more where the density falls faster further out.
+Where a scale has such a tail, locations that it spreads have it as well: E[x d log p / dx | x] = -(a + 1), x from the median.
 
 Reference: Louis (1982), Finding the observed information matrix when using the EM algorithm, JRSS B 44 (the identity).
 """
@@ -23,6 +24,8 @@ SLOWEST = 3.5
 WHY = "a tail falls so slowly that draws do not tell the sd"
 _END = 100
 _FEWEST = 16
+_WITH = 0.9
+"""Rank of a scale, as a share of the draws, from which on it makes the far draws of a location."""
 
 
 def heavy(model: Any, draws: Draws, gradient: np.ndarray, slowest: float = SLOWEST) -> np.ndarray:
@@ -40,20 +43,42 @@ def heavy(model: Any, draws: Draws, gradient: np.ndarray, slowest: float = SLOWE
         Index below which a tail is heavy.
     """
     found = np.zeros(len(quantities.names(model)), bool)
-    column = coordinate = 0
-    for site in model.sites:
-        if site.support == "positive" and site.shape == site.free_shape:
-            here = slice(coordinate, coordinate + site.size)
-            x = np.asarray(draws.values[site.name], float).reshape(len(draws.z), -1)
-            found[column : column + site.size] = _index(draws.z[:, here], x, gradient[:, here]) < slowest
-        column, coordinate = column + int(np.prod(site.shape)), coordinate + site.size
+    spread = np.zeros(len(draws.z))
+    for support in ("positive", "real"):
+        column = coordinate = 0
+        for site in model.sites:
+            if site.support == support and site.shape == site.free_shape:
+                here, there = slice(coordinate, coordinate + site.size), slice(column, column + site.size)
+                z, score = draws.z[:, here], gradient[:, here]
+                if support == "positive":
+                    x = np.asarray(draws.values[site.name], float).reshape(len(z), -1)
+                    found[there] = _of_scales(z, x, score) < slowest
+                    ranks = z.argsort(0).argsort(0)[:, found[there]] / len(z)
+                    spread = np.maximum(spread, ranks.max(1, initial=0.0))
+                else:
+                    found[there] = _of_locations(z, score, spread) < slowest
+            column, coordinate = column + int(np.prod(site.shape)), coordinate + site.size
+        if not found.any():
+            break
     return found
 
 
-def _index(z: np.ndarray, x: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+def _of_scales(z: np.ndarray, x: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     """Index of the upper tails of columns x = c exp(z) (n, k); infinite for those that are another function of z."""
-    most = max(len(z) // _END, _FEWEST)
-    last = np.argpartition(z, -most, axis=0)[-most:]
-    z, x, gradient = (np.take_along_axis(values, last, 0) for values in (z, x, gradient))
+    z, x, gradient = _last(z, z, x, gradient)
     exponential = np.ptp(np.log(x) - z, axis=0) < 1e-6 * (1 + np.ptp(z, axis=0))
     return np.where(exponential, -gradient.mean(0), np.inf)
+
+
+def _of_locations(z: np.ndarray, gradient: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Index of both tails of columns z (n, k); infinite where no scale, of largest rank (n,), is in its own tail there."""
+    away = z - np.median(z, axis=0)
+    away, gradient, ranks = _last(np.abs(away), away, gradient, np.broadcast_to(spread[:, None], z.shape))
+    return np.where(ranks.mean(0) > _WITH, -(away * gradient).mean(0) - 1, np.inf)
+
+
+def _last(by: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
+    """The rows of each column at which another one is largest."""
+    most = max(len(by) // _END, _FEWEST)
+    last = np.argpartition(by, -most, axis=0)[-most:]
+    return [np.take_along_axis(values, last, 0) for values in columns]

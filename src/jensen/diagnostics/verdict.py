@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from jensen.core.html import Html, badge, element, for_notebook, items, joined
-from jensen.diagnostics import tails
+from jensen.diagnostics import necks, tails
 from jensen.diagnostics.beyond import FAR
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.modes import Mode
@@ -120,15 +120,17 @@ def judge_by_weights(
     modes: tuple[Mode, ...],
     shifts: np.ndarray,
     beyond: np.ndarray | float = 0.0,
+    neck: str = "",
 ) -> Verdict:
-    """Verdict on q from weights alone; other modes move quantities by `shifts`, wider draws by `beyond` (K,)."""
+    """Verdict on q from weights alone; modes move quantities by `shifts`, wider draws by `beyond` (K,), a neck all of them."""
     variance, beyond = spread(log_weights), np.broadcast_to(beyond, len(names))
-    good = (shifts < _MODE_SHIFT) & (beyond < FAR) & (variance < CONSTANT_WEIGHTS)
+    good = (shifts < _MODE_SHIFT) & (beyond < FAR) & (variance < CONSTANT_WEIGHTS) & (not neck)
     reasons = [f"q and the posterior agree up to a variance of {variance:.3g} in the log weights"]
     if variance >= CONSTANT_WEIGHTS:
         reasons = [f"the log weights of q have variance {variance:.3g}, and no chains were run to look further"]
     elif (beyond >= FAR).any():
         reasons.append(f"draws wider than q's see mass that q leaves out: it would move {names[int(beyond.argmax())]}")
+    reasons += [neck] * bool(neck)
     reasons += _about_modes(modes)
     advice = "Use it."
     if not good.all():
@@ -213,6 +215,8 @@ def judge_corrected(
         advice = f"Reparametrize {names[worst]} (for example non-centered), or run NUTS for it."
         if correction.guard == tails.WHY:
             advice = "Use quantiles instead of that sd, or a prior with a lighter tail."
+        elif correction.guard.startswith(necks.IMPROPER):
+            advice = "Give it a proper prior, which rules out what the data do not."
     if modes:
         reasons += _about_modes(modes)
         advice = _MODES_ADVICE

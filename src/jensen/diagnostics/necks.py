@@ -1,0 +1,140 @@
+"""Does the posterior go on where a scale is smaller, or a precision larger, than in the draws? From log densities at a few draws.
+
+Along t = log(scale), in coordinates y in which what the scale moves is straight (centering.py), the marginal density a step s
+away follows from draws at t, without any draw there:
+
+    p(t - s) / p(t) = E[ p(t - s, y) / p(t, y) | t ],        missing = p(t) int_0 p(t - s) / p(t) ds - P(draws below t)
+
+A prior like Gamma(.1, .1) of a scale leaves most of the mass in a neck, of which a Gaussian fit around the mode sees nothing
+while its log weights look right; under an improper one, as 1 / tau for the sd of groups, the neck never ends, and short chains do
+not notice.
+
+Requires: draws about in proportion to the posterior in their bulk. Reference: Hobert, Casella (1996), The effect of improper
+priors on Gibbs sampling in hierarchical linear mixed models, JASA 91 (chains that look well and have nothing to converge to).
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jensen.diagnostics import centering
+from jensen.diagnostics.chains import finite
+from jensen.families.centering import Centering
+from jensen.models.large import LargeTarget
+
+IMPROPER = "the posterior looks improper"
+TOO_MUCH = 0.1
+"""Mass that may be missing, where that of the draws is one."""
+_ENDLESS = 0.01
+"""Fall of the log density, for each unit of log scale, below which nothing says that it ends."""
+_MOST = 10
+"""Scales beyond which they belong to rows rather than to the model."""
+_AT, _BAND = 0.1, 0.04
+"""Quantile of the draws from which steps are taken, and the share of them around it that says how dense they are there."""
+_STARTS = 8
+_LAST, _BETWEEN = (6.0, 8.0), 9
+"""The last steps, in logs: a scale 3,000 times as small; and how many are before them."""
+_NONE, _HIGHEST = 1e-12, 30.0
+"""Share of the density that is none, and nats by which it rises, at most."""
+
+
+class Neck(NamedTuple):
+    """What lies beyond the draws.
+
+    Attributes
+    ----------
+    site, where
+        Whose scale it is, and where that goes.
+    missing
+        Mass there that no draw stands for, about, where that of the draws is one; infinite where the density does not end.
+    """
+
+    site: str = ""
+    where: str = ""
+    missing: float = 0.0
+
+    @property
+    def why(self) -> str:
+        """In words; "" where the draws go as far as the posterior."""
+        if self.missing == np.inf:
+            return f"{IMPROPER}: its density does not end along the logarithm of {self.site}"
+        if self.missing > TOO_MUCH:
+            share = self.missing / (1 + self.missing)
+            return f"about {share:.0%} of the posterior lie beyond the draws, where {self.site} goes {self.where}"
+        return ""
+
+
+def longest(target: Any, z: np.ndarray, gradient: np.ndarray, map: Any = None) -> Neck:
+    """The neck of which the draws miss most.
+
+    Parameters
+    ----------
+    target
+        The log density; of one that stands for many rows around q only (`LargeTarget`), nothing is known elsewhere.
+    z, gradient
+        Draws (n, D) on the unconstrained space, in any order, and the gradients there.
+    map
+        Coordinates in which what the scales move is straight, if they are known.
+    """
+    scales = [] if isinstance(target, LargeTarget) else _scales(target.model)
+    if not scales:
+        return Neck()
+    straight = map if isinstance(map, Centering) else centering.learn(z, gradient)
+    necks = [Neck()]
+    for k, name in scales:
+        moves = straight is not None and k in straight.parents
+        for side, where in ((-1.0, "to zero"), (1.0, "to infinity")):
+            beyond = _missing(target, z, straight if moves else None, k, side)
+            necks.append(Neck(name, where, beyond))
+    return max(necks, key=lambda each: each.missing)
+
+
+def _scales(model: Any) -> list[tuple[int, str]]:
+    """Coordinates of positive sites, and their names; none where there are many."""
+    found, column = [], 0
+    for site in model.sites:
+        if site.support == "positive" and site.shape == site.free_shape:
+            found += [(column + i, site.name) for i in range(site.size)]
+        column += site.size
+    return found if len(found) <= _MOST else []
+
+
+def _missing(target: Any, z: np.ndarray, map: Any, k: int, side: float) -> float:
+    """`Neck.missing` on one side of the draws along coordinate k, which a map does not move."""
+    order = np.argsort(-side * z[:, k])
+    band = order[int((_AT - _BAND / 2) * len(z)) : int((_AT + _BAND / 2) * len(z)) + 1]
+    width = np.ptp(z[band, k])
+    if not width > 0:
+        return 0.0
+    # The neck may be so long that the map, which holds to some digits, does not reach beyond the tenth of the draws in its depth.
+    if abs(_fall(_ratios(target, z[order[len(z) // 2 :][:_STARTS]], map, k, side, np.array(_LAST)))) < _ENDLESS:
+        return np.inf
+    steps = np.append(np.geomspace(min(width, 1.0), _LAST[0], _BETWEEN + 1), _LAST[1])
+    ratio = _ratios(target, z[band[np.linspace(0, len(band) - 1, _STARTS).astype(int)]], map, k, side, steps)
+    fall = _fall(ratio)
+    if abs(fall) < _ENDLESS:
+        return np.inf
+    return float((_integral(steps, ratio) + ratio[-1] / max(fall, 1.0 * (fall < 0))) * _BAND / width - _AT)
+
+
+def _fall(ratio: np.ndarray) -> float:
+    """Nats by which the density falls with each of the last units of log scale; infinite where there is none left."""
+    return float(np.log(ratio[-2] / ratio[-1]) / np.ptp(_LAST)) if ratio[-1] > _NONE else np.inf
+
+
+def _integral(steps: np.ndarray, ratio: np.ndarray) -> float:
+    """Of a density from 0 to the last step, exponential between steps."""
+    logs = np.log(np.maximum(np.append(1.0, ratio), _NONE))
+    fall = np.where(np.abs(np.diff(logs)) < 1e-6, -1e-6, np.diff(logs))
+    return float((np.diff(steps, prepend=0.0) * np.exp(logs[:-1]) * np.expm1(fall) / fall).sum())
+
+
+def _ratios(target: Any, start: np.ndarray, map: Any, k: int, side: float, steps: np.ndarray) -> np.ndarray:
+    """Mean ratio of the density after each step (S,) to that before all, at draws (n, D)."""
+    start = start if map is None else map.into(start)
+    y = np.repeat(start, 1 + len(steps), 0)
+    y[:, k] += side * np.tile(np.append(0.0, steps), len(start))
+    with np.errstate(over="ignore", invalid="ignore"):
+        points, volume, _ = (y, 0.0, None) if map is None else map.out(y)
+        log_p = (finite(target(points))[0] + volume).reshape(len(start), -1)
+        return np.nan_to_num(np.exp(np.minimum(log_p[:, 1:] - log_p[:, :1], _HIGHEST))).mean(0)
