@@ -61,7 +61,7 @@ def learn(z: np.ndarray, gradient: np.ndarray) -> Centering | None:
     fine &= size < _DEEP * np.quantile(size[fine], 0.1) if fine.any() else fine
     z, gradient = z[fine], gradient[fine]
     dim = z.shape[1]
-    if not 2 <= dim <= LARGEST_DIM or not enough(z):
+    if not 2 <= dim <= LARGEST_DIM or not enough(z) or not z.std(0).min() > 0:
         return None
     parents: list[tuple[int, float]] = []
     while len(parents) < min(_PARENTS, dim - 1):

@@ -174,9 +174,9 @@ def correct(
     neck = necks.longest(target, draws.z, gradients, metric.map if was_mapped else None)
     if neck.why:
         mean_ok, sd_ok, guard = mean_ok & False, sd_ok & False, neck.why
-    heavy = tails.heavy(target.model, draws, gradients)
-    if (sd_ok & heavy).any():
-        sd_ok, guard = sd_ok & ~heavy, guard or tails.WHY
+    no_sd, no_mean = (tails.heavy(target.model, draws, gradients, index) for index in (tails.SLOWEST, tails.NO_MEAN))
+    if (sd_ok & no_sd).any():
+        mean_ok, sd_ok, guard = mean_ok & ~no_mean, sd_ok & ~no_sd, guard or tails.WHY
     return Correction(draws, weights, evidence, mean_ok, sd_ok, stage.acceptance, number + 1, force, guard)
 
 

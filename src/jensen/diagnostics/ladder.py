@@ -159,7 +159,7 @@ def _hopeless(found: Examination) -> bool:
         return False
     only_tails = (
         chains.guard == tails.WHY
-        and verdict.DO_NOT_USE not in found.verdict.words
+        and bool(settled.means_settled(chains.evidence).all())
         and bool(settled.sds_settled(chains.evidence).all())
     )
     return only_tails or chains.guard.startswith(necks.IMPROPER)

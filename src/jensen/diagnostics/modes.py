@@ -15,6 +15,7 @@ import numpy as np
 from jensen.core.errors import JensenError
 from jensen.diagnostics.chains import finite
 from jensen.engines.fixed_draws import FixedDraws
+from jensen.engines.guards import refuse_runaway
 from jensen.engines.quench import distinct, frame_of, joined, peak, quench
 from jensen.families.fullrank import FullRank
 from jensen.families.mixture import mixture_of
@@ -70,14 +71,22 @@ def search(target: Any, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
     -------
     tuple of Mode
         With weights above 0.003, relative to all modes found.
+
+    Raises
+    ------
+    ImproperError
+        When one of them is beyond every scale.
     """
     found = _components(target, q, rng)
     if len(found) == 1:
         return ()
     weights, share = _weights(target, found, rng)
     if share < _GAUSSIAN:  # the modes are no Gaussians, so that several may lie along one curved ridge
-        return _heavy(*_merged(target, found, weights))
-    return _heavy(found, weights)
+        found, weights = _merged(target, found, weights)
+    modes = _heavy(found, weights)
+    for mode in modes:  # a density that rises for ever ends in noise, which has peaks
+        refuse_runaway(target, np.abs(mode.q.mean))
+    return modes
 
 
 def search_far(target: LargeTarget, q: Any, rng: np.random.Generator, alone: Any = None) -> tuple[Mode, ...]:

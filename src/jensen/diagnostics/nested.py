@@ -57,8 +57,8 @@ _WIDEST, _SHIFT, _BEYOND = 0.25, 2.0, 1e-3
 believed; the share of groups that may lie beyond. In the neck of a funnel all of them do, and nodes follow them."""
 _AGAIN, _STEP = 3, 20.0
 """How often they follow, and how many sds at once."""
-_AT_TAILS, _NO_MEAN = 2048, 2.0
-"""Draws by which tails are judged, and the index below which a mean is not known."""
+_AT_TAILS = 2048
+"""Draws by which tails are judged."""
 PATIENCE, _BRIEF = 60.0, 1.0
 """Seconds that it may take, and from which on few points are tried first (nearly.py)."""
 _COPIES, _NUMBERS = 8, 20_000_000
@@ -250,7 +250,7 @@ def _with_tails(target: Any, found: Integrated, rng: np.random.Generator) -> Int
     some = np.minimum(some, len(z) - 1)
     few = Draws(z[some], np.full(len(some), np.nan), {name: x[some] for name, x in values.items()}, {})
     _, gradient = target(few.z)
-    slow, slower = (tails.heavy(target.model, few, gradient, index) for index in (tails.SLOWEST, _NO_MEAN))
+    slow, slower = (tails.heavy(target.model, few, gradient, index) for index in (tails.SLOWEST, tails.NO_MEAN))
     return replace(found, sel=np.where(slow, np.inf, found.sel), se=np.where(slower, np.inf, found.se))
 
 

@@ -21,10 +21,12 @@ from jensen.diagnostics.quantities import Draws
 
 SLOWEST = 3.5
 """Index below which an sd is not trusted: models whose sds are right have 3.6 and more, an inverse gamma of shape 3 has 2.6."""
+NO_MEAN = 2.0
+"""Index below which a mean is not trusted either: draws show one with an error of finite variance above it."""
 WHY = "a tail falls so slowly that draws do not tell the sd"
 _END = 100
 _FEWEST = 16
-_WITH = 0.9
+_WITH = 0.7
 """Rank of a scale, as a share of the draws, from which on it makes the far draws of a location."""
 
 

@@ -35,7 +35,7 @@ import numpy as np
 from jensen.core import keys
 from jensen.engines.designs import Design, orthogonal
 from jensen.engines.engine import Ticks
-from jensen.engines.guards import begin, first_finite, refuse_flat, refuse_large, refuse_runaway
+from jensen.engines.guards import begin, first_finite, reach, refuse_flat, refuse_large, refuse_runaway
 from jensen.families.fullrank import DenseGaussian, from_factor
 
 _SMALLEST = 32
@@ -123,7 +123,7 @@ class BatchMatch:
                 break
             proximity /= 10
         else:
-            refuse_runaway(target, state.mean, state.factor)
+            refuse_runaway(target, reach(state.mean, state.factor))
             note = "no step of batch and match keeps the log density finite and the divergence in bounds"
             return state, Ticks(state.fisher[-1:], done=True, note=note)
         fisher = np.append(state.fisher, _fisher(noise, weights, slopes))

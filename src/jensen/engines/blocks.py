@@ -25,6 +25,7 @@ from jensen.core.errors import OptionError, UnsupportedError
 from jensen.engines import staged
 from jensen.engines.designs import Design, block_size, orthogonal
 from jensen.engines.engine import Ticks
+from jensen.engines.guards import refuse_constant
 from jensen.engines.staged import CAP, widths
 from jensen.families.blocks import Blocks
 from jensen.families.fullrank import DenseGaussian, from_factor
@@ -89,7 +90,7 @@ class BlockDraws:
             mean, factor = np.asarray(self.start.mean, float), np.linalg.cholesky(cov * (owner[:, None] == owner))
         state = staged.begin(target, _rules(target, owner), designs, _Parts(mean, factor), owner)
         parts = state.point.parts
-        staged.refuse_constant(target, target(parts.mean + designs[0].points @ parts.factor.T)[1])
+        refuse_constant(target, target(parts.mean + designs[0].points @ parts.factor.T)[1])
         return state
 
     def advance(self, state: staged.State, target: Any) -> tuple[staged.State, Ticks]:

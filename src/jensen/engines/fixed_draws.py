@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 
 from jensen.core import keys
-from jensen.core.errors import ImproperError, NonFiniteError
-from jensen.core.layout import coordinate_site
+from jensen.core.errors import NonFiniteError
 from jensen.engines.designs import Design, block_size, columnwise, orthogonal
 from jensen.engines.engine import Ticks
+from jensen.engines.guards import reach, refuse_flat, refuse_improper, refuse_runaway
 from jensen.engines.matrix_free import newton_direction
 from jensen.families.fullrank import DenseGaussian, FullRank, from_factor
 from jensen.families.meanfield import DiagonalGaussian, MeanField
@@ -49,7 +49,6 @@ _MISFIT = 1.0
 _LARGEST_DESIGN = 4096
 _DENSE = 1500
 """Mean-field: largest D for which the smoothed curvature is formed as a matrix."""
-_RUNAWAY = 1e15
 _FLAT, _WIDE = 0.05, 10.0
 """Relative curvature that counts as none, and the width from which on its absence means an improper posterior."""
 _FURTHER = 100.0
@@ -135,12 +134,15 @@ class FixedDraws:
         for attempt in range(24):
             point, gradient = _evaluated(target, designs[0], mean, factor * 4.0**-attempt)
             if point is not None:
-                _refuse_flat(target, designs[0], point, gradient)
-                return _State(0, designs, point)
-        raise NonFiniteError(
-            f"{target.blame(_out(mean, factor * 4.0**-23, designs[0].points))} is not finite at the start "
-            "(24 radii around it were tried); check data and supports, or pass start=."
-        )
+                break
+        else:
+            raise NonFiniteError(
+                f"{target.blame(_out(mean, factor * 4.0**-23, designs[0].points))} is not finite at the start "
+                "(24 radii around it were tried); check data and supports, or pass start=."
+            )
+        # Straight pieces, which do not change, have corners further out.
+        refuse_flat(target, gradient, lambda: target(_out(point.mean, _FURTHER * point.factor, designs[0].points))[1])
+        return _State(0, designs, point)
 
     def _designs(self, dim: int, seed: int) -> tuple[Design, ...]:
         rng = keys.generator(seed, "design")
@@ -161,7 +163,7 @@ class FixedDraws:
         point, damping, rho = _step(target, design, state.point, state.damping, state.rho)
         if point is None:
             return self._stalled(state, target)
-        _refuse_runaway(target, point)
+        refuse_runaway(target, reach(point.mean, point.factor))
         gain = state.point.loss - point.loss
         tolerance = _ROUGH if state.stage + 1 < len(state.designs) else _stop(point, state.stage)
         was_close = _within(state.point, tolerance)
@@ -331,39 +333,6 @@ def _tries(damping: float, begin: float) -> Iterator[tuple[float, float]]:
         yield rho, extra
 
 
-def _refuse_flat(target: Any, design: Design, point: _Point, gradient: np.ndarray) -> None:
-    """Refuse a density that does not change at all along some direction, also far out: straight pieces have corners there."""
-    names = _flat_sites(target, gradient)
-    if names:
-        _, further = target(_out(point.mean, _FURTHER * point.factor, design.points))
-        if np.isfinite(further).all():
-            names = _flat_sites(target, np.concatenate([gradient, further]))
-    if not names:
-        return
-    which = f"site {names[0]}" if len(names) == 1 else f"a combination of the sites {', '.join(names[:4])}"
-    raise ImproperError(
-        f"the posterior is improper: the log density does not change at all along {which}; give "
-        f"{'it' if len(names) == 1 else 'one of them'} a proper prior, or remove what the data cannot tell apart."
-    )
-
-
-def _flat_sites(target: Any, gradient: np.ndarray) -> list[str]:
-    """Sites of a direction that no gradient (n, D) has a part in; none where there is no such direction."""
-    norms = np.linalg.norm(gradient, axis=0)
-    flat = np.flatnonzero(norms == 0)
-    if not flat.size and target.dim <= _DENSE:
-        _, singular, right = np.linalg.svd(gradient / norms, full_matrices=False)
-        if len(singular) == target.dim and singular[-1] <= 1e-13 * singular[0]:
-            weights = np.abs(right[-1])
-            flat = np.flatnonzero(weights > 0.3 * weights.max())
-    return list(dict.fromkeys(coordinate_site(target.model.sites, int(i)).name for i in flat))
-
-
-def _refuse_runaway(target: Any, point: _Point) -> None:
-    if max(_widths_of(point).max(), np.abs(point.mean).max()) > _RUNAWAY:
-        _refuse_improper(target, int(np.maximum(_widths_of(point), np.abs(point.mean)).argmax()))
-
-
 def _refuse_drift(target: Any, state: _State) -> None:
     """Refuse when no optimum was found and a direction has no curvature, or q still grows and moves away along one."""
     point, before = state.point, state.halfway
@@ -377,24 +346,16 @@ def _refuse_drift(target: Any, state: _State) -> None:
         coordinate = int(np.abs(point.own).argmin())
         flat = abs(point.own[coordinate]) < _FLAT
     if flat and widths[coordinate] > _WIDE:
-        _refuse_improper(target, coordinate)
+        refuse_improper(target, coordinate)
     pushed = int(np.abs(point.slope).argmax())
     if abs(point.slope[pushed]) > 1 and widths[pushed] > _WIDE and np.abs(point.mean[pushed]) > _WIDE:
-        _refuse_improper(target, pushed)
+        refuse_improper(target, pushed)
     if before is not None and before.mean.shape == point.mean.shape:
         growth = widths / _widths_of(before)
         drift = (growth > 1.3) & (np.abs(point.mean - before.mean) > 0.5 * widths) & (widths > _WIDE)
         if drift.any():
-            _refuse_improper(target, int(np.where(drift, growth, 0.0).argmax()))
+            refuse_improper(target, int(np.where(drift, growth, 0.0).argmax()))
 
 
 def _widths_of(point: _Point) -> np.ndarray:
     return np.sqrt((point.factor**2).sum(1)) if point.factor.ndim == 2 else point.factor
-
-
-def _refuse_improper(target: Any, coordinate: int) -> None:
-    site = coordinate_site(target.model.sites, coordinate).name
-    raise ImproperError(
-        f"the posterior looks improper: q grew without end at site {site} and met no curvature there; give it a proper prior "
-        "that rules out what the data do not."
-    )

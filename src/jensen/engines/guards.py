@@ -4,6 +4,7 @@ A start is shrunk until the density is finite on all its draws; a density that d
 along which q grows without end, has no approximation.
 """
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,7 +13,9 @@ from jensen.core.errors import ImproperError, NonFiniteError, OptionError, Unsup
 from jensen.core.layout import coordinate_site
 from jensen.families.fullrank import FullRank
 
-_RUNAWAY = 1e15
+_RUNAWAY, _LOG_RUNAWAY = 1e15, 150.0
+_DENSE = 1500
+"""Largest D whose combinations of coordinates are looked at."""
 _RADII = 24
 
 
@@ -64,20 +67,28 @@ def refuse_large(target: Any, engine: str, most: int) -> None:
         )
 
 
-def refuse_flat(target: Any, gradient: np.ndarray) -> None:
-    """Refuse a density whose gradients (n, D), at points that spread in all directions, leave one direction out."""
-    norms = np.linalg.norm(gradient, axis=0)
-    zero = np.flatnonzero(norms == 0)
-    if zero.size:
-        coordinates = zero
-    elif len(gradient) < 2 * target.dim:
+def refuse_flat(target: Any, gradient: np.ndarray, further: Callable[[], np.ndarray] | None = None) -> None:
+    """Refuse a density whose gradients (n, D), at points that spread in all directions, leave one direction out.
+
+    `further` gives the gradients much further out, where a density made of straight pieces has its corners.
+    """
+    flat = _flat_coordinates(gradient)
+    if flat.size and further is not None:
+        there = further()
+        if np.isfinite(there).all():
+            flat = _flat_coordinates(np.concatenate([gradient, there]))
+    _refuse_unchanging(target, flat)
+
+
+def refuse_constant(target: Any, gradient: np.ndarray) -> None:
+    """Refuse a density that does not change with some coordinate, from gradients (n, D) at any points."""
+    _refuse_unchanging(target, np.flatnonzero((gradient == 0).all(0)))
+
+
+def _refuse_unchanging(target: Any, coordinates: np.ndarray) -> None:
+    """Refuse a direction made of some coordinates, if there are any."""
+    if not coordinates.size:
         return
-    else:
-        _, singular, right = np.linalg.svd(gradient / norms, full_matrices=False)
-        if singular[-1] > 1e-13 * singular[0]:
-            return
-        weights = np.abs(right[-1])
-        coordinates = np.flatnonzero(weights > 0.3 * weights.max())
     names = list(dict.fromkeys(coordinate_site(target.model.sites, int(i)).name for i in coordinates))
     which = f"site {names[0]}" if len(names) == 1 else f"a combination of the sites {', '.join(names[:4])}"
     raise ImproperError(
@@ -86,11 +97,36 @@ def refuse_flat(target: Any, gradient: np.ndarray) -> None:
     )
 
 
-def refuse_runaway(target: Any, mean: np.ndarray, factor: np.ndarray) -> None:
-    """Refuse when q has grown or gone beyond every scale."""
-    reach = np.maximum(np.abs(mean), np.sqrt((factor**2).sum(-1)))
-    if not reach.max() <= _RUNAWAY:
-        refuse_improper(target, int(np.nan_to_num(reach, nan=np.inf).argmax()))
+def _flat_coordinates(gradient: np.ndarray) -> np.ndarray:
+    """Coordinates of a direction in which no gradient (n, D) has a part; none where there is no such direction."""
+    norms, (n, dim) = np.linalg.norm(gradient, axis=0), gradient.shape
+    flat = np.flatnonzero(norms == 0)
+    if not flat.size and n >= 2 * dim and dim <= _DENSE:
+        _, singular, right = np.linalg.svd(gradient / norms, full_matrices=False)
+        if singular[-1] <= 1e-13 * singular[0]:
+            weights = np.abs(right[-1])
+            flat = np.flatnonzero(weights > 0.3 * weights.max())
+    return flat
+
+
+def reach(mean: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """How far q goes along each coordinate (D,): of a factor (D, D), or sds (D,)."""
+    return np.maximum(np.abs(mean), np.sqrt((factor**2).sum(1)) if factor.ndim == 2 else factor)
+
+
+def refuse_runaway(target: Any, far: np.ndarray) -> None:
+    """Refuse when q has grown or gone beyond every scale, that is as far as `far` (D,) along the coordinates."""
+    share = np.nan_to_num(far / _farthest(target), nan=np.inf)
+    if share.max() > 1:
+        refuse_improper(target, int(share.argmax()))
+
+
+def _farthest(target: Any) -> np.ndarray:
+    """Most of a mean or sd of each coordinate (D,): the logarithms of positive numbers have no units that explain more."""
+    sites = target.model.sites
+    return np.concatenate(
+        [np.full(site.size, _RUNAWAY if site.support != "positive" else _LOG_RUNAWAY) for site in sites]
+    )
 
 
 def refuse_improper(target: Any, coordinate: int) -> NoReturn:

@@ -26,7 +26,7 @@ import numpy as np
 from jensen.core.errors import NonFiniteError, UnsupportedError
 from jensen.core.layout import coordinate_site
 from jensen.engines.engine import Ticks
-from jensen.engines.guards import begin, first_finite, refuse_flat, refuse_improper, refuse_large, refuse_runaway
+from jensen.engines.guards import begin, first_finite, reach, refuse_flat, refuse_improper, refuse_large, refuse_runaway
 from jensen.families.fullrank import DenseGaussian, from_factor
 
 _CAP = 10.0
@@ -99,7 +99,7 @@ class Laplace:
             if not self.converged(state):
                 _refuse_walk(target, state, w)
             return state, Ticks(np.array([-state.log_p]), done=True, error=_error(state))
-        refuse_runaway(target, new.mean, new.factor)
+        refuse_runaway(target, reach(new.mean, new.factor))
         done = _error(state) < _tolerance() and _error(new) < _tolerance() and _settled(new)
         if not done and new.steps >= self.steps and not self.converged(new):
             _refuse_walk(target, new, np.linalg.eigvalsh(new.curvature))

@@ -170,7 +170,7 @@ class Pathfinder:
         """The end: weights of the paths' Gaussians by importance sampling."""
         loss = np.array([-state.elbo.max() if np.isfinite(state.elbo).any() else np.inf])
         top = int(state.elbo.argmax())
-        refuse_runaway(target, state.best.x[top], np.ones(target.dim))
+        refuse_runaway(target, np.abs(state.best.x[top]))
         if self.paths == 1 or not np.isfinite(state.elbo).any():
             return state, Ticks(loss, done=True)
         mixture = self.finish(state)

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from jensen.core.errors import ImproperError, NonFiniteError
-from jensen.core.layout import coordinate_site
+from jensen.core.errors import NonFiniteError
 from jensen.engines.engine import Ticks
+from jensen.engines.guards import refuse_runaway
 
 CAP = 10.0
 """Largest step, in widths of q, and largest growth of a width, where no curvature was seen."""
@@ -29,7 +29,6 @@ CLOSE = (0.1, 0.15)
 """Error of the mean in sds, and of the relative curvature, at which a fit counts as converged."""
 _ROUGH, _FINE, _FINE_LARGE = (0.1, 0.3), (0.001, 0.001), (0.02, 0.05)
 _SWITCHES = (10.0, 0.01, 100.0)
-_RUNAWAY = 1e15
 _DEPTH, _LONGEST = 6, 64.0
 ROUNDING = 1e-13
 _NEAR = 0.5
@@ -99,13 +98,6 @@ def begin(target: Any, rules: Rules, designs: tuple[Any, ...], parts: Any, extra
     )
 
 
-def refuse_constant(target: Any, gradient: np.ndarray) -> None:
-    """Refuse a density that does not change with some coordinate, from gradients (n, D)."""
-    zero = np.flatnonzero((gradient == 0).all(0))
-    if zero.size:
-        _refuse(target, int(zero[0]), "the log density does not change at all along it")
-
-
 def advance(state: State, target: Any, rules: Rules, limit: int) -> tuple[State, Ticks]:
     """One accepted step, or a switch of radius, or a change to the next design."""
     state = replace(state, steps=state.steps + 1)
@@ -113,9 +105,7 @@ def advance(state: State, target: Any, rules: Rules, limit: int) -> tuple[State,
     point, after = _step(rules, design, state)
     if point is None:
         return _stalled(state, rules)
-    far = rules.reach(point.parts)
-    if far.max() > _RUNAWAY:
-        _refuse(target, int(far.argmax()), "q grew without end there and met no curvature")
+    refuse_runaway(target, rules.reach(point.parts))
     tolerance = _ROUGH if not last else rules.fine or (_FINE if target.dim <= 64 else _FINE_LARGE)
     quiet = state.quiet + 1 if state.point.loss - point.loss < 1e-6 else 0
     was_close = _within(state.point, tolerance)
@@ -221,10 +211,3 @@ def _next_stage(state: State, rules: Rules) -> tuple[State, Ticks]:
 
 def _within(point: Any, tolerances: tuple[float, float]) -> bool:
     return point.errors[0] < tolerances[0] and point.errors[1] < tolerances[1]
-
-
-def _refuse(target: Any, coordinate: int, seen: str) -> None:
-    site = coordinate_site(target.model.sites, coordinate).name
-    raise ImproperError(
-        f"the posterior is improper at site {site}: {seen}; give it a proper prior that rules out what the data do not."
-    )

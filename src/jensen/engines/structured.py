@@ -29,6 +29,7 @@ from jensen.core import keys
 from jensen.engines import staged
 from jensen.engines.designs import along_plates
 from jensen.engines.engine import Ticks
+from jensen.engines.guards import refuse_constant
 from jensen.engines.staged import CAP, widths
 from jensen.families.structured import ArrowGaussian, from_blocks, plates_of
 from jensen.models.groups import Groups, find
@@ -101,7 +102,7 @@ class Structured:
         designs = tuple(along_plates(rng, p, count, own, size) for size in sizes)
         state = staged.begin(target, _rules(target, groups), designs, _started(self.start, groups, target.dim), groups)
         if self.groups is None:
-            staged.refuse_constant(target, target(_out(groups, state.point.parts, designs[0]))[1])
+            refuse_constant(target, target(_out(groups, state.point.parts, designs[0]))[1])
         return state
 
     def advance(self, state: staged.State, target: Any) -> tuple[staged.State, Ticks]:
