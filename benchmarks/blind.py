@@ -5,11 +5,13 @@ The rule was frozen, then scored here once. "Wrong": off by more than 0.3 sd, or
 
     python -m benchmarks.blind [METHOD ...]
     python -m benchmarks.blind drawn [METHOD ...]     the second set, drawn at random: drawn_models.py
+    python -m benchmarks.blind again [METHOD ...]     the third set, drawn again by the same rules
 """
 
 import sys
 import time
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,10 +50,11 @@ def main(methods: list[str]) -> None:
 
     warnings.simplefilter("ignore")
     entries = models
-    if methods[:1] == ["drawn"]:
+    if methods[:1] in (["drawn"], ["again"]):
         from benchmarks import drawn_models
 
-        methods, entries = methods[1:] or ["auto"], drawn_models.models
+        seed = drawn_models.AGAIN if methods[0] == "again" else drawn_models.SEED
+        methods, entries = methods[1:] or ["auto"], partial(drawn_models.models, seed)
     for method in methods or METHODS:
         tally: dict[str, np.ndarray] = {}
         misses = []

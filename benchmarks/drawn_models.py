@@ -1,4 +1,4 @@
-"""The second blind set: models drawn at random from a small grammar, with truths that are exact or sums over grids.
+"""The second and the third blind set: models drawn at random from a small grammar, with truths that are exact or sums over grids.
 
 Three rules, one stream of random numbers, no model chosen by hand:
 
@@ -8,12 +8,14 @@ Three rules, one stream of random numbers, no model chosen by hand:
 
 Truths know nothing of jensen, and were computed and committed before any fit.
 
-    python -m benchmarks.drawn_models            computes them again: benchmarks/drawn_truth.json
+    python -m benchmarks.drawn_models [again]    computes them again: benchmarks/drawn_truth.json, drawn_again_truth.json
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +24,9 @@ from scipy import stats
 
 from benchmarks.blind_models import Entry
 
-TRUTH = Path(__file__).with_name("drawn_truth.json")
-SEED = 20261130
+SEED, AGAIN = 20261130, 20261201
+"""Of the second set, and of the third."""
+TRUTHS = {SEED: Path(__file__).with_name("drawn_truth.json"), AGAIN: Path(__file__).with_name("drawn_again_truth.json")}
 COUNTS = {"multilevel": 18, "rows": 16, "shapes": 16}
 Moments = dict[str, dict[str, np.ndarray]]
 
@@ -38,19 +41,19 @@ class Drawn(NamedTuple):
     truth: Callable[[], Moments]
 
 
-def drawn() -> Iterator[Drawn]:
-    """All of them, in order."""
+def drawn(seed: int = SEED) -> Iterator[Drawn]:
+    """All of a set, in order."""
     rules = {"multilevel": _multilevel, "rows": _rows, "shapes": _shapes}
     for kind, count in COUNTS.items():
         for number in range(count):
-            rng = np.random.default_rng([SEED, len(kind), number])
+            rng = np.random.default_rng([seed, len(kind), number])
             yield rules[kind](f"{kind}_{number}", rng)
 
 
-def models() -> Iterator[Entry]:
+def models(seed: int = SEED) -> Iterator[Entry]:
     """Every model with its truth, as `benchmarks.blind` scores it."""
-    truths = json.loads(TRUTH.read_text(encoding="utf-8"))
-    for each in drawn():
+    truths = json.loads(TRUTHS[seed].read_text(encoding="utf-8"))
+    for each in drawn(seed):
         mean, sd = ({k: np.asarray(v) for k, v in truths[each.name][key].items()} for key in ("mean", "sd"))
         yield Entry(each.name, each.kind, each.model, each.data, mean, sd, "grid", 0.01)
 
@@ -281,18 +284,18 @@ def _shapes(name: str, rng: np.random.Generator) -> Drawn:
     return Drawn(name, "shapes", jn.density(log_density, {"z": np.zeros(dim)}), {}, truth)
 
 
-def _of(number: int) -> tuple[str, Moments]:
-    each = list(drawn())[number]
+def _of(seed: int, number: int) -> tuple[str, Moments]:
+    each = list(drawn(seed))[number]
     parts = {key: {k: np.asarray(v).tolist() for k, v in part.items()} for key, part in each.truth().items()}
     return each.name, parts
 
 
-def main() -> None:
-    """Compute all truths."""
+def main(seed: int) -> None:
+    """Compute all truths of a set."""
     with ProcessPoolExecutor(4) as pool:
-        found = dict(pool.map(_of, range(sum(COUNTS.values()))))
-    TRUTH.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        found = dict(pool.map(partial(_of, seed), range(sum(COUNTS.values()))))
+    TRUTHS[seed].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(AGAIN if sys.argv[1:] == ["again"] else SEED)
