@@ -10,8 +10,10 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 MARKS ?= not slow
-# Much of the time of the tests is compilation, and most of their programs run a handful of times.
-COMPILE ?= --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+# Much of the time of the tests is compilation, and most of their programs run a handful of times: in one module each, without
+# what only long runs pay back.
+COMPILE ?= --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true \
+	--xla_cpu_parallel_codegen_split_count=1
 ARGS ?=
 BENCH ?=
 
