@@ -21,12 +21,12 @@ import numpy as np
 from jensen.conjugate import blocks
 from jensen.conjugate.coordinates import coordinate
 from jensen.conjugate.free import Free
-from jensen.conjugate.pieces import known, signature
+from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.special import Predictor
 from jensen.conjugate.tables import IMPOSSIBLE
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE, on_device
+from jensen.core.compilation import FAST_COMPILE, on_device, signature
 from jensen.families.gaussian import Gaussian
 from jensen.models.graph import Node
 

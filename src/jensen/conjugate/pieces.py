@@ -20,6 +20,7 @@ import numpy as np
 
 from jensen.conjugate.places import beside, regular, simple, static, take
 from jensen.conjugate.ways import SAME, Way
+from jensen.core.compilation import signature
 
 FEW = 8
 """Reads of a block that are handled one by one."""
@@ -53,12 +54,6 @@ def known(energy: Any) -> tuple[list[Any], Callable[[list[Any]], Any], Hashable]
     changing = [leaf for leaf, own in zip(arrays, fixed, strict=True) if not own]
     same = tuple((leaf.shape, leaf.dtype.str, leaf.tobytes()) for leaf in some)
     return changing, back, (tree, tuple(fixed), same, signature(changing))
-
-
-def signature(tree: Any) -> Hashable:
-    """Structure, shapes and dtypes of a tree of arrays."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((np.shape(leaf), str(jax.typeof(leaf).dtype)) for leaf in leaves)
 
 
 def _is_known(path: Any, leaf: np.ndarray) -> bool:

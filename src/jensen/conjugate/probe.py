@@ -20,11 +20,10 @@ import numpy as np
 
 from jensen.conjugate.coordinates import base, coordinate, value
 from jensen.conjugate.dependence import dependence
-from jensen.conjugate.pieces import signature
 from jensen.conjugate.scaled import Scaled, decode_scaled
 from jensen.conjugate.slots import LARGE, Affine, Pair, Slot, agree, compact, decode, decode_pairs, partitions, tangents
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE, signature
 from jensen.models.graph import Graph, Node
 
 TRANSFORMS: dict[str, Callable[[Any], Any]] = {

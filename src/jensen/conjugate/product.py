@@ -17,10 +17,9 @@ from scipy.special import softmax
 from jensen.conjugate import blocks, simplex
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.local import responsibilities
-from jensen.conjugate.pieces import signature
 from jensen.conjugate.plan import Plan
 from jensen.core import layout
-from jensen.core.compilation import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE, signature
 from jensen.core.precision import scope
 from jensen.families.discrete import Categorical
 from jensen.families.exponential import Beta, Dirichlet, Gamma, InverseGamma

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
-from jensen.conjugate.pieces import known, signature
+from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import Plan
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE, signature
 from jensen.core.errors import ImproperError
 from jensen.families.gaussian import Gaussian
 

@@ -15,9 +15,8 @@ import jax
 import numpy as np
 
 from jensen.conjugate.certificate import draw
-from jensen.conjugate.pieces import signature
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE, signature
 from jensen.core.errors import UnsupportedError
 from jensen.models.density_graph import FLAT
 from jensen.models.graph import Graph

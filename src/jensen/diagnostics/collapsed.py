@@ -23,10 +23,10 @@ from scipy.special import expit, logit
 
 from jensen.conjugate import blocks
 from jensen.conjugate.layout import GAUSSIAN
-from jensen.conjugate.pieces import known, signature
+from jensen.conjugate.pieces import known
 from jensen.conjugate.product import Product
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE, signature
 from jensen.diagnostics.few import BLOCKS, POINTS, Few, integrate, matched
 from jensen.diagnostics.integrated import Integrated, integrated
 from jensen.diagnostics.quantities import Draws

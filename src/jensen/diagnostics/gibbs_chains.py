@@ -16,10 +16,10 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.documents import mixed
-from jensen.conjugate.pieces import known, signature
+from jensen.conjugate.pieces import known
 from jensen.conjugate.product import Product
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING
+from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING, signature
 from jensen.diagnostics import quantities
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.quantities import Draws

@@ -26,11 +26,10 @@ from jensen.conjugate import starts
 from jensen.conjugate.pieces import ZERO, known
 from jensen.conjugate.plan import Plan
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING, on_device
+from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING, Compiled, on_device
 from jensen.core.errors import OptionError
 from jensen.engines.engine import Ticks
 from jensen.families.gaussian import Gaussian
-from jensen.families.markov import MarkovChain
 
 CHUNK = 64
 """Most sweeps of one call."""
@@ -164,10 +163,16 @@ def program(target: Plan) -> Any:
         damped, names, levels = frozenset(target.damped), order(target), discrete(target)
         found = target.graph.remember(
             ("coordinate", shape, damped, names),
-            lambda: _Program(_chunk(back, names, damped, levels, seconds(target) < CHEAP)),
+            lambda: Compiled(_chunk(back, names, damped, levels, seconds(target) < CHEAP)),
         )
-        _PROGRAMS[target] = partial(found, changing)
+        _PROGRAMS[target] = partial(_run, found, jax.device_put(changing))
     return _PROGRAMS[target]
+
+
+def _run(found: Compiled, changing: Any, families: Any, *numbers: int, optimized: bool = False) -> Any:
+    """Compiled quickly, and again with all optimizations where it is run for long."""
+    options = LONG_RUNNING if optimized else FAST_COMPILE
+    return found(options, changing, jax.tree.map(on_device, families), *map(on_device, numbers))
 
 
 def _chunk(
@@ -197,20 +202,6 @@ def _chunk(
     return chunk
 
 
-class _Program:
-    """A function compiled quickly, and again with all optimizations where it is run for long."""
-
-    def __init__(self, function: Any):
-        self.function, self.compiled = jax.jit(function), {}
-
-    def __call__(self, changing: Any, families: Any, *numbers: int, optimized: bool = False) -> Any:
-        args = (changing, jax.tree.map(on_device, families), *map(on_device, numbers))
-        if optimized not in self.compiled:
-            options = LONG_RUNNING if optimized else FAST_COMPILE
-            self.compiled[optimized] = self.function.lower(*args).compile(compiler_options=options)
-        return self.compiled[optimized](*args)
-
-
 def moments_of(families: Any) -> Any:
     """Mean parameters of all blocks."""
     return {block: measured(family) for block, family in families.items()}
@@ -218,8 +209,8 @@ def moments_of(families: Any) -> Any:
 
 @jax.jit
 def measured(family: Any) -> Any:
-    """A family's mean parameters, with its entropy beside them where the one is half of the work for the other."""
-    return family.with_entropy() if isinstance(family, Gaussian | MarkovChain) else family.moments()
+    """A family's mean parameters, with its entropy beside them: the one is half of the work for the other."""
+    return family.with_entropy()
 
 
 def one_sweep(

@@ -14,25 +14,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks, documents, starts
 from jensen.conjugate.chunks import ROWS, split
 from jensen.conjugate.documents import Groups
 from jensen.conjugate.energy import Energy
-from jensen.conjugate.local import Local, given, held, some_rows, total
+from jensen.conjugate.local import Local, held, some_rows
+from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.tables import Constant
 from jensen.core import keys
+from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING, Compiled
 from jensen.engines import coordinate
 from jensen.engines.engine import Ticks
-from jensen.families.exponential import Dirichlet
+from jensen.engines.large_steps import STEPS, Schedule, full, run
 
-STEPS = coordinate.CHUNK
-"""Most steps of one call."""
 SAMPLE = 20_000
 """Rows of the start."""
 ROWS_A_CELL = 20
@@ -46,36 +46,11 @@ ENOUGH = 1_000_000
 """Rows times levels times starts."""
 GROUPED = 1e-6
 """Tolerance where groups of rows have level probabilities of their own: their ELBO creeps upwards for thousands of passes."""
-ROUNDS = 5
-"""Of the groups of a batch before the others move."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class Schedule:
-    """What each of the steps of a call does.
-
-    Attributes
-    ----------
-    order
-        For each large site, its chunks in the order of this call.
-    low, high, times
-        For each large site and step: the places in `order` of the step's chunks, and for how many each of their rows counts.
-    rho
-        Length of every step.
-    held
-        Number of first steps whose sums are the given ones.
-    plain
-        Number of first steps whose levels are found with log E[x] in the place of E[log x]; see `_plainly`.
-    """
-
-    order: tuple[Any, ...]
-    low: Any
-    high: Any
-    times: Any
-    rho: Any
-    held: Any = 0
-    plain: Any = 0
+_NUMBER = 3e-8
+"""Seconds that a level of a row is taken to last in a program that is compiled quickly."""
+LARGE_PASS = 0.05
+WORTH_EMITTERS = 10.0
+"""Seconds of one such pass, or of all, from which on the optimizations that take longest to compile pay as well."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +58,8 @@ class State:
     """The problem, the families of all blocks but the large sites', the ELBO, and what decides when to stop.
 
     `blank` are sums of the large sites that nobody reads: what steps over rows are given in the place of those that are held.
-    `groups` are those of the large sites, where steps shorter than one settle the groups of their rows first.
+    `groups` are those of the large sites, where steps shorter than one settle the groups of their rows first. `passes` are those
+    over all rows that were made, or will be in any case.
     """
 
     energy: Energy
@@ -97,6 +73,18 @@ class State:
     broken: bool = False
     blank: Any = None
     groups: tuple[Groups | None, ...] = ()
+    passes: float = 0.0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How the program is compiled; no clock is asked, see `coordinate`."""
+        each = sum(
+            _NUMBER * (1 + sum(part.code >= 0 for part in one.parts)) * one.levels * int(one.count)
+            for one in self.locals
+        )
+        if each > LARGE_PASS or self.passes * each > WORTH_EMITTERS:
+            return {}
+        return LONG_RUNNING if self.passes * each > coordinate.WORTH_OPTIMIZING else FAST_COMPILE
 
 
 @dataclass(frozen=True)
@@ -144,128 +132,42 @@ class LargeCoordinateAscent:
         return state.still >= 2 and not state.broken
 
 
-def full(locals_: Sequence[Local]) -> Schedule:
-    """Steps over all rows."""
-    high = np.array([np.full(STEPS, one.chunks) for one in locals_], int).reshape(-1, STEPS)
-    order = tuple(np.arange(one.chunks) for one in locals_)
-    return Schedule(order, np.zeros_like(high), high, np.ones(high.shape), np.ones(STEPS))
-
-
 def steps(
     state: State, target: Plan, schedule: Schedule, count: int, fixed: Sequence[Any] | None = None
 ) -> tuple[State, np.ndarray]:
     """Do the first `count` steps of a schedule: the new state, and the ELBO after each (those that are finite)."""
     if state.blank is None:
-        shapes = jax.eval_shape(
-            lambda some, q: [total(one, coordinate.moments_of(q)) for one in some], state.locals, state.families
-        )
-        state = replace(state, blank=jax.tree.map(lambda x: np.zeros(x.shape), shapes))
+        state = replace(state, blank=[held(one, 0, np.zeros((0, one.levels))) for one in state.locals])
     fixed = state.blank if fixed is None else list(fixed)
-    program = partial(_program, names=state.names, damped=frozenset(target.damped))
-    families, elbos, good = program(state.energy, state.locals, state.groups, state.families, schedule, fixed, count)
+    args = jax.device_put((state.groups, state.families, schedule, fixed, count))
+    families, elbos, good = _program(state, target)(*args)
     elbos = np.asarray(elbos)[:count]
-    broken = not bool(good)
-    return replace(state, families=families, broken=broken, taken=state.taken + count), elbos[np.isfinite(elbos)]
+    share = max(
+        ((schedule.high[n, :count] - schedule.low[n, :count]).sum() / one.chunks for n, one in enumerate(state.locals)),
+        default=0.0,
+    )
+    state = replace(state, families=families, broken=not bool(good), taken=state.taken + count)
+    return replace(state, passes=state.passes + float(share)), elbos[np.isfinite(elbos)]
 
 
-@partial(jax.jit, static_argnames=("names", "damped"))
-def _program(
-    energy: Energy,
-    locals_: tuple[Local, ...],
-    groups: tuple[Groups | None, ...],
-    families: Any,
-    schedule: Schedule,
-    fixed: list[Any],
-    count: Any,
-    *,
-    names: tuple[str, ...],
-    damped: frozenset[str],
-) -> tuple[Any, Any, Any]:
-    """Steps: families after the last finite one, ELBOs (STEPS,), whether all are finite."""
-    settled = frozenset(some.block for some in groups if some is not None)
-
-    def one(number: Any, carry: Any) -> Any:
-        (before, moments), elbos, good = carry
-        families = _settled(groups, locals_, before, schedule, number)
-        moments = coordinate.moments_of(families) if settled else moments
-        whole, entropy = energy, jnp.zeros(())
-        seen = _plainly(families, moments, number < schedule.plain)
-        for place, (local, order, own) in enumerate(zip(locals_, schedule.order, fixed, strict=True)):
-            low, high = schedule.low[place, number], schedule.high[place, number]
-            found = total(local, seen, order, low, jnp.where(number < schedule.held, low, high))
-            found = jax.tree.map(partial(jnp.where, number < schedule.held), own, found)
-            whole, more = given(whole, local, found, moments, schedule.times[place, number])
-            entropy = entropy + more
-        new = _sweep(whole, families, moments, names, damped, settled, schedule.rho[number])
-        elbo = coordinate.elbo(whole, *new) + entropy
-        good = good & jnp.isfinite(elbo)
-        kept = jax.tree.map(partial(jnp.where, good), new, (before, carry[0][1]))
-        return kept, elbos.at[number].set(elbo), good
-
-    # Moments are carried along: a digamma for every parameter.
-    start = (families, coordinate.moments_of(families)), jnp.full(STEPS, jnp.nan), jnp.array(True)
-    (families, _), elbos, good = jax.lax.fori_loop(0, count, one, start)
-    return families, elbos, good
+_PROGRAMS: WeakKeyDictionary[Energy, Any] = WeakKeyDictionary()
 
 
-def _settled(
-    groups: Sequence[Groups | None], locals_: Sequence[Local], families: Any, schedule: Any, number: Any
-) -> Any:
-    """The families with the groups of this step's rows settled."""
-    for place, (some, local) in enumerate(zip(groups, locals_, strict=False)):
-        if some is None:
-            continue
-        plain = number < schedule.plain
-        seen, order = _plainly(families, coordinate.moments_of(families), plain), schedule.order[place]
-        turn = partial(_settle, some, local, seen, order, plain)
-        low, high = schedule.low[place, number], schedule.high[place, number]
-        families = families | {some.block: jax.lax.fori_loop(low, high, turn, families[some.block])}
-    return families
+def _program(state: State, target: Plan) -> Any:
+    """The compiled steps of a problem.
 
-
-def _settle(some: Groups, local: Local, seen: Any, order: Any, plain: Any, turn: Any, family: Any) -> Any:
-    return documents.settle(some, local, seen, family, order[turn], ROUNDS, plain)
-
-
-def _sweep(
-    energy: Energy,
-    families: Any,
-    moments: Any,
-    names: tuple[str, ...],
-    damped: frozenset[str],
-    settled: frozenset[str],
-    rho: Any,
-) -> Any:
-    """Move every block in turn by rho towards its optimum; those that are settled stay where they are in shorter steps.
-
-    Returns the families and their moments.
+    (groups, families, schedule, fixed, count) -> (families, ELBOs, whether all are finite)
     """
-    families, moments = dict(families), dict(moments)
-    for block in names:
-        step = coordinate.damped_update if block in damped else coordinate.update
-        best = step(energy, families, moments, block)
-        old, length = families[block], jnp.where(rho < 1, 0.0, 1.0) if block in settled else rho
-        families[block] = jax.tree.map(partial(_moved, length), old, best)
-        moments[block] = coordinate.measured(families[block])
-    return families, moments
-
-
-def _moved(rho: Any, a: Any, b: Any) -> Any:
-    return jnp.where(rho < 1, a + rho * (b - a), b)
-
-
-def _plainly(families: Any, moments: Any, plain: Any) -> Any:
-    """Moments with log E[x] in the place of E[log x] for probabilities x, where `plain`.
-
-    exp(E[log x]) of a Dirichlet is nearly zero where its parameter is below one: a word that a topic has not met in the first
-    pass stays out of it. With log E[x] topics form in a few dozen passes from any start, and coordinate ascent goes on from
-    there.
-    """
-    found = dict(moments)
-    for block, family in families.items():
-        if isinstance(family, Dirichlet):
-            found[block] = {"log": jnp.where(plain, jnp.log(family.mean), moments[block]["log"])}
-    return found
+    if state.energy not in _PROGRAMS:
+        changing, back, shape = known((state.energy, [one.parts for one in state.locals]))
+        damped = frozenset(target.damped)
+        found = target.graph.remember(
+            ("large", shape, damped, state.names), lambda: Compiled(partial(run, back, state.names, damped))
+        )
+        rows = tuple(replace(one, parts=()) for one in state.locals)
+        _PROGRAMS[state.energy] = found, jax.device_put((changing, rows))
+    program, arrays = _PROGRAMS[state.energy]
+    return partial(program, state.options, *arrays)
 
 
 # -- the start -------------------------------------------------------------------------------------------------------------
@@ -277,7 +179,6 @@ def begin(target: Plan, seed: int, start: Any, smallest: int | None, rows: int) 
     energy, locals_, orders = split(target, smallest, rows, rng)
     gone = {local.site for local in locals_}
     names = tuple(name for name in coordinate.order(target) if name not in gone)
-    energy, locals_ = jax.tree.map(jnp.asarray, (energy, locals_))
     if start is not None:
         families = {block: q for block, q in start.items() if block in names}
         return State(energy, locals_, names, families, groups=_groups(energy, locals_, families))
@@ -325,7 +226,9 @@ def _formed(state: State, target: Plan, seed: int) -> State:
     """The best by the ELBO of a few random starts, `PLAIN` passes on; one where there are many rows."""
     numbers = max(one.columns.shape[0] * one.columns.shape[-1] * one.levels for one in state.locals)
     whole, best = full(state.locals), None
-    for number in range(max(1, min(STARTS, ENOUGH // numbers))):
+    count = max(1, min(STARTS, ENOUGH // numbers))
+    state = replace(state, passes=float(count * (PLAIN + 3)))
+    for number in range(count):
         if number:
             some = blocks.start(target, keys.generator(seed, "topics", number))
             state = replace(state, families={block: some[block] for block in state.names})

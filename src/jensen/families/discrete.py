@@ -60,6 +60,11 @@ class Categorical:
         """Mean parameters: the probabilities (..., K)."""
         return {"probs": jnp.moveaxis(_levels_first(self.logits), 0, -1)}
 
+    def with_entropy(self) -> Moments:
+        """Mean parameters and the entropy."""
+        probs = _levels_first(self.logits)
+        return {"probs": jnp.moveaxis(probs, 0, -1), "entropy": entr(probs).sum()}
+
     def statistics(self, x: Any) -> Moments:
         """One-hot rows (..., K) of integers x (...)."""
         logits = jnp.asarray(self.logits)

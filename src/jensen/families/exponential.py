@@ -6,6 +6,7 @@ ascent), and a natural-gradient step of length rho is eta <- (1 - rho) eta + rho
 step is the same convex combination of leaves; base measures are constant. Each offers, in pure JAX,
 
     moments() -> dict                       mu, batch axes first
+    with_entropy() -> dict                  the same with "entropy" beside them: what both need is computed once
     statistics(x) -> dict                   t(x), same keys
     from_gradient(gradient, moments)        the member of the family with eta = gradient; `moments` is where it was taken
     valid() -> bool scalar                  every parameter legal and finite
@@ -33,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.families.special import digamma, fall, gamma_entropy, peak
+from jensen.families.special import digamma, digamma_entropy, fall, peak
 
 Moments = dict[str, Any]
 
@@ -100,6 +101,13 @@ class Gamma:
         a, b = self._both()
         return {"value": a / b, "log": digamma(a) - jnp.log(b)}
 
+    def with_entropy(self) -> Moments:
+        """Mean parameters and the entropy."""
+        a, b = self._both()
+        mean_log, entropy = digamma_entropy(a)
+        log_rate = jnp.log(b)
+        return {"value": a / b, "log": mean_log - log_rate, "entropy": (entropy - log_rate).sum()}
+
     @staticmethod
     def statistics(x: Any) -> Moments:
         """Sufficient statistics at x > 0."""
@@ -115,8 +123,7 @@ class Gamma:
 
     def entropy(self) -> Any:
         """Differential entropy, in nats."""
-        a, b = self._both()
-        return (gamma_entropy(a) - jnp.log(b)).sum()
+        return self.with_entropy()["entropy"]
 
     def log_prob(self, x: Any) -> Any:
         """Log density at x, of the shape of the batch."""
@@ -167,6 +174,13 @@ class InverseGamma:
         a, b = self._both()
         return {"inverse": a / b, "log": jnp.log(b) - digamma(a)}
 
+    def with_entropy(self) -> Moments:
+        """Mean parameters and the entropy."""
+        a, b = self._both()
+        mean_log, entropy = digamma_entropy(a)
+        log = jnp.log(b) - mean_log
+        return {"inverse": a / b, "log": log, "entropy": (entropy + log - mean_log).sum()}
+
     @staticmethod
     def statistics(x: Any) -> Moments:
         """Sufficient statistics at x > 0."""
@@ -182,8 +196,7 @@ class InverseGamma:
 
     def entropy(self) -> Any:
         """Differential entropy, in nats."""
-        a, b = self._both()
-        return (gamma_entropy(a) + jnp.log(b) - 2 * digamma(a)).sum()
+        return self.with_entropy()["entropy"]
 
     def log_prob(self, x: Any) -> Any:
         """Log density at x, of the shape of the batch."""
@@ -232,8 +245,15 @@ class Beta:
     def moments(self) -> Moments:
         """Mean parameters, each of the shape of the batch."""
         a, b = self._both()
-        total = digamma(a + b)
-        return {"log": digamma(a) - total, "log1m": digamma(b) - total}
+        log, log1m, total = digamma(jnp.stack([a, b, a + b]))
+        return {"log": log - total, "log1m": log1m - total}
+
+    def with_entropy(self) -> Moments:
+        """Mean parameters and the entropy."""
+        a, b = self._both()
+        (log, log1m, total), entropy = digamma_entropy(jnp.stack([a, b, a + b]))
+        entropy = (entropy[0] + entropy[1] - entropy[2] - total).sum()
+        return {"log": log - total, "log1m": log1m - total, "entropy": entropy}
 
     @staticmethod
     def statistics(x: Any) -> Moments:
@@ -250,8 +270,7 @@ class Beta:
 
     def entropy(self) -> Any:
         """Differential entropy, in nats."""
-        a, b = self._both()
-        return (gamma_entropy(a) + gamma_entropy(b) - gamma_entropy(a + b) - digamma(a + b)).sum()
+        return self.with_entropy()["entropy"]
 
     def log_prob(self, x: Any) -> Any:
         """Log density at x, of the shape of the batch."""
@@ -302,7 +321,15 @@ class Dirichlet:
 
     def moments(self) -> Moments:
         """Mean parameters (..., K)."""
-        return {"log": digamma(self.concentration) - digamma(self._total())}
+        found = digamma(self._with_total())
+        return {"log": found[..., :-1] - found[..., -1:]}
+
+    def with_entropy(self) -> Moments:
+        """Mean parameters (..., K) and the entropy."""
+        log, entropy = digamma_entropy(self._with_total())
+        log, total = log[..., :-1], log[..., -1:]
+        apart = entropy[..., -1:] + (log.shape[-1] - 1) * total
+        return {"log": log - total, "entropy": entropy[..., :-1].sum() - apart.sum()}
 
     @staticmethod
     def statistics(x: Any) -> Moments:
@@ -319,8 +346,7 @@ class Dirichlet:
 
     def entropy(self) -> Any:
         """Differential entropy, in nats."""
-        a, total = self.concentration, self._total()
-        return gamma_entropy(a).sum() - (gamma_entropy(total) + (a.shape[-1] - 1) * digamma(total)).sum()
+        return self.with_entropy()["entropy"]
 
     def log_prob(self, x: Any) -> Any:
         """Log density at x (..., K)."""
@@ -348,3 +374,6 @@ class Dirichlet:
 
     def _total(self) -> Any:
         return jnp.asarray(self.concentration).sum(-1, keepdims=True)
+
+    def _with_total(self) -> Any:
+        return jnp.concatenate([jnp.asarray(self.concentration), self._total()], -1)

@@ -49,7 +49,8 @@ def _moved(a: Any) -> tuple[Any, Any, Any]:
     small = jnp.minimum(a, SHIFT)
     product, slope = small, jnp.ones_like(small)
     for k in range(1, SHIFT):
-        product, slope = product * (small + k), slope * (small + k) + product
+        factor = small + k
+        product, slope = product * factor, slope * factor + product
     return jnp.where(a < SHIFT, a + SHIFT, a), product, slope
 
 
@@ -65,16 +66,16 @@ def _gammaln(a: Any) -> Any:
 def _remainder(a: Any) -> Any:
     """r(a) of Stirling's series."""
     inverse = 1 / a
-    value = jnp.zeros_like(a)
-    for term in reversed(SERIES):
-        value = value * (inverse * inverse) + term
+    square, value = inverse * inverse, SERIES[-1]
+    for term in SERIES[-2::-1]:
+        value = value * square + term
     return value * inverse
 
 
 def _slope(square: Any) -> Any:
     """r'(a) from 1 / a^2."""
-    slope = jnp.zeros_like(square)
-    for k in reversed(range(len(SERIES))):
+    slope = -(2 * len(SERIES) - 1) * SERIES[-1]
+    for k in reversed(range(len(SERIES) - 1)):
         slope = slope * square - (2 * k + 1) * SERIES[k]
     return slope * square
 
@@ -87,11 +88,24 @@ def _split(a: Any) -> tuple[Any, Any, Any]:
 
 
 @jax.jit
+def digamma_entropy(a: Any) -> tuple[Any, Any]:
+    """Digamma, and `gamma_entropy`: both need the same logarithm, product and series."""
+    a = jnp.asarray(a)
+    moved, product, slope = _moved(a)
+    inverse, logarithm, large = 1 / moved, jnp.log(moved), a >= LARGE
+    square, remainder, shifted = inverse * inverse, _remainder(moved), a < SHIFT
+    series = _slope(square)
+    half = 0.5 * inverse
+    found = logarithm - half + series - jnp.where(shifted, slope / product, 0.0)
+    log_gamma = (moved - 0.5) * logarithm - moved + 0.5 * log(2 * pi) + remainder
+    small = a + (log_gamma - jnp.where(shifted, jnp.log(product), 0.0)) + (1 - a) * found
+    stirling = 0.5 * (logarithm + log(2 * pi * e)) - half + remainder - (moved - 1) * series
+    return found, jnp.where(large, stirling, small)
+
+
 def gamma_entropy(a: Any) -> Any:
     """Entropy of the Gamma distribution with concentration a and rate 1: a + log Gamma(a) + (1 - a) digamma(a)."""
-    large, small, big = _split(a)
-    stirling = 0.5 * (jnp.log(big) + log(2 * pi * e)) - 0.5 / big + _remainder(big) - (big - 1) * _slope(1 / big**2)
-    return jnp.where(large, stirling, small + gammaln(small) + (1 - small) * digamma(small))
+    return digamma_entropy(a)[1]
 
 
 @jax.jit

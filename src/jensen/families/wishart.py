@@ -21,7 +21,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from jensen.families.exponential import gamma_noise, log_gamma_draws
-from jensen.families.special import digamma, gamma_entropy, gammaln
+from jensen.families.special import digamma, digamma_entropy, gammaln
 
 Moments = dict[str, Any]
 
@@ -53,7 +53,7 @@ def _inverse(factor: Any) -> Any:
 
 def _halves(df: Any, p: int) -> Any:
     """(df - j) / 2 for j = 0 .. p - 1, (..., p)."""
-    return (jnp.asarray(df)[..., None] - jnp.arange(p)) / 2
+    return (jnp.asarray(df)[..., None] - np.arange(p)) / 2
 
 
 def _mean_log_det(df: Any, factor: Any) -> Any:
@@ -62,12 +62,13 @@ def _mean_log_det(df: Any, factor: Any) -> Any:
     return digamma(_halves(df, p)).sum(-1) + p * log(2) - _log_det(factor)
 
 
-def _entropy(df: Any, factor: Any) -> Any:
-    """Entropy of the Wishart whose rate is factor factor', batch-shaped; terms of size df cancelled on paper."""
+def _with_entropy(df: Any, factor: Any) -> tuple[Any, Any]:
+    """E log|X| and the entropy of the Wishart whose rate is factor factor', batch-shaped; terms of size df cancelled on paper."""
     p = factor.shape[-1]
-    halves = _halves(df, p)
-    terms = gamma_entropy(halves) + (p - 1 - jnp.arange(p)) / 2 * digamma(halves)
-    return terms.sum(-1) - (p + 1) / 2 * (_log_det(factor) - p * log(2)) + p * (p - 1) / 4 * (log(pi) + 1)
+    logs, terms = digamma_entropy(_halves(df, p))
+    terms = terms + (p - 1 - np.arange(p)) / 2 * logs
+    scaled = _log_det(factor) - p * log(2)
+    return logs.sum(-1) - scaled, terms.sum(-1) - (p + 1) / 2 * scaled + p * (p - 1) / 4 * (log(pi) + 1)
 
 
 def _log_norm(df: Any, factor: Any) -> Any:
@@ -118,6 +119,13 @@ class Wishart:
         df = jnp.broadcast_to(self.df, factor.shape[:-2])
         return {"value": df[..., None, None] * _inverse(factor), "logdet": _mean_log_det(df, factor)}
 
+    def with_entropy(self) -> Moments:
+        """Mean parameters and the entropy."""
+        factor = _factor(self.rate)
+        df = jnp.broadcast_to(self.df, factor.shape[:-2])
+        logdet, entropy = _with_entropy(df, factor)
+        return {"value": df[..., None, None] * _inverse(factor), "logdet": logdet, "entropy": entropy.sum()}
+
     @staticmethod
     def statistics(x: Any) -> Moments:
         """Sufficient statistics at positive definite x (..., p, p)."""
@@ -134,7 +142,7 @@ class Wishart:
 
     def entropy(self) -> Any:
         """Differential entropy in the p (p + 1) / 2 free elements, in nats."""
-        return _entropy(self.df, _factor(self.rate)).sum()
+        return self.with_entropy()["entropy"]
 
     def log_prob(self, x: Any) -> Any:
         """Log density at x (..., p, p)."""
@@ -189,6 +197,14 @@ class InverseWishart:
         df = jnp.broadcast_to(self.df, factor.shape[:-2])
         return {"inverse": df[..., None, None] * _inverse(factor), "logdet": -_mean_log_det(df, factor)}
 
+    def with_entropy(self) -> Moments:
+        """Mean parameters and the entropy; the Jacobian of the inverse is |X|^(p + 1)."""
+        factor = _factor(self.scale)
+        df = jnp.broadcast_to(self.df, factor.shape[:-2])
+        logdet, entropy = _with_entropy(df, factor)
+        entropy = (entropy - (factor.shape[-1] + 1) * logdet).sum()
+        return {"inverse": df[..., None, None] * _inverse(factor), "logdet": -logdet, "entropy": entropy}
+
     @staticmethod
     def statistics(x: Any) -> Moments:
         """Sufficient statistics at positive definite x (..., p, p)."""
@@ -206,9 +222,7 @@ class InverseWishart:
 
     def entropy(self) -> Any:
         """Differential entropy in the p (p + 1) / 2 free elements, in nats."""
-        factor = _factor(self.scale)
-        # The Jacobian of the inverse is |X|^(p + 1).
-        return (_entropy(self.df, factor) - (factor.shape[-1] + 1) * _mean_log_det(self.df, factor)).sum()
+        return self.with_entropy()["entropy"]
 
     def log_prob(self, x: Any) -> Any:
         """Log density at x (..., p, p)."""
