@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.pieces import Read, Sum, same
+from jensen.conjugate.pieces import ZERO, Read, Sum, same
 from jensen.conjugate.places import static, take
 
 
@@ -45,13 +45,16 @@ class Columns:
         The scalar sites in w.
     index, blocks
         The elements f but the 1, (q,) for each block, and the blocks' names.
-    gram, spread
-        A (1 + q, 1 + q), and B with its places; sums over cells. Where w varies, nothing is summed up, and `gram` are the stats
-        of the constant, or None.
+    constant
+        Of A, the number that stands with 1. Where w varies, nothing is summed up, and these are its stats, or None.
+    linear, gram
+        For each block the rest of A with 1 (q,), and for each of ``across``, numbers of two blocks, that with both.
+    spread
+        B with its places, sums over cells.
     elements
         Elements that vary, (M,) each, with ``of``, their blocks.
     mixed
-        For each of these S_v (M, 1 + q), or None where it is zero.
+        For each of these S_v: (M,) with 1, then for each block (M, q); None where it is zero.
     products
         Stats of pairs of elements that vary; ``pairs`` are their numbers.
     within
@@ -64,13 +67,16 @@ class Columns:
 
     reads: tuple[Read, ...]
     index: tuple[Any, ...]
-    gram: Any
+    constant: Any
+    linear: tuple[Any, ...]
+    gram: tuple[Any, ...]
     spread: tuple[Covariances, ...]
     elements: tuple[Any, ...]
-    mixed: tuple[Any, ...]
+    mixed: tuple[tuple[Any, ...], ...]
     products: tuple[Any, ...]
     within: tuple[Covariances, ...]
     blocks: tuple[str, ...] = static()
+    across: tuple[tuple[int, int], ...] = static()
     of: tuple[str, ...] = static()
     pairs: tuple[tuple[int, int], ...] = static()
     once: bool = static(default=True)
@@ -78,25 +84,35 @@ class Columns:
 
     def __call__(self, moments: Mapping[str, Any]) -> Any:
         """The expectation, a scalar."""
-        known = [take(moments[block]["mean"], index) for block, index in zip(self.blocks, self.index, strict=True)]
-        f = jnp.concatenate([jnp.ones(1), *known]) if known else jnp.ones(1)
+        zero = {block for block in (*self.blocks, *self.of) if ZERO in moments[block]}
+        f = [take(moments[block]["mean"], index) for block, index in zip(self.blocks, self.index, strict=True)]
         u = [take(moments[block]["mean"], index) for block, index in zip(self.of, self.elements, strict=True)]
         total = jnp.zeros(())
-        for one, matrix in zip(u, self.mixed, strict=True):
-            if matrix is not None:
-                total = total + one * (matrix[:, 0] if matrix.shape[1] == 1 else matrix @ f)
+        for one, block, (alone, *parts) in zip(u, self.of, self.mixed, strict=True):
+            rows = [] if alone is None else [alone]
+            for x, other, matrix in zip(f, self.blocks, parts, strict=True):
+                if matrix is not None and not (block in zero and other in zero):
+                    rows.append(matrix[:, 0] * x if len(x) == 1 else matrix @ x)
+            if rows:
+                total = total + one * sum(rows)
         for stat, (v, w) in zip(self.products, self.pairs, strict=True):
-            total = total + stat * (u[v] * u[w])
+            if not (self.of[v] in zero and self.of[w] in zero):
+                total = total + stat * (u[v] * u[w])
         for piece in self.within:
             total = total + piece(moments)
         weight: Any = jnp.ones(())
         for read in self.reads:
             weight = weight * read.mean(moments)
         if not self.once:
-            total = (total if self.gram is None else total + self.gram) * weight
+            total = (total if self.constant is None else total + self.constant) * weight
             return jnp.broadcast_to(total, (self.cells,)).sum()
-        once = f @ (self.gram @ f) if known else self.gram[0, 0]
-        return weight.reshape(()) * (once + sum((piece(moments).sum() for piece in self.spread), total.sum()))
+        whole = self.constant + total.sum()
+        for x, stat in zip(f, self.linear, strict=True):
+            whole = whole + (stat * x).sum()
+        for matrix, (a, b) in zip(self.gram, self.across, strict=True):
+            if not (self.blocks[a] in zero and self.blocks[b] in zero):
+                whole = whole + (f[a] * (matrix[:, 0] * f[b] if len(f[b]) == 1 else matrix @ f[b])).sum()
+        return weight.reshape(()) * sum((piece(moments).sum() for piece in self.spread), whole)
 
 
 def columns(piece: Any) -> Any:
@@ -145,16 +161,22 @@ def columns(piece: Any) -> Any:
                 spread.setdefault(block, []).append((int(position.flat[0]), stat.sum()))
             else:
                 within.append(Covariances(_compact(stat), _compact(position), block))
+    inside = [place[n + 1] for n, known in enumerate(fixed[1:]) if known]
+    parts = [[p for p, (name, _) in zip(inside, f, strict=True) if name == block] for block in names]
+    across = [(a, b) for a in range(len(parts)) for b in range(a, len(parts)) if gram[np.ix_(parts[a], parts[b])].any()]
     return Columns(
         reads,
         tuple(np.array([index.flat[0] for name, index in f if name == block]) for block in names),
-        gram if once else constant,
+        gram[0, 0] if once else constant,
+        tuple(gram[0, some] for some in parts),
+        tuple(np.ascontiguousarray(gram[np.ix_(parts[a], parts[b])]) for a, b in across),
         tuple(_together(block, found) for block, found in spread.items()),
         tuple(_compact(index) for _, index in varying),
-        tuple(_needed(matrix) for matrix in mixed),
+        tuple(_mixed(matrix, parts) for matrix in mixed),
         tuple(products),
         tuple(within),
         names,
+        tuple(across),
         tuple(block for block, _ in varying),
         tuple(pairs),
         once,
@@ -172,9 +194,11 @@ def _compact(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.reshape(-1)[:1] if same(array) else array)
 
 
-def _needed(matrix: np.ndarray) -> np.ndarray | None:
-    """Without what is zero, or the same in all rows."""
-    if not matrix.any():
-        return None
-    matrix = matrix if matrix[:, 1:].any() else matrix[:, :1]
-    return np.ascontiguousarray(matrix[:1] if (matrix == matrix[:1]).all() else matrix)
+def _mixed(matrix: np.ndarray, parts: list[list[int]]) -> tuple[np.ndarray | None, ...]:
+    """Columns (M,) of the 1 and (M, q) of each block; None where they are zero, one row where all are the same."""
+    found = []
+    for some in (0, *parts):
+        own = matrix[:, some]
+        alike = (own == own[:1]).all()
+        found.append(np.ascontiguousarray(own[:1] if alike else own) if own.any() else None)
+    return tuple(found)

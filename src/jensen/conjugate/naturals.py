@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.pieces import Psi, Read, Rows, Sum
+from jensen.conjugate.pieces import ZERO, Psi, Read, Rows, Sum
 from jensen.conjugate.places import static
 
 MOST = 8
@@ -36,8 +36,8 @@ class Form:
         The scalar sites in w.
     constant, h
         c and h (n,).
-    diagonal, twice
-        Entries of P: those on the diagonal, and those off it twice.
+    twice
+        Entries of P, those off the diagonal twice.
     pattern
         Of the block.
     block
@@ -47,21 +47,21 @@ class Form:
     reads: tuple[Read, ...]
     constant: Any
     h: Any
-    diagonal: Any
     twice: Any
     pattern: Any
     block: str = static()
 
     def __call__(self, moments: Mapping[str, Any]) -> Any:
         """The expectation, a scalar."""
-        mean = moments[self.block]["mean"]
-        square = self.pattern.square(self.diagonal, self.twice, mean, moments[self.block]["cov"])
-        return _weight(self.reads, moments) * (self.constant + self.h @ mean - 0.5 * square)
+        own = moments[self.block]
+        square = self.pattern.square(self.twice, None if ZERO in own else own["mean"], own["cov"])
+        return _weight(self.reads, moments) * (self.constant + (self.h * own["mean"]).sum() - 0.5 * square)
 
     @property
     def precision(self) -> np.ndarray:
         """Entries of P; host."""
-        return np.concatenate([self.diagonal, 0.5 * np.asarray(self.twice)])
+        n = self.pattern.diagonal
+        return np.concatenate([self.twice[:n], 0.5 * np.asarray(self.twice[n:])])
 
 
 def form(piece: Any, patterns: Mapping[str, Any]) -> Any:
@@ -74,8 +74,8 @@ def form(piece: Any, patterns: Mapping[str, Any]) -> Any:
         return piece
     constant, h, precision = np.zeros(()), np.zeros(pattern.n), np.zeros(pattern.size)
     _add(piece, pattern, constant, h, precision)
-    diagonal, others = np.split(precision, [pattern.diagonal])
-    return Form(piece.psi.reads, constant, h, diagonal, 2 * others, pattern, blocks[0])
+    precision[pattern.diagonal :] *= 2
+    return Form(piece.psi.reads, constant, h, precision, pattern, blocks[0])
 
 
 def _weight(reads: Sequence[Read], moments: Mapping[str, Any]) -> Any:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.families.patterns_base import Pattern, joined
+from jensen.families.patterns_base import Pattern
 
 
 @jax.tree_util.register_dataclass
@@ -86,8 +86,9 @@ class Gaussian:
         return Gaussian(h, precision, self.pattern)
 
     def _precision(self, gradient: dict[str, Any]) -> Any:
-        n, repeats = self.pattern.diagonal, self.pattern.repeats
-        return joined([gradient["cov"][:n] * (-2 / repeats), gradient["cov"][n:] * (-1 / repeats)])
+        n, size, repeats = self.pattern.diagonal, self.pattern.size, self.pattern.repeats
+        factor = -2 / repeats if n == size else jnp.where(jnp.arange(size) < n, -2 / repeats, -1 / repeats)
+        return gradient["cov"] * factor
 
     def from_natural(self, h: Any, precision: Any) -> "Gaussian":
         """The Gaussian with these natural parameters and this pattern."""

@@ -110,9 +110,9 @@ class Alike(Pattern):
         left, right = (self.split(side).reshape(-1, self.width) for side in (left, right))
         return self.one.pack((left.T @ right)[None]) / self.count
 
-    def square(self, diagonal: Any, twice: Any, x: Any, cov: Any) -> Any:
-        """<P, xx' + C>, a scalar, for x (n,) and the entries of P and C, those of P off the diagonal twice."""
-        return self.count * (jnp.concatenate([diagonal, twice]) * (self.outer(x[None], x[None]) + cov)).sum()
+    def square(self, twice: Any, x: Any, cov: Any) -> Any:
+        """<P, xx' + C>, a scalar, for x (n,) or None for zero, and the entries of P and C, those of P off the diagonal twice."""
+        return self.count * (twice * (cov if x is None else self.outer(x[None], x[None]) + cov)).sum()
 
     def _matrix(self, entries: Any) -> Any:
         return self.one.matrices(entries)[0]

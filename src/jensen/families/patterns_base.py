@@ -82,10 +82,13 @@ class Pattern(ABC):
     def outer(self, left: Any, right: Any) -> Any:
         """Entries (size,) of left' right, which must be symmetric, for left and right (k, n)."""
 
-    def square(self, diagonal: Any, twice: Any, x: Any, cov: Any) -> Any:
-        """<P, xx' + C>, a scalar, for x (n,), covariances on the pattern, and the entries of P, those off the diagonal twice."""
-        total, n = (diagonal * (x * x + cov[: self.n])).sum(), self.n
-        return total if self.size == n else total + (twice * (self._pairwise(x) + cov[n:])).sum()
+    def square(self, twice: Any, x: Any, cov: Any) -> Any:
+        """<P, xx' + C>, a scalar, for x (n,) or None for zero, entries of C, and those of P, pairs twice."""
+        total, n = (twice * cov).sum(), self.n
+        if x is None:
+            return total
+        total = total + (twice[:n] * (x * x)).sum()
+        return total if self.size == n else total + (twice[n:] * self._pairwise(x)).sum()
 
     def _pairwise(self, x: Any) -> Any:
         """x_i x_j for the pairs."""

@@ -69,6 +69,11 @@ class Blocks(Pattern):
                 sum(jnp.log(d).sum() for d in pivots),
             )
         factor = jax.lax.linalg.cholesky(self.matrices(entries), symmetrize_input=False)
+        if self.count == 1:  # plain products of matrices: no axes to move
+            eye = (np if self.width <= NARROW else jnp).eye(self.width, dtype=factor.dtype)
+            root = jax.lax.linalg.triangular_solve(factor[0], eye, left_side=True, lower=True)
+            logdet = 2 * jnp.log(jnp.diagonal(factor[0])).sum()
+            return (rhs @ root.T) @ root, self.pack((root.T @ root)[None]), logdet
         eye = jnp.broadcast_to(jnp.eye(self.width, dtype=factor.dtype), factor.shape)
         root = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
         inverse = jnp.einsum("bki,bkj->bij", root, root)
