@@ -10,7 +10,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate import simplex
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.plan import Plan
 from jensen.families.discrete import Categorical
@@ -50,24 +49,24 @@ def unflat(plan: Plan, block: str, x: Any) -> dict[str, Any]:
         shape = own_shape(plan, known[name])
         size = int(np.prod(shape))
         part = x[..., start : start + size].reshape(*x.shape[:-1], *shape)
-        found[name] = simplex.value(part) if name in plan.simplexes else plan.layout.way(name).value(part)  # type: ignore[union-attr]
+        found[name] = plan.charts[name].value(part) if name in plan.charts else plan.layout.way(name).value(part)  # type: ignore[union-attr]
         start += size
     return found
 
 
 def own(plan: Plan, name: str, value: Any) -> Any:
     """What a Gaussian block holds of a site's value; NumPy from NumPy."""
-    return simplex.own(value) if name in plan.simplexes else plan.layout.way(name).own(value)  # type: ignore[union-attr]
+    return plan.charts[name].own(value) if name in plan.charts else plan.layout.way(name).own(value)  # type: ignore[union-attr]
 
 
 def own_shape(plan: Plan, node: Node) -> tuple[int, ...]:
     """Its shape."""
-    return (*node.shape[:-1], node.shape[-1] - 1) if node.name in plan.simplexes else node.shape
+    return plan.charts[node.name].shape(node.shape) if node.name in plan.charts else node.shape
 
 
 def volume(plan: Plan, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Log volumes by which the energy's densities of sites on simplexes are more than the model's, at their values."""
-    return {name: simplex.volume(values[name]).sum() for name in plan.simplexes if name in values}
+    """Log volumes by which the energy's densities of sites with charts are more than the model's, at their values."""
+    return {name: chart.volume(values[name]).sum() for name, chart in plan.charts.items() if name in values}
 
 
 def statistics(plan: Plan, families: Families, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,10 +83,13 @@ def start(plan: Plan, rng: np.random.Generator) -> Families:
         role, shape = layout.role[names[0]], known[names[0]].shape
         if role in GAUSSIAN:
             pattern = layout.pattern[block]
+            # Narrow where exponentials of the block are read: far out, probabilities are zero.
+            variance = np.full(pattern.n, 0.1 if role != "gaussian" else 1.0)
+            for name in plan.charts.keys() & set(names):
+                size = int(np.prod(own_shape(plan, known[name])))
+                variance[layout.offset[name] : layout.offset[name] + size] = 0.1
             # Products of two sites have a stationary point at zero: random means leave it.
-            families[block] = Gaussian.point(
-                pattern, 0.1 * rng.standard_normal(pattern.n), 0.1 if role != "gaussian" else 1.0
-            )
+            families[block] = Gaussian.point(pattern, 0.1 * rng.standard_normal(pattern.n), variance)
         elif role in ("gamma", "inverse gamma"):
             family = Gamma if role == "gamma" else InverseGamma
             spread = 1.0 + 0.2 * rng.uniform(-1, 1, shape)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.charts import CHARTS
 from jensen.conjugate.coordinates import coordinate
 from jensen.conjugate.free import Free
 from jensen.conjugate.pieces import known
@@ -200,6 +201,9 @@ def draw(node: Node, rng: np.random.Generator) -> np.ndarray:
         return root @ np.swapaxes(root, -1, -2) / dim
     if node.support == "simplex":
         return rng.dirichlet(np.ones(node.shape[-1]) * 3, node.shape[:-1])
+    if node.support in CHARTS:
+        chart = CHARTS[node.support]
+        return chart.value(0.4 * rng.standard_normal(chart.shape(node.shape)))
     if where == "unit":
         return rng.uniform(0.2, 0.8, node.shape)
     return 0.4 * rng.standard_normal(node.shape) if where == "real" else np.exp(0.5 * rng.standard_normal(node.shape))

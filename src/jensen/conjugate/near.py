@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.charts import CHARTS
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.plan import Plan
 from jensen.core.errors import OptionError
@@ -70,8 +71,9 @@ def _checked(known: Mapping[str, Any], name: str, value: Any) -> np.ndarray:
         "interval": (value > low) & (value < high),
         "positive": value > 0,
         "unit interval": (value > 0) & (value < 1),
-        "simplex": value > 0,
     }
+    if node.support in CHARTS:
+        inside[node.support] = CHARTS[node.support].holds(value)
     if not np.isfinite(value).all() or not np.all(inside.get(node.support, True)):
         raise OptionError(
             f"start['{name}'] has values outside of its support, which is {node.support}; give finite values inside of it."

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate.bounded import freed
+from jensen.conjugate.charts import Chart, charts, loosened
 from jensen.conjugate.coordinates import base
 from jensen.conjugate.drawn import free_factor
 from jensen.conjugate.energy import Energy, assemble
@@ -22,7 +23,6 @@ from jensen.conjugate.joint import lay_out
 from jensen.conjugate.layout import GAUSSIAN, POSITIVE, Layout
 from jensen.conjugate.probe import Probe, probe
 from jensen.conjugate.rules import factor
-from jensen.conjugate.simplex import loosened
 from jensen.conjugate.slots import Slot
 from jensen.conjugate.special import EXACT
 from jensen.conjugate.terms import (
@@ -96,8 +96,8 @@ class Plan:
         E_q[log p]; None when a site has no update.
     refusal
         Why coordinate ascent cannot run; empty when it can.
-    simplexes
-        Sites on a simplex whose log ratios are Gaussian (`jensen.conjugate.simplex`).
+    charts
+        Sites whose elements bind each other, and in which coordinates they are Gaussian.
     scales
         Sites that multiply real ones (non-centered scales), on which a product has too small an sd.
     """
@@ -109,7 +109,7 @@ class Plan:
     energy: Energy | None = None
     refusal: str = ""
     scales: frozenset[str] = frozenset()
-    simplexes: frozenset[str] = frozenset()
+    charts: Mapping[str, Chart] = field(default_factory=dict)
 
     @property
     def damped(self) -> tuple[str, ...]:
@@ -158,14 +158,17 @@ def make_plan(
 
 def _planned(model: Graph, data: Mapping[str, Any], blocks: Any, seed: int, free: frozenset[str]) -> Plan:
     """The plan in which some Beta sites and some on simplexes are free."""
-    simplexes = frozenset(node.name for node in model.nodes if node.name in free and node.support == "simplex")
-    graph = loosened(freed(model, free - simplexes), simplexes)
+    bound = charts({node.name: node for node in model.nodes if node.latent}, free)
+    graph = loosened(freed(model, free - bound.keys()), bound)
     latents = {node.name: node for node in graph.nodes if node.latent}
     found = probe(graph, data, seed)
     reader = Reader(found, latents)
     roles, reasons = _first_roles(latents, found)
     factors, lost = _factors(graph, reader, roles, reasons)
     findings = tuple(_finding(node, roles, reasons, factors, lost) for node in latents.values())
+    findings = tuple(
+        replace(f, family=bound[f.site].word) if f.site in bound and f.family != "-" else f for f in findings
+    )
     scales = _scales(found, latents)
     drawn = {site for one in factors for term in one.terms if isinstance(term, Drawn) for site in term.sites}
     findings = tuple(
@@ -186,7 +189,7 @@ def _planned(model: Graph, data: Mapping[str, Any], blocks: Any, seed: int, free
         )
         blamed = "".join(f"{name} has no coordinate update: " for name in sorted(error.blame)[:1])
         return Plan(model, findings, refusal=blamed + error.reason)
-    return Plan(model, findings, grouping, layout, energy, scales=frozenset(scales), simplexes=simplexes)
+    return Plan(model, findings, grouping, layout, energy, scales=frozenset(scales), charts=bound)
 
 
 def _scales(found: Probe, latents: Mapping[str, Node]) -> dict[str, str]:
@@ -326,7 +329,7 @@ def _finding(
     node: Node, roles: Mapping[str, str], reasons: Mapping[str, str], factors: Sequence[Factor], lost: Mapping[str, str]
 ) -> Finding:
     name, role = node.name, roles[node.name]
-    word = "logistic-normal" if node.kind == "whole" else _WORDS["logit gaussian" if _on_interval(node) else role]
+    word = _WORDS["logit gaussian" if _on_interval(node) else role]
     if name in lost:
         return Finding(name, "free", "-", lost[name])
     if role in POSITIVE:

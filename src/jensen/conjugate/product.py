@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import softmax
 
-from jensen.conjugate import blocks, simplex
+from jensen.conjugate import blocks, charts
 from jensen.conjugate.layout import GAUSSIAN
 from jensen.conjugate.local import responsibilities
 from jensen.conjugate.plan import Plan
@@ -98,11 +98,11 @@ class Product:
         layout: Any = self.plan.layout
         shape = blocks.own_shape(self.plan, blocks.nodes(self.plan)[name])
         index = layout.offset[name] + np.arange(int(np.prod(shape)))
-        if name not in self.plan.simplexes:
+        if name not in self.plan.charts:
             return layout.way(name).moments(mean[index], sd[index])
         index = index.reshape(-1, shape[-1])
         cov = family.moments()["cov"][layout.position(layout.block[name], index[..., None], index[:, None])]
-        return simplex.moments(mean[index], cov)
+        return charts.moments(self.plan.charts[name], mean[index], cov)
 
     def _compiled(self, word: str, function: Any, *args: Any) -> Any:
         """The function at these arguments, compiled for the handful of calls it gets."""

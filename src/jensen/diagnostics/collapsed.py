@@ -77,7 +77,7 @@ def _gaussian(q: Product) -> str | None:
     """The block that is Gaussian given all others, where these are few."""
     plan = q.plan
     roles = plan.layout.role  # type: ignore[union-attr]
-    if plan.energy is None or plan.simplexes or plan.energy.discrete or set(q.families) != set(plan.blocks):
+    if plan.energy is None or plan.charts or plan.energy.discrete or set(q.families) != set(plan.blocks):
         return None
     if any(finding.update == "exact" and finding.reason for finding in plan.findings):
         return None  # auxiliary variables
