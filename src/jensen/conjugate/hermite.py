@@ -7,6 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jensen.core.sobol import LARGEST, sobol
+
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 PAIRS = 64
@@ -38,10 +40,12 @@ def standard(size: int) -> tuple[np.ndarray, np.ndarray]:
         weights = weights / weights.sum()
         return np.stack([np.repeat(some, 15), np.tile(some, 15)], 1), np.outer(weights, weights).reshape(-1)
     from scipy.special import ndtri
-    from scipy.stats import qmc
 
-    pairs = max(PAIRS, 2 ** int(np.ceil(np.log2(2 * size))))
-    points = ndtri(qmc.Sobol(size, rng=0).random(pairs))
+    pairs, rng = max(PAIRS, 2 ** int(np.ceil(np.log2(2 * size)))), np.random.default_rng(0)
+    first = sobol(min(size, LARGEST), pairs, rng)
+    # In more dimensions so few points fill no more than each by itself: a Latin hypercube, no worse than Sobol's there.
+    others = rng.permuted(np.tile(np.arange(pairs), (size - first.shape[1], 1)), axis=1).T
+    points = ndtri(np.concatenate([first, (others + 0.5) / pairs], 1))
     both = np.concatenate([points, -points])
     root = np.linalg.cholesky(both.T @ both / len(both))
     return np.linalg.solve(root, both.T).T, np.full(len(both), 1 / len(both))

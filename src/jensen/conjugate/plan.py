@@ -159,7 +159,7 @@ def make_plan(
 def _planned(model: Graph, data: Mapping[str, Any], blocks: Any, seed: int, free: frozenset[str]) -> Plan:
     """The plan in which some Beta sites and some on simplexes are free."""
     bound = charts({node.name: node for node in model.nodes if node.latent}, free)
-    graph = loosened(freed(model, free - bound.keys()), bound)
+    graph = loosened(freed(model, free.difference(bound)), bound)
     latents = {node.name: node for node in graph.nodes if node.latent}
     found = probe(graph, data, seed)
     reader = Reader(found, latents)
