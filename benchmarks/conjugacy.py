@@ -6,7 +6,7 @@ For every model: CPU seconds from the user's function to the first sweep (trace,
 without optimizations); those of compiling a sweep with its ELBO for long use, as a fit does when it gets long; milliseconds a
 sweep of the same updates inside of a loop of 64 (ours alternating with the hand-written one, fastest of several, both compiled
 by JAX's defaults), the same with the ELBO that our fits compute after every sweep and compiled as they do, and BayesPy's time for
-an update of all nodes. Topics are timed in the passes that a fit takes, which have the ELBO in them, as has the hand-written sweep.
+an update of all nodes. Topics are timed in the passes that a fit takes, with the ELBO, which the hand-written sweep has as well.
 """
 
 import sys

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-import pymc as pm
 import pytest
-from numpyro import sample
+from numpyro import plate, sample
 from numpyro.distributions import transforms
 from scipy import stats
 from tests.conjugacy.checks import make, passes, start, sweeps
+from tests.tiers import quick
 
 import jensen as jn
 from jensen.conjugate.charts import CHARTS
@@ -20,6 +20,8 @@ from jensen.conjugate.product import Product
 from jensen.core.errors import OptionError
 from jensen.core.precision import scope
 from jensen.models.read import read
+
+pm = pytest.importorskip("pymc")
 
 RNG = np.random.default_rng(0)
 RANKS = RNG.choice(3, 40, p=[0.2, 0.5, 0.3])
@@ -112,14 +114,14 @@ def _moments(log_density, *values):
     return means, np.sqrt([(weight * (value - mean) ** 2).sum() for value, mean in zip(values, means, strict=True)])
 
 
-def _fitted(model, data):
+def _fitted(model, data, exact=()):
     if isinstance(model, FunctionType):
         found = make(model, data)
     else:
         with scope("float64"):
             record = read(model, {})
             found, data = make_plan(record.graph(), record.data), record.data
-    assert not found.refusal
+    assert {one.site for one in found.findings if one.update == "exact"} == set(exact), found.refusal
     assert passes(found, data)
     families, elbos = sweeps(found, start(found), 30)
     assert np.diff(elbos).min() >= -1e-10 * np.abs(elbos).max()
@@ -134,7 +136,7 @@ def _near(found, truth):
         assert abs(other / width - 1) < 0.06
 
 
-@pytest.mark.parametrize("front", [cutpoints, pymc_cutpoints], ids=["numpyro", "pymc"])
+@pytest.mark.parametrize("front", quick([cutpoints, pymc_cutpoints], cutpoints))
 def test_cutpoints_against_a_grid(front):
     data = {"y": RANKS}
     means, sds = _fitted(front if front is cutpoints else front(RANKS), data)
@@ -154,15 +156,16 @@ def _log_pairs(r, a, b):
     return -0.5 * square - len(PAIRS) * (np.log(a * b) + 0.5 * np.log1p(-(r**2)))
 
 
-@pytest.mark.parametrize("model", [correlation, factor_of_correlation], ids=["matrix", "factor"])
+@pytest.mark.parametrize("model", quick([correlation, factor_of_correlation], factor_of_correlation))
 def test_a_correlation_against_a_grid(model):
-    means, sds = _fitted(model, {"x": PAIRS})
+    means, sds = _fitted(model, {"x": PAIRS}, () if model is correlation else ("tau", "mu"))
     name = "C" if model is correlation else "L"
     r = np.linspace(-1, 1, 4002)[1:-1]
     truth = _moments(np.log1p(-(r**2)) + _log_pairs(r, 1.0, 1.0), r)
     _near(([means[name][1, 0]], [sds[name][1, 0]]), truth)
 
 
+@pytest.mark.slow
 def test_a_packed_factor_of_pymc_against_a_grid():
     means, sds = _fitted(pymc_factor(PAIRS), {})
     r, a, b = np.meshgrid(np.linspace(-0.1, 0.99, 80), np.linspace(0.4, 2, 80), np.linspace(0.4, 2, 80), indexing="ij")
@@ -171,21 +174,57 @@ def test_a_packed_factor_of_pymc_against_a_grid():
     _near((means["L"], sds["L"]), truth)
 
 
-def test_what_a_correlation_leaves_alone_stays_exact_and_flat_priors_are_refused():
-    found = jn.conjugacy(factor_of_correlation, data={"x": PAIRS})
-    assert {one.site: one.update for one in found.findings} == {
-        "L": "natural gradient",
-        "tau": "exact",
-        "mu": "exact",
-    }
-
-    def flat(y):
-        c = sample("c", dist.ImproperUniform(dist.constraints.ordered_vector, (), (2,)))
-        sample("y", dist.OrderedLogistic(0.0, c), obs=y)
-
-    assert "its support has no conjugate family" in str(jn.conjugacy(flat, data={"y": RANKS}))
-
-
 def test_starts_out_of_order_are_refused():
     with pytest.raises(OptionError, match="outside of its support, which is ordered vector"):
         jn.fit(cutpoints, "cavi", data={"y": RANKS}, start={"c": [1.0, 0.0]}, progress=False)
+
+
+# -- under discrete sites -----------------------------------------------------------------------------------------------
+
+GROUPS = RNG.normal(np.repeat([-3.0, 3.0], [12, 18]), 1.0)
+
+
+def ordered_means(x):
+    base = dist.Normal(0.0, 3.0).expand([2]).to_event(1)
+    mu = sample("mu", dist.TransformedDistribution(base, transforms.OrderedTransform()))
+    with plate("rows", len(x)):
+        z = sample("z", dist.Categorical(jnp.array([0.4, 0.6])))
+        sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+def pymc_ordered_means(x):
+    with pm.Model() as model:
+        mu = pm.Normal("mu", 0.0, 3.0, shape=2, transform=pm.distributions.transforms.ordered, initval=[-1.0, 1.0])
+        z = pm.Categorical("z", [0.4, 0.6], shape=len(x))
+        pm.Normal("x", mu[z], 1.0, observed=x)
+    return model
+
+
+@pytest.mark.parametrize("front", quick([ordered_means, pymc_ordered_means], ordered_means))
+def test_ordered_means_of_a_mixture_against_a_grid(front):
+    data = {"x": GROUPS}
+    means, sds = _fitted(front if front is ordered_means else front(GROUPS), data, ("z",))
+    first, gap = np.meshgrid(np.linspace(-5, -1, 300), np.linspace(3, 9, 300), indexing="ij")
+    mu = np.stack([first, first + gap], -1)
+    each = stats.norm.logpdf(GROUPS[:, None, None, None], mu, 1.0) + np.log([0.4, 0.6])
+    density = np.logaddexp(each[..., 0], each[..., 1]).sum(0)
+    if front is ordered_means:
+        density += stats.norm.logpdf(first, 0, 3) + stats.norm.logpdf(np.log(gap), 0, 3) - np.log(gap)
+    else:
+        density += stats.norm.logpdf(mu, 0, 3).sum(-1)
+    _near((means["mu"], sds["mu"]), _moments(density, mu[..., 0], mu[..., 1]))
+
+
+def test_shares_with_levels_beneath_that_are_read_in_a_mean_against_a_grid():
+    def model(x, w):
+        theta = sample("theta", dist.Dirichlet(jnp.ones(2)))
+        with plate("rows", len(x)):
+            z = sample("z", dist.Categorical(theta))
+            sample("x", dist.Normal(jnp.array([-3.0, 3.0])[z], 1.0), obs=x)
+        sample("w", dist.Normal(4 * theta[1], 0.5), obs=w)
+
+    means, sds = _fitted(model, {"x": GROUPS, "w": np.array(2.0)}, ("z",))
+    p = np.linspace(0, 1, 2002)[1:-1]
+    each = stats.norm.logpdf(GROUPS[:, None, None], np.array([-3.0, 3.0]), 1.0) + np.log(np.stack([1 - p, p], -1))
+    density = np.logaddexp(each[..., 0], each[..., 1]).sum(0) + stats.norm.logpdf(2.0, 4 * p, 0.5)
+    _near(([means["theta"][1]], [sds["theta"][1]]), _moments(density, p))

@@ -59,11 +59,11 @@ def test_reasons_name_the_node(where):
 
 
 def test_refusal_names_a_site():
-    def correlated(y):
-        root = numpyro.sample("root", dist.LKJCholesky(2, 1.0))
-        numpyro.sample("y", dist.MultivariateNormal(np.zeros(2), scale_tril=root), obs=y)
+    def ordered(y):
+        cut = numpyro.sample("cut", dist.ImproperUniform(dist.constraints.ordered_vector, (), (2,)))
+        numpyro.sample("y", dist.OrderedLogistic(0.0, cut), obs=y)
 
-    found = make(correlated, {"y": np.ones((5, 2))})
+    found = make(ordered, {"y": np.arange(3)})
     assert found.energy is None
     assert any(found.refusal.startswith(f"{finding.site} has no coordinate update") for finding in found.findings)
 

@@ -22,6 +22,7 @@ from jensen.conjugate import blocks
 from jensen.conjugate.charts import CHARTS
 from jensen.conjugate.coordinates import coordinate
 from jensen.conjugate.free import Free
+from jensen.conjugate.leveled import Leveled
 from jensen.conjugate.pieces import known
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.special import Predictor
@@ -91,7 +92,8 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
         return jax.tree.map(float, jax.device_get(found))
 
     density: dict[str, float] = {}
-    saturated = {name for name, pieces in whole.sums.items() if any(isinstance(p, Predictor | Free) for p in pieces)}
+    some = [*whole.sums.items(), *((name, table.parts) for name, table in whole.tables.items())]
+    saturated = {name for name, pieces in some if any(isinstance(p, Predictor | Free | Leveled) for p in pieces)}
     for pair, far_out in ((points, False), (points[::-1], False), (wide, True), (wide[::-1], True)):
         first, second = pair
         found, truth, _ = nodes(first, second, _zeros(spread), _share(plan, 0.0))

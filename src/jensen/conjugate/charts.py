@@ -260,12 +260,16 @@ def loosened(graph: Graph, found: Mapping[str, Chart]) -> Graph:
 def _loosened(graph: Graph, found: Mapping[str, Chart]) -> Graph:
     rank = {node.name: len(node.shape) - found[node.name].axes for node in graph.nodes if node.name in found}
 
+    discrete = {node.name: node.shape for node in graph.nodes if node.latent and node.levels is not None}
+
     def values_at(values: Mapping[str, Any]) -> dict[str, Any]:
         return {**values, **{name: chart.value(jnp.asarray(values[name])) for name, chart in found.items()}}
 
     def leaves(values: Mapping[str, Any], data: Mapping[str, Any]) -> Leaves:
         inner = values_at(values)
-        some, log_prob = graph.leaves(inner, data), densities(values, data)
+        # Densities are written for discrete sites in their own shape, leaves also for one row that stands for all.
+        spread = {name: jnp.broadcast_to(values[name], shape) for name, shape in discrete.items()}
+        some, log_prob = graph.leaves(inner, data), densities({**values, **spread}, data)
         return {
             **some,
             **{name: {"value": jnp.asarray(values[name]), "log_prob": log_prob[name]} for name in found},

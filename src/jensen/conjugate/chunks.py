@@ -15,6 +15,7 @@ import numpy as np
 from jensen.conjugate import documents
 from jensen.conjugate.cells import _cells
 from jensen.conjugate.energy import Energy
+from jensen.conjugate.leveled import Leveled
 from jensen.conjugate.local import FOLD, Known, Local, Part, sizes
 from jensen.conjugate.pieces import Rows
 from jensen.conjugate.plan import Plan
@@ -77,7 +78,8 @@ def candidates(plan: Plan, smallest: int | None = None) -> tuple[str, ...]:
             isinstance(part, Rows) and not part.hoisted and len(part.stat) == 1 for t in own for part in t.parts
         )
         least = smallest if smallest is not None else SMALLEST_GATHERED if gathered else SMALLEST
-        if int(np.prod(node.shape)) >= least and all(tables.sites == (node.name,) for tables in own):
+        drawn = any(isinstance(part, Leveled) for tables in own for part in tables.parts)
+        if int(np.prod(node.shape)) >= least and not drawn and all(tables.sites == (node.name,) for tables in own):
             found.append(node.name)
     return tuple(found)
 

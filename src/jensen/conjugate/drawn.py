@@ -53,16 +53,20 @@ def free_factor(node: Node, reader: Reader, why: NotConjugate) -> Factor:
     """
     leaves = reader.probe.parents[node.name]
     names = frozenset().union(*leaves.values()) - {node.name}
-    if node.levels is not None or any(reader.latents[name].levels is not None for name in names):
+    own = node.latent and node.levels is not None
+    levels = tuple(name for name in reader.latents if name in names and reader.latents[name].levels is not None)
+    if reader.probe.spread & {node.name, *levels} or (own and levels):
         raise why
     if node.distribution in STATEMENTS or any(
         reader.latents[name].kind == "Flat" for name in names | ({node.name} if node.latent else set())
     ):
         raise why
-    found = _RULES.get(node.kind, _density)(node, reader)
-    if found is None:
+    leveled = own or bool(levels)
+    found = (_RULES.get(node.kind, _density) if not leveled or node.kind == "Normal" else _density)(node, reader)
+    if found is None or (leveled and found[0] == "scale"):
         raise why
     rule, free, factors = found
+    free = free - {*levels, *({node.name} if own else ())}
     sites = tuple(name for name in reader.latents if name in free)
     size = sum(int(np.prod(reader.latents[name].shape)) for name in sites)
     some = [reader.latents[name] for name in sites]
@@ -73,7 +77,9 @@ def free_factor(node: Node, reader: Reader, why: NotConjugate) -> Factor:
     if not sites or not all(map(_has_way, some)):
         raise why
     normal = -0.5 * np.log(2 * np.pi) if rule in ("loc", "scale") else 0.0
-    return Factor(node, (), False, (Drawn(rule, sites, factors, why.reason),), np.array(normal))
+    value = _try(reader, node, "value") if levels and not node.latent else None
+    seen = None if value is None or value.slots else value.constant
+    return Factor(node, levels, own, (Drawn(rule, sites, factors, why.reason, seen),), np.array(normal))
 
 
 def _has_way(node: Node) -> bool:

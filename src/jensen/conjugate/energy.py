@@ -18,6 +18,7 @@ from jensen.conjugate.cells import arrange, sums, table
 from jensen.conjugate.columns import Columns, columns
 from jensen.conjugate.free import Free, free
 from jensen.conjugate.layout import POSITIVE, Layout
+from jensen.conjugate.leveled import Leveled, leveled
 from jensen.conjugate.naturals import Form, Naturals, form, naturals
 from jensen.conjugate.pieces import Read, Sum, features
 from jensen.conjugate.places import static
@@ -91,11 +92,11 @@ class Energy:
     def powers(self, block: str) -> tuple[float, ...] | None:
         """The powers with which a block of those `alone` is read; None where the rest of the energy is not affine in them."""
         found: set[float] = set()
-        kinds = (Read, PoissonSum, Free)
+        kinds = (Read, PoissonSum, Free, Leveled)
         for piece in jax.tree.leaves((self.sums, self.tables), is_leaf=lambda leaf: isinstance(leaf, kinds)):
             if isinstance(piece, PoissonSum) and block in (piece.a.block, piece.b.block):
                 return None
-            if isinstance(piece, Free):
+            if isinstance(piece, Free | Leveled):
                 return None
             if isinstance(piece, Read) and piece.block == block:
                 if piece.powers is None:
@@ -125,14 +126,17 @@ class Energy:
     def quadratic(self, block: str) -> bool:
         """Whether the energy is known to be a quadratic function of a Gaussian block, from what it is made of."""
         pieces = (piece for some in self.sums.values() for piece in some)
-        return block not in {each.block for each in self.moved} and all(
-            isinstance(piece, Sum | Columns | Form | Products | PoissonSum) for piece in pieces
+        return (
+            block not in {each.block for each in self.moved}
+            and all(isinstance(piece, Sum | Columns | Form | Products | PoissonSum) for piece in pieces)
+            and not any(isinstance(part, Leveled) for table in self.tables.values() for part in table.parts)
         )
 
     @property
     def averaged(self) -> bool:
         """Whether nodes are averaged over draws of free sites."""
-        return any(isinstance(piece, Free) for pieces in self.sums.values() for piece in pieces)
+        some = [*self.sums.values(), *(table.parts for table in self.tables.values())]
+        return any(isinstance(piece, Free | Leveled) for pieces in some for piece in pieces)
 
     @property
     def predictors(self) -> list[Predictor]:
@@ -207,7 +211,7 @@ def assemble(
         name = factor.node.name
         try:
             if factor.levels or factor.own:
-                tables[name], constant[name] = _tabled(factor, latents, layout)
+                tables[name], constant[name] = _tabled(factor, graph, data, layout, points)
             else:
                 plain[name] = _summed(factor, graph, data, layout, points)
                 shape = factor.node.shape
@@ -251,8 +255,8 @@ def _summed(factor: Factor, graph: Graph, data: Any, layout: Layout, points: Any
     return tuple(pieces)
 
 
-def _tabled(factor: Factor, latents: Mapping[str, Node], layout: Layout) -> tuple[Tables, Any]:
-    node = factor.node
+def _tabled(factor: Factor, graph: Graph, data: Any, layout: Layout, points: Any) -> tuple[Tables, Any]:
+    node, latents = factor.node, {node.name: node for node in graph.nodes if node.latent}
     sites = (*factor.levels, node.name) if factor.own else factor.levels
     counts = tuple(latents[name].levels or 1 for name in sites)
     shapes = [latents[name].shape for name in sites]
@@ -264,7 +268,10 @@ def _tabled(factor: Factor, latents: Mapping[str, Node], layout: Layout) -> tupl
     parts: list[Any] = []
     parents = int(np.prod(counts[:-1])) if factor.own else 0
     for term in factor.terms:
-        if isinstance(term, Sampled | Predicted | Curved | Drawn) or (isinstance(term, Quadratic) and term.pairs):
+        if isinstance(term, Drawn):
+            parts.append(leveled(term, graph, node, data, points, layout, sites, axes))
+            continue
+        if isinstance(term, Sampled | Predicted | Curved) or (isinstance(term, Quadratic) and term.pairs):
             raise NotConjugate(
                 set(sites), f"{node.name} has no exact expectation under the discrete sites {', '.join(sites)}"
             )

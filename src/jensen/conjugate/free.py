@@ -60,7 +60,7 @@ def _concentrations(concentration: Any) -> Any:
     return gammaln(total) / concentration.shape[-1] - gammaln(concentration), (concentration - 1.0,)
 
 
-_PARTS = {
+PARTS = {
     "loc": _Parts(("value", "loc"), _loc),
     "scale": _Parts(("scale",), _scale),
     "shape": _Parts(("concentration",), _shape),
@@ -121,6 +121,16 @@ class Draws:
             parts.append(mean + noise @ root.T)
         return jnp.concatenate(parts, 1)
 
+    @staticmethod
+    def values(x: Any, sites: Sequence[tuple[str, tuple[int, ...], Way]]) -> list[Any]:
+        """Values of sites of these shapes from one draw x (d,) of their elements."""
+        values, start = [], 0
+        for _, shape, way in sites:
+            size = int(np.prod(shape))
+            values.append(way.value(x[start : start + size].reshape(shape)))
+            start += size
+        return values
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
@@ -151,15 +161,23 @@ class Free:
         return total
 
     def _parts(self, x: Any) -> Any:
-        values, start = [], 0
-        for _, shape, way in self.sites:
-            size = int(np.prod(shape))
-            values.append(way.value(x[start : start + size].reshape(shape)))
-            start += size
-        free, coefficients = _PARTS[self.rule].at(*self.leaves(*values, *self.inputs))
+        values = self.draws.values(x, self.sites)
+        free, coefficients = PARTS[self.rule].at(*self.leaves(*values, *self.inputs))
         full = self.shape if self.rule != "density" else jnp.shape(free)
         spread = tuple(jnp.broadcast_to(jnp.asarray(c, float), self.shape) for c in coefficients)
         return jnp.broadcast_to(jnp.asarray(free, float), full), spread
+
+
+def draws_of(term: Drawn, latents: Mapping[str, Node], layout: Layout) -> tuple[list[str], Draws]:
+    """The free sites of a term in the order of their elements, and their draws."""
+    order = sorted(term.sites, key=lambda name: (layout.block[name], layout.offset[name]))
+    by_block: dict[str, list[np.ndarray]] = {}
+    for name in order:
+        index = layout.offset[name] + np.arange(int(np.prod(latents[name].shape)))
+        by_block.setdefault(layout.block[name], []).append(index)
+    index = tuple(np.concatenate(some) for some in by_block.values())
+    position = tuple(layout.position(b, i[:, None], i[None]) for b, i in zip(by_block, index, strict=True))
+    return order, Draws(*standard(sum(map(len, index))), index, position, tuple(by_block))
 
 
 def free(
@@ -179,22 +197,14 @@ def free(
         Where the sites are.
     """
     latents = {one.name: one for one in graph.nodes if one.latent}
-    order = sorted(term.sites, key=lambda name: (layout.block[name], layout.offset[name]))
-    by_block: dict[str, list[np.ndarray]] = {}
-    for name in order:
-        index = layout.offset[name] + np.arange(int(np.prod(latents[name].shape)))
-        by_block.setdefault(layout.block[name], []).append(index)
-    index = tuple(np.concatenate(some) for some in by_block.values())
-    position = tuple(layout.position(b, i[:, None], i[None]) for b, i in zip(by_block, index, strict=True))
-    nodes, weights = standard(sum(map(len, index)))
+    order, draws = draws_of(term, latents, layout)
     key = ("free", node.name, term.rule, tuple(order))
     leaves, reads, fixed = graph.remember(
-        key, lambda: _traced(graph, node.name, _PARTS[term.rule].leaves, order, dict(data), dict(points))
+        key, lambda: _traced(graph, node.name, PARTS[term.rule].leaves, order, dict(data), dict(points))
     )
     flat = jax.tree.leaves(dict(data))
     sites = tuple((name, latents[name].shape, layout.way(name)) for name in order)
     held = tuple(_held(kind, affine, node.shape, layout) for kind, affine in term.factors)
-    draws = Draws(nodes, weights, index, position, tuple(by_block))
     return Free(draws, (*fixed, *(flat[n] for n in reads)), held, leaves, term.rule, node.shape, sites)
 
 

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.conjugate.pieces import ZERO, Psi, Read, Rows, Sum
+from jensen.conjugate.pieces import ZERO, Psi, Read, Sum
 from jensen.conjugate.places import static
+from jensen.conjugate.tables import Constant
 
 MOST = 8
 """Different weights."""
@@ -138,7 +139,7 @@ def naturals(
     """
     found = {}
     pieces = [piece for some in sums.values() for piece in some]
-    elsewhere = [part for table in tables.values() for part in table.parts if isinstance(part, Rows)]
+    elsewhere = [part for table in tables.values() for part in table.parts if not isinstance(part, Constant)]
     for block, pattern in patterns.items():
         own = [piece for piece in pieces if _touches(piece, block)]
         if any(_touches(part, block) for part in elsewhere) or not all(_simple(piece, block) for piece in own):

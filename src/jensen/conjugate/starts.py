@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from jensen.conjugate import blocks
+from jensen.conjugate.leveled import Leveled
 from jensen.conjugate.pieces import Rows
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.products import Products
@@ -123,7 +124,13 @@ def cluster(plan: Plan, site: str, known: dict[str, np.ndarray], rng: np.random.
             for other in set(table.sites) & set(known):
                 features = _residual(features, known[other])
         features = _standard(features)
-        return kmeans(features, levels, rng) if features.shape[1] else None
+        if not features.shape[1]:
+            return None
+        labels = kmeans(features, levels, rng)
+        if named(plan, site):  # whatever reads its probabilities tells levels apart: each start has another order
+            return rng.permutation(levels)[labels]
+        drawn = any(isinstance(part, Leveled) for _, table in tables for part in table.parts)
+        return _in_order(features[:, 0], labels, levels) if drawn else labels
     group = _groups(energy.tables.get(site), rows)
     words = [column for _, table in tables for column in _words(table, site, rows)]
     count = int(group.max()) + 1
@@ -131,6 +138,19 @@ def cluster(plan: Plan, site: str, known: dict[str, np.ndarray], rng: np.random.
         return None
     features = np.concatenate([_counts(group, word, count) for word in words], 1)
     return kmeans(np.sqrt(features / features.sum(1, keepdims=True)), levels, rng)[group]
+
+
+def named(plan: Plan, site: str) -> bool:
+    """Whether a discrete site's levels are told apart by something that reads their probabilities as numbers."""
+    table = plan.energy.tables.get(site)  # type: ignore[union-attr]
+    return table is not None and any(isinstance(part, Leveled) for part in table.parts)
+
+
+def _in_order(feature: np.ndarray, labels: np.ndarray, levels: int) -> np.ndarray:
+    """Labels renumbered by the clusters' means, in case that what the levels read is ordered."""
+    count = np.bincount(labels, minlength=levels)
+    means = np.bincount(labels, feature, levels) / np.maximum(count, 1)
+    return np.argsort(np.argsort(means, kind="stable"), kind="stable")[labels]
 
 
 def _by_size(table: Tables | None, labels: np.ndarray) -> np.ndarray:
@@ -148,6 +168,8 @@ def _by_size(table: Tables | None, labels: np.ndarray) -> np.ndarray:
 def _numbers(table: Tables, site: str, rows: int) -> Iterator[np.ndarray]:
     """Feature columns (rows,) of the pieces whose statistics differ from row to row."""
     for part in table.parts:
+        if isinstance(part, Leveled) and part.value is not None and len(part.value) == rows:
+            yield from np.asarray(part.value).T
         if not isinstance(part, Rows) or part.stat.shape[1] != rows:
             continue
         stat, psi = np.asarray(part.stat), part.psi

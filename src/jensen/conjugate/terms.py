@@ -108,12 +108,16 @@ class Sampled(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A node with free sites, under one of the rules of `jensen.conjugate.drawn`; `factors` are what else enters, and how."""
+    """A node with free sites, under one of the rules of `jensen.conjugate.drawn`; `factors` are what else enters, and how.
+
+    `value` are the observed numbers of a node under discrete sites, for starts.
+    """
 
     rule: str
     sites: tuple[str, ...]
     factors: tuple[tuple[str, Affine], ...]
     why: str
+    value: np.ndarray | None = None
 
 
 Term = Log | Mean | MeanLog | Curved | Quadratic | Predicted | Entries | MatrixQuadratic | Sampled | Drawn

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jensen.conjugate import blocks
+from jensen.conjugate import blocks, starts
 from jensen.conjugate.plan import Plan
 from jensen.conjugate.products import Products
 from jensen.conjugate.special import PoissonSum
@@ -21,7 +21,7 @@ from jensen.engines.coordinate import CoordinateAscent
 from jensen.engines.engine import Ticks
 
 COUNT = 8
-"""Starts of a model that may have several optima."""
+"""Starts of a model that may have several optima; three times as many where the order of levels matters."""
 SWEEPS = 31
 """Of every start before they are compared: chunks of 1, 2, 4, 8 and 16."""
 MOST_NUMBERS = 20_000_000
@@ -42,7 +42,8 @@ def needed(plan: Plan) -> int:
                     (piece.shape, piece.x) if isinstance(piece, Products) else (piece.y.shape, piece.log_weight)
                 )
                 largest = max(largest, int(np.prod(shape)) * len(terms))
-    return int(np.clip(MOST_NUMBERS // largest, 1, COUNT)) if largest else 1
+    most = 3 * COUNT if any(starts.named(plan, name) for name in energy.discrete) else COUNT
+    return int(np.clip(MOST_NUMBERS // largest, 1, most)) if largest else 1
 
 
 @dataclass(frozen=True)
