@@ -86,14 +86,19 @@ def _plan(record: Model, family: Any, settings: Settings, asked: bool) -> Plan |
     site is conditionally conjugate (or nearly, with many rows that are summed up once): joint blocks then keep the correlations
     that mean-field would leave out.
     """
+    looking = not asked and not record.discrete
+
+    def worth(plan: Plan) -> bool:
+        return not looking or not (plan.refusal or plan.scales or (plan.damped and not record.many_rows))
+
     try:
-        plan, certificate = certified(record, family if isinstance(family, Blocks) else None, settings.seed)
+        plan, certificate = certified(record, family if isinstance(family, Blocks) else None, settings.seed, worth)
     except Exception:
         if asked or record.discrete:
             raise
         return None  # whatever is odd about the model: the Gaussian way does not need its graph
-    if not asked and not record.discrete:
-        if plan.refusal or plan.scales or (plan.damped and not record.many_rows):
+    if looking:
+        if not worth(plan):
             return None
         if _row_by_row(plan):
             return Structured() if _grouped(plan) else None

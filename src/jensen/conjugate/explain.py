@@ -1,6 +1,6 @@
 """`jensen.conjugacy`: what coordinate ascent can do with a model, as a table a person can read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,7 +121,9 @@ def explain(model: Model, plan: Plan, certificate: Certificate | None) -> Conjug
     return Conjugacy(model.name, plan.findings, plan.blocks, plan.refusal, certificate)
 
 
-def certified(model: Model, blocks: Blocks | None = None, seed: int = 0) -> tuple[Plan, Certificate | None]:
+def certified(
+    model: Model, blocks: Blocks | None = None, seed: int = 0, worth: Callable[[Plan], bool] | None = None
+) -> tuple[Plan, Certificate | None]:
     """The plan of a model, refused where its certificate fails; always in float64.
 
     Parameters
@@ -132,6 +134,8 @@ def certified(model: Model, blocks: Blocks | None = None, seed: int = 0) -> tupl
         Which Gaussian sites share a block.
     seed
         Of the random points.
+    worth
+        Whether a plan is of use at all; one that is not is returned without a certificate, and must not be run. None: all are.
     """
     if model.graph is None:
         raise UnsupportedError(
@@ -142,7 +146,7 @@ def certified(model: Model, blocks: Blocks | None = None, seed: int = 0) -> tupl
         graph = model.graph()
         constant = constant_beside(graph, model.data, seed)
         plan = make_plan(graph, model.data, None if blocks is None else blocks.groups, seed)
-        if plan.energy is None:
+        if plan.energy is None or (worth is not None and not worth(plan)):
             return plan, None
         certificate = certify(plan, model.data, seed)
         check_proper(plan, seed)

@@ -32,8 +32,8 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
     "logit": lambda x: jnp.log(x) - jnp.log1p(-x),
     "probit": jax.scipy.special.ndtri,
 }
-MANY = 100_000
-"""Numbers in the data, from which on the cheapest partitions are tried by themselves first."""
+MANY, MOST_NUMBERS = 100_000, 4_000_000
+"""Numbers in the data, and rows times tangents, from which on the cheapest partitions are tried by themselves first."""
 
 
 class View(NamedTuple):
@@ -190,7 +190,9 @@ class _Tangents:
 
     def read(self) -> dict[View, Reading]:
         splits = {name: partitions(self.latents[name].shape) for name in self.sites}
-        if sum(np.size(array) for array in self.data.values()) > MANY:
+        rows = max(prod(node.shape) for node in self.nodes.values())
+        count = sum(3 * (1 + int(classes.max())) for split in splits.values() for classes in split)
+        if sum(np.size(array) for array in self.data.values()) > MANY and rows * count > MOST_NUMBERS:
             found = self._simply({name: split[:1] for name, split in splits.items()})
             if found is not None:
                 return found
