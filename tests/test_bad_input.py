@@ -354,8 +354,6 @@ def test_two_groups_do_not_tell_a_flat_group_scale(without_flow):
 
 
 @pytest.mark.filterwarnings("ignore::jensen.core.errors.FitWarning")
-@pytest.mark.slow
-@pytest.mark.xfail(reason="no check looks for mass that escapes into a funnel's neck: short chains settle before it")
 def test_one_over_tau_in_a_hierarchical_model_is_never_trusted():
     """The textbook trap: p(tau) = 1 / tau above centered effects has infinite mass at tau = 0."""
 
@@ -370,7 +368,8 @@ def test_one_over_tau_in_a_hierarchical_model_is_never_trusted():
         posterior = jn.fit(model, data={"y": np.array([1.0, -1.0, 0.5, 0.3])})
     except jn.ImproperError:
         return
-    assert dict(zip(posterior.verdict.names, posterior.verdict.words, strict=True))["tau"] == "do not use"
+    assert set(posterior.verdict.words) == {"do not use"}
+    assert "proper prior" in posterior.verdict.advice
 
 
 # Options
