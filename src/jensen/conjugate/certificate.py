@@ -83,7 +83,7 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
 
     compiled = plan.graph.remember(("certificate", shape, signature(rest), tuple(plan.blocks.items())), build)
 
-    inputs = {name: on_device(array) for name, array in data.items()}
+    inputs = on_device(dict(data))
 
     def nodes(first: Any, second: Any, spread: Any, share: Any, compare: bool = True) -> Any:
         found = compiled(changing, families, first, second, spread, share, np.array(compare), inputs)

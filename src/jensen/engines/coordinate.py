@@ -204,7 +204,7 @@ class _Program:
         self.function, self.compiled = jax.jit(function), {}
 
     def __call__(self, changing: Any, families: Any, *numbers: int, optimized: bool = False) -> Any:
-        args = (changing, jax.tree.map(on_device, families), *map(on_device, numbers))
+        args = (changing, *on_device((families, *numbers)))
         if optimized not in self.compiled:
             options = LONG_RUNNING if optimized else FAST_COMPILE
             self.compiled[optimized] = self.function.lower(*args).compile(compiler_options=options)

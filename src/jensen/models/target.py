@@ -117,7 +117,7 @@ class Target:
         self.dim = model.dim
         self.gradients = 0
         self._dtype = np.dtype(precision)
-        self.data = {name: on_device(self._cast(value)) for name, value in model.data.items()}
+        self.data = on_device({name: self._cast(value) for name, value in model.data.items()})
         self._program = _density_program(model.factors, model.sites)
         shapes = tuple((name, value.shape, value.dtype) for name, value in self.data.items())
         self._elements = _elements(model.factors, model.sites, shapes, self._dtype)
@@ -130,7 +130,7 @@ class Target:
     def with_data(self, data: Mapping[str, np.ndarray]) -> "Target":
         """The same target with some of its data replaced by arrays of the same shapes; gradients are counted on."""
         other = copy(self)
-        other.data = self.data | {name: on_device(self._cast(value)) for name, value in data.items()}
+        other.data = self.data | on_device({name: self._cast(value) for name, value in data.items()})
         return other
 
     def _cast(self, array: Any) -> np.ndarray:
