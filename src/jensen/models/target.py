@@ -21,6 +21,9 @@ from jensen.core.layout import Site, dim, unflatten
 from jensen.models.model import Model, total
 
 BATCH = 128
+_CHEAP = 256
+"""Factor elements up to which a call with all points of a batch costs hardly more than one with a few. Above, a call has a third of
+them: small designs and the last climbers of a search would be filled up to a batch."""
 _ELEMENTS = 2**22
 """Largest number of factor elements a batch may hold, so that memory stays bounded on models with many rows."""
 
@@ -122,6 +125,7 @@ class Target:
         shapes = tuple((name, value.shape, value.dtype) for name, value in self.data.items())
         self._elements = _elements(model.factors, model.sites, shapes, self._dtype)
         self.batch = min(_points(self._elements, BATCH), most)
+        self._call = -(-BATCH // 3) if self.batch == BATCH and self._elements > _CHEAP else self.batch
 
     def affordable(self, wanted: int, least: int) -> int:
         """Number of points for a check that wants `wanted`: fewer where many rows or dimensions make each one dear."""
@@ -166,7 +170,7 @@ class Target:
         return "the gradient of " + (", ".join(broken) if broken else "the log density")
 
     def _batched(self, program: Program, z: np.ndarray, points: int = 0) -> Any:
-        z, points = np.asarray(z, self._dtype), points or self.batch
+        z, points = np.asarray(z, self._dtype), points or self._call
         chunks = []
         for start in range(0, len(z), points):
             chunk = z[start : start + points]
