@@ -1,5 +1,6 @@
 """How programs are compiled that run a handful of times, and how none is for what is only moved."""
 
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -9,11 +10,18 @@ FAST_COMPILE: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 2,
 }
 """For programs that run a handful of times: compiling them is all they cost, and takes a quarter of the time like this."""
 
 LONG_RUNNING: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
 """For programs that run hundreds of times: as fast as with XLA's newer emitters, for two thirds of the compilation."""
+
+
+@lru_cache(maxsize=64)
+def once(function: Any) -> Any:
+    """The function, which JAX traces once for all programs that call it with arguments of the same shapes."""
+    return jax.jit(function)
 
 
 def on_device(arrays: Any) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jensen.core import processes
-from jensen.core.compilation import FAST_COMPILE, on_device
+from jensen.core.compilation import FAST_COMPILE, on_device, once
 from jensen.core.layout import Site, unflatten
 from jensen.models.model import Factors, Model, total
 from jensen.models.plates import Axes, Plate, at_rows
@@ -242,6 +242,7 @@ def _programs(
     """
     weigh = weighted_factors(factors, axes)
 
+    @once
     def parts(z: jax.Array, data: Any) -> Factors:
         dtype = _precision(data)
         exact = jnp.result_type(float)
