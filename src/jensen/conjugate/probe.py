@@ -249,7 +249,7 @@ class _Tangents:
         return found
 
     def _proved(self, view: View, affine: Affine, seen: np.ndarray | None) -> bool:
-        """Whether a reading holds at the random point; what the structure of the program says to read no site is not looked at."""
+        """Whether a reading holds at the random point; what reads no site by the structure of the program is not looked at."""
         return bool(np.isfinite(affine.constant).all()) if seen is None else agree(affine.at(self.random), seen)
 
     def _one_by_one(self, slots: dict[View, dict[str, list[Slot] | None]]) -> None:

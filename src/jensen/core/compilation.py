@@ -33,4 +33,6 @@ def on_device(arrays: Any) -> Any:
     The copies are made here and at once: JAX's own may be made later, when a source has filled an array anew. Arrays that are
     handed over together cost half as much as one by one.
     """
-    return jax.device_put(jax.tree.map(lambda array: array if isinstance(array, jax.Array) else np.array(array), arrays))
+    return jax.device_put(
+        jax.tree.map(lambda array: array if isinstance(array, jax.Array) else np.array(array), arrays)
+    )

@@ -22,8 +22,8 @@ from jensen.models.model import Model, total
 
 BATCH = 128
 _CHEAP = 256
-"""Factor elements up to which a call with all points of a batch costs hardly more than one with a few. Above, a call has a third of
-them: small designs and the last climbers of a search would be filled up to a batch."""
+"""Factor elements up to which a call with all points of a batch costs hardly more than one with a few. Above, a call has a
+third of them: small designs and the last climbers of a search would be filled up to a batch."""
 _ELEMENTS = 2**22
 """Largest number of factor elements a batch may hold, so that memory stays bounded on models with many rows."""
 
