@@ -10,7 +10,7 @@ FAST_COMPILE: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 2,
+    "xla_cpu_parallel_codegen_split_count": 1,
 }
 """For programs that run a handful of times: compiling them is all they cost, and takes a quarter of the time like this."""
 
