@@ -10,6 +10,7 @@ from tests.models.large_models import density, posterior, rows
 
 import jensen as jn
 from jensen.core.errors import DataError, FitWarning, ImproperError, UnsupportedError
+from jensen.diagnostics.modes import search_far
 
 N, D = 20_000, 4
 X, Y = rows(N, D, seed=6)
@@ -94,7 +95,15 @@ def test_sorted_rows_are_no_other_rows():
     right(jn.fit(in_numpyro, data={"X": X[order], "y": Y[order]}, **QUIET))
 
 
-def test_a_line_is_exact_by_sufficient_statistics():
+def test_a_line_is_exact_by_sufficient_statistics(monkeypatch):
+    slopes = []
+
+    def search(target, q, rng, alone):
+        with target.plain():
+            slopes.extend(np.linalg.norm(target(one.mean[None])[1] @ one.scale) for one in (alone, q))
+        return search_far(target, q, rng, alone)
+
+    monkeypatch.setattr("jensen.fitting_large.search_far", search)
     y = X @ np.arange(D) + np.random.default_rng(0).normal(size=N)
 
     def line(X, y):
@@ -105,6 +114,8 @@ def test_a_line_is_exact_by_sufficient_statistics():
     found = jn.fit(line, data={"X": X, "y": y}, **QUIET)
     right(found, cov @ X.T @ y, np.sqrt(np.diag(cov)), by=1e-4, within=1e-4)
     assert any("sufficient statistics" in line for line in found.story)
+    # Climbers on the rows that are left, as they are, come home to the mode of these.
+    assert slopes[0] < 0.1 < slopes[1]
     # The evidence of a conjugate model in closed form is the ELBO of its exact posterior.
     residual = y - X @ (cov @ X.T @ y)
     b = cov @ X.T @ y

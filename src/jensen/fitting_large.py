@@ -277,11 +277,11 @@ def _rounds(
 
 def _statistics(
     target: LargeTarget, engine: FixedDraws, settings: Settings, loop: dict[str, Any]
-) -> tuple[Sufficient, Any] | None:
+) -> tuple[Sufficient, Any, Any] | None:
     """Sufficient statistics, with which the target is exact from now on, and a fit to a subsample; None where there are none.
 
     The subsample is condensed to a few rows first; where those do not do for all, as when a rare row is not among them, it is
-    looked at as it is.
+    looked at as it is. The fit is given a second time where it is one to the rows that are left, as they are uncorrected.
     """
     for few in (True, False) if target.condense() else (False,):
         if not few:
@@ -292,7 +292,7 @@ def _statistics(
         found = target.sufficient(q.mean, factor) if look.status == "converged" else None
         if found is not None:
             target.thin(q.mean, factor, found)
-            return found, q
+            return found, q, q if few else None
     return None
 
 
@@ -300,6 +300,7 @@ def _exact(
     target: LargeTarget,
     found: Sufficient,
     near: Any,
+    alone: Any,
     engine: FixedDraws,
     settings: Settings,
     loop: dict[str, Any],
@@ -313,7 +314,7 @@ def _exact(
     label = "start"
     for enough in (1, 2) if _searched(target, engine.family) else (2,):
         q, record = fit_from_starts(target, engine, seed=settings.seed, label=label, near=near, enough=enough, **loop)
-        modes = _modes(target, q, settings)
+        modes = _modes(target, q, settings, alone)
         if not modes:
             break
         heaviest = max(modes, key=lambda mode: mode.weight)

@@ -144,6 +144,7 @@ def test_arithmetic_of_affine():
 def test_compact_and_fit():
     assert compact(np.ones((4, 3))).shape == (1, 1)
     assert compact(np.arange(3.0)[None] + np.zeros((4, 1))).shape == (1, 3)
+    assert compact(np.array([1.0, 2.0, 1.0])).shape == (3,)
     assert fit(np.zeros((2, 5)), 3).shape == (2, 1, 1, 5)
     assert fit(np.zeros(()), 2).shape == (1, 1, 1)
     assert fit(np.zeros((2, 1, 1, 5)), 1).shape == (2, 5)

@@ -199,7 +199,7 @@ def test_gradients_are_counted_where_they_are_evaluated():
         target._program = lambda z, data: points.append(len(z)) or inner(z, data)
         run(ScaleLayer(), target, seed=0, progress=False)
     assert 0 < target.gradients <= sum(points)
-    assert set(points) == {target.batch}
+    assert len(set(points)) == 1
 
 
 def test_refusals_are_one_sentence():

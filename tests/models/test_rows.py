@@ -1,6 +1,8 @@
 """Passes over all rows in blocks: the sums NumPy gets from all of them at once."""
 
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from tests.models.large_models import density, likelihood, rows
 
@@ -33,6 +35,25 @@ def test_gradients_are_those_of_all_rows_however_they_are_cut(n, block):
             np.testing.assert_allclose(value, wanted[0], rtol=1e-12)
             np.testing.assert_allclose(gradient, wanted[1], rtol=1e-9, atol=1e-11)
     assert found.passes == 2
+
+
+def test_the_model_is_traced_once_for_all_programs():
+    X, y = rows(32, 3, seed=0)
+    traced = []
+
+    def model(X, y):
+        traced.append(len(y))
+        b = numpyro.sample("b", dist.Normal(0, 1).expand([3]))
+        numpyro.sample("y", dist.Normal(X @ b, 1.0), obs=y)
+
+    with scope():
+        record = read(model, {"X": X, "y": y})
+        found = Rows(record, find(record)[0], table(X=X, y=y), {"X": X, "y": y})
+        traced.clear()
+        found.gradient(B)
+        found.hessian(B)
+        found.values(B[None])
+    assert len(traced) <= 1
 
 
 @pytest.fixture(scope="module")

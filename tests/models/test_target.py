@@ -105,6 +105,21 @@ def test_large_models_run_in_smaller_batches():
         assert Target(read(rows, {"y": np.zeros(200_000)})).batch * 200_000 <= 2**22
 
 
+def test_calls_on_many_rows_are_filled_with_fewer_points():
+    y, points = np.arange(300.0), []
+    model = jn.density(lambda p, d: -0.5 * ((p["x"] - d["y"]) ** 2).sum(), {"x": 0.0}, data={"y": y})
+    with scope():
+        target = Target(read(model))
+        inner = target._program
+        target._program = lambda z, data: points.append(len(z)) or inner(z, data)
+        z = np.linspace(-1, 1, BATCH)[:, None]
+        value, gradient = target(z)
+        target(z[:36])
+    np.testing.assert_allclose(value, -0.5 * ((z - y) ** 2).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(gradient, (y - z).sum(1)[:, None], rtol=1e-12)
+    assert (target.batch, points) == (BATCH, [43] * 4)
+
+
 def test_factors_by_name():
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 1))

@@ -28,10 +28,12 @@ from jensen.conjugate.plan import Plan
 from jensen.conjugate.special import Predictor
 from jensen.conjugate.tables import IMPOSSIBLE
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE, on_device, signature
+from jensen.core.compilation import FAST_COMPILE, LARGE_ARRAYS, on_device, signature
 from jensen.families.gaussian import Gaussian
 from jensen.models.graph import Node
 
+MANY = 1_000_000
+"""Numbers in the data from which on the program runs longer than it is compiled."""
 LIMIT = 1e-7
 """Relative; what is right is below 1e-10, and the weakest wrong rule met so far gives 7e-5."""
 
@@ -81,11 +83,12 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
     rest = (changing, families, *points, _zeros(spread), _share(plan, 0.0), np.array(True), dict(data))
 
     def build() -> Any:
-        return _program(plan, back).lower(*rest).compile(compiler_options=FAST_COMPILE)
+        large = sum(np.size(array) for array in data.values()) > MANY
+        return _program(plan, back).lower(*rest).compile(compiler_options=LARGE_ARRAYS if large else FAST_COMPILE)
 
     compiled = plan.graph.remember(("certificate", shape, signature(rest), tuple(plan.blocks.items())), build)
 
-    inputs = {name: on_device(array) for name, array in data.items()}
+    inputs = on_device(dict(data))
 
     def nodes(first: Any, second: Any, spread: Any, share: Any, compare: bool = True) -> Any:
         found = compiled(changing, families, first, second, spread, share, np.array(compare), inputs)

@@ -213,7 +213,7 @@ class _Tangents:
             affine = Affine(
                 compact(constant[view]), tuple(slot for some in slots[view].values() for slot in some or ())
             )
-            if agree(affine.at(self.random), checked[view]):
+            if self._proved(view, affine, checked[view]):
                 found[view] = found[view]._replace(affine=affine)
             elif view.transform == "id":
                 crooked[view] = affine
@@ -244,10 +244,14 @@ class _Tangents:
                 continue
             slots = [decode(name, splits[name], pushed[view][name], stacks[name][1]) for name in self.reads[view]]
             affine = Affine(compact(constant[view]), tuple(slot for some in slots for slot in some or ()))
-            if None in slots or not agree(affine.at(self.random), checked[view]):
+            if None in slots or not self._proved(view, affine, checked[view]):
                 return None
             found[view] = found[view]._replace(affine=affine)
         return found
+
+    def _proved(self, view: View, affine: Affine, seen: np.ndarray | None) -> bool:
+        """Whether a reading holds at the random point; what reads no site by the structure of the program is not looked at."""
+        return bool(np.isfinite(affine.constant).all()) if seen is None else agree(affine.at(self.random), seen)
 
     def _one_by_one(self, slots: dict[View, dict[str, list[Slot] | None]]) -> None:
         """Second round, for sites whose elements meet in ways that no class partition takes apart."""
@@ -306,7 +310,7 @@ class _Tangents:
         return found
 
     def _program(self, reads: Mapping[View, tuple[str, ...]], stacks: Mapping[str, np.ndarray]) -> Callable[..., Any]:
-        """Compile: coordinates -> (views there, views at the random point, views' tangents a site)."""
+        """Compile: coordinates -> (views there, at the random point those that read sites, views' tangents a site)."""
         groups: dict[tuple[str, ...], list[View]] = {}
         for view in reads:
             groups.setdefault(self.levels[view], []).append(view)
@@ -348,7 +352,8 @@ class _Run:
                 return jax.vmap(function)(combo) if levels else jax.tree.map(lambda x: x[None], function({}))
 
             constant |= zip(views, over(lambda z, f=arrays: f(zero, z, data)), strict=True)
-            checked |= zip(views, over(lambda z, f=arrays: f(random, z, data)), strict=True)
+            moving = zip(views, over(lambda z, f=arrays: f(random, z, data)), strict=True)
+            checked |= {view: array if self.reads[view] else None for view, array in moving}
             for site, stack in stacks.items():
                 some = [view for view in views if site in self.reads[view]]
                 if not some:

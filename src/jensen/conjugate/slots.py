@@ -202,8 +202,8 @@ def compact(array: np.ndarray) -> np.ndarray:
     """The array with every axis along which nothing changes reduced to length one."""
     for axis, length in enumerate(array.shape):
         if length > 1:
-            first = np.take(array, [0], axis)
-            if (array == first).all():
+            first, last = np.take(array, [0], axis), np.take(array, [-1], axis)
+            if (last == first).all() and (array == first).all():
                 array = first
     return array
 

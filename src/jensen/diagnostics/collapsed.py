@@ -171,7 +171,7 @@ class _Collapsed:
                 "log_p": log_p,
                 "mean": mean,
                 "var": family.pattern.variances(found["cov"]),
-                "steps": given.at(noise) - mean,
+                "steps": family.pattern.spread(noise, given.precision),
             }
 
         def all(changing: Any, families: Any, values: Any, noise: Any) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def program(target: Plan) -> Any:
 def _run(found: Compiled, changing: Any, families: Any, *numbers: int, optimized: bool = False) -> Any:
     """Compiled quickly, and again with all optimizations where it is run for long."""
     options = LONG_RUNNING if optimized else FAST_COMPILE
-    return found(options, changing, jax.tree.map(on_device, families), *map(on_device, numbers))
+    return found(options, changing, *on_device((families, *numbers)))
 
 
 def _chunk(
@@ -260,12 +260,13 @@ def damped_update(energy: Any, families: Any, moments: Any, block: str) -> Any:
 
     full = old.from_gradient(jax.grad(weigh)(moments[block]), moments[block])
 
-    def trial(rho: Any) -> tuple[Any, Any]:
-        new = jax.tree.map(lambda a, b: a + rho * (b - a) if jnp.issubdtype(a.dtype, jnp.floating) else a, old, full)
-        return new, value(new, measured(new))
+    def moved(rho: Any) -> Any:
+        return jax.tree.map(lambda a, b: a + rho * (b - a) if jnp.issubdtype(a.dtype, jnp.floating) else a, old, full)
 
-    search = _search_each if given is None else _search_all
-    return search(trial, old, value(old, moments[block]))
+    def height(family: Any) -> Any:
+        return value(family, measured(family))
+
+    return _search_each(moved, height, old, value(old, moments[block])) if given is None else _search_all(moved, height)
 
 
 def _least(before: Any) -> Any:
@@ -273,8 +274,12 @@ def _least(before: Any) -> Any:
     return before - 1e-12 * (1.0 + jnp.abs(before))
 
 
-def _search_each(trial: Any, old: Any, before: Any) -> Any:
+def _search_each(moved: Any, height: Any, old: Any, before: Any) -> Any:
     """One step after the other: where a trial costs as much as a sweep."""
+
+    def trial(rho: Any) -> tuple[Any, Any]:
+        new = moved(rho)
+        return new, height(new)
 
     def worse(carry: Any) -> Any:
         rho, _, after = carry
@@ -289,13 +294,12 @@ def _search_each(trial: Any, old: Any, before: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(after >= _least(before), a, b), new, old)
 
 
-def _search_all(trial: Any, old: Any, before: Any) -> Any:
-    """All steps at once: where a trial costs nothing, and loops cost compilation."""
-    steps = SHORTEN ** jnp.arange(int(np.log(SHORTEST) / np.log(SHORTEN)) + 2.0)
-    after = jax.vmap(lambda rho: trial(rho)[1])(steps)
+def _search_all(moved: Any, height: Any) -> Any:
+    """All steps at once, none among them: where a trial costs nothing, and loops cost compilation."""
+    steps = SHORTEN ** np.arange(int(np.log(SHORTEST) / np.log(SHORTEN)) + 2.0)
+    after, before = jnp.split(jax.vmap(lambda rho: height(moved(rho)))(np.append(steps, 0.0)), [len(steps)])
     good = after >= _least(before)
-    rho = jnp.where(good.any(), steps[jnp.argmax(good)], 0.0)
-    return trial(rho)[0]
+    return moved(jnp.where(good.any(), jnp.asarray(steps)[jnp.argmax(good)], 0.0))
 
 
 def elbo(energy: Any, families: Any, moments: Any) -> Any:

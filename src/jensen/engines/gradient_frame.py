@@ -58,7 +58,7 @@ def frame_of(point: Any) -> tuple[Frame, Place]:
         white = factor / np.sqrt(own)
         frame, c = Frame(white, own / factor**2, factor, white), np.ones(len(mean))
     place = Place(on_device(np.zeros(len(mean))), on_device(c))
-    return Frame(*(on_device(part) for part in frame)), place
+    return on_device(frame), place
 
 
 def diagonal_frame(curvature: Any, q: Any, *, dense: bool) -> tuple[Frame, Place]:
@@ -67,5 +67,5 @@ def diagonal_frame(curvature: Any, q: Any, *, dense: bool) -> tuple[Frame, Place
     own = np.maximum(own, _FLOOR * own.max())
     sd = own**-0.5
     factor, c = (np.diag(sd), np.asarray(q.scale) / sd[:, None]) if dense else (sd, np.asarray(q.sd) / sd)
-    frame = Frame(*(on_device(part) for part in (sd, own, factor, sd)))
+    frame = on_device(Frame(sd, own, factor, sd))
     return frame, Place(on_device(np.zeros(len(sd))), on_device(c))

@@ -130,7 +130,7 @@ class Crossed:
         self._lanes = tuple(dict.fromkeys(tuple(p for p, _ in found) for found in self._axes.values()))
         small = self._resized(numbered)
         self.factors = _weighted(small.factors, tuple(axes))
-        self.rest = {name: on_device(self._cast(value)) for name, value in small.data.items() if name not in self._axes}
+        self.rest = on_device({name: self._cast(value) for name, value in small.data.items() if name not in self._axes})
         sites = tuple(plate.sites for plate in self.plates)
         names = {name for some in sites for name, _ in some}
         self.local = np.concatenate([np.full(prod(site.free_shape), site.name in names) for site in self._record.sites])
@@ -252,7 +252,7 @@ class Crossed:
             raise UnsupportedError(
                 f"the model cannot be evaluated on a batch of {sizes} along {where}: {str(error).splitlines()[0]}"
             ) from error
-        data = {name: on_device(self._cast(value)) for name, value in self.model.data.items()}
+        data = on_device({name: self._cast(value) for name, value in self.model.data.items()})
         whole = jax.jit(_scaled(self.model.factors, self.model.sites))(z, data)
         for name, (value, size) in whole.items():
             average, eps = float(found[name][0]), np.finfo(self._working()).eps

@@ -62,9 +62,9 @@ def subsample_size(rows: int, dim: int) -> int:
     return min(max(LEAST, n), MOST, rows)
 
 
-def _block(row_bytes: int) -> int:
-    """Number of rows of a block, a power of two."""
-    return min(max(1 << (_BLOCK_BYTES // row_bytes).bit_length() - 1, _BLOCK_LEAST), _BLOCK_MOST)
+def _block(row_bytes: int, rows: int) -> int:
+    """Number of rows of a block, a power of two or all rows."""
+    return min(max(1 << (_BLOCK_BYTES // row_bytes).bit_length() - 1, _BLOCK_LEAST), _BLOCK_MOST, rows)
 
 
 class LargeTarget:
@@ -110,7 +110,7 @@ class LargeTarget:
         arrays, weights = self._drawn(size, "rows", size)
         prove(record, plate, arrays, seed)  # before anything is made of them
         self._use(arrays, weights)
-        block = _block(sum(array.nbytes for array in self._arrays.values()) // self.size or 1)
+        block = _block(sum(array.nbytes for array in self._arrays.values()) // self.size or 1, plate.size)
         repeated = np.arange(block) % self.size  # only shapes matter
         self.rows = Rows(record, plate, source, {name: array[repeated] for name, array in self._arrays.items()})
 

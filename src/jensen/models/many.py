@@ -79,7 +79,7 @@ class Many:
         for begin in range(0, len(rows), each):
             some = np.arange(begin, min(begin + each, len(rows)))
             padded = np.concatenate([some, np.repeat(some[:1], each - len(some))])
-            data = self._one.data | {name: on_device(value[rows[padded]]) for name, value in self._arrays.items()}
+            data = self._one.data | on_device({name: value[rows[padded]] for name, value in self._arrays.items()})
             n = len(some)
             parts.append(jax.tree.map(lambda part, n=n: np.asarray(part)[:n], program(z[padded], data)))
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)

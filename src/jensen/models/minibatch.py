@@ -102,7 +102,7 @@ class Batches:
         self.factors, self._dtype = small.factors, np.dtype(precision)
         self._sites, self._some = model.sites, rows
         names = {WEIGHTS, *(name for name, _ in plate.data)}
-        self.rest = {name: on_device(self._cast(value)) for name, value in small.data.items() if name not in names}
+        self.rest = on_device({name: self._cast(value) for name, value in small.data.items() if name not in names})
         self._rows: dict[str, np.ndarray] | None = None
         self._blocks: tuple[tuple[int, int], dict[str, Any]] | None = None
         self._ahead: tuple[tuple[int, int, int], Iterator[Mapping[str, np.ndarray]]] | None = None

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jensen.core import keys
-from jensen.core.compilation import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE, once
 from jensen.core.errors import DataError, OptionError, UnsupportedError
 from jensen.core.layout import unflatten
 from jensen.models.model import Model
@@ -79,7 +79,7 @@ def factor_shapes(model: Model) -> tuple[dict[str, tuple[int, ...]], dict[str, t
     """Shapes of the log densities of all factors, and of the log Jacobians of the sites."""
     data = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in model.data.items()}
     free = {site.name: jax.ShapeDtypeStruct(site.free_shape, float) for site in model.sites}
-    parts = jax.eval_shape(model.factors, free, data)
+    parts = jax.eval_shape(once(model.factors), free, data)
     log_prob, jacobian = parts.log_prob, parts.jacobian
     return {name: part.shape for name, part in log_prob.items()}, {name: part.shape for name, part in jacobian.items()}
 
@@ -169,7 +169,7 @@ def _constrain_only(constrain: Any, names: tuple[str, ...]) -> Any:
 
 @lru_cache(maxsize=64)
 def _both_program(first: Any, second: Any) -> Any:
-    return jax.jit(lambda one, other: (first(*one), second(*other)), compiler_options=FAST_COMPILE)
+    return jax.jit(lambda one, other: (once(first)(*one), once(second)(*other)), compiler_options=FAST_COMPILE)
 
 
 def prove(model: Model, plate: Plate, rows: Mapping[str, np.ndarray], seed: int = 0) -> None:

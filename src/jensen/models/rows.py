@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jensen.core import processes
-from jensen.core.compilation import FAST_COMPILE, on_device
+from jensen.core.compilation import FAST_COMPILE, on_device, once
 from jensen.core.layout import Site, unflatten
 from jensen.models.model import Factors, Model, total
 from jensen.models.plates import Axes, Plate, at_rows
@@ -90,7 +90,7 @@ class Rows:
         self.block = self.share * (self._devices.size if self._devices else 1)
         small = at_rows(model, plate, first)
         names = {name for name, _ in plate.data}
-        rest = {name: on_device(value) for name, value in small.data.items() if name not in names}
+        rest = on_device({name: value for name, value in small.data.items() if name not in names})
         self._axes = (*plate.data, (WEIGHTS, 0))
         self._rest = _placed(rest, (), self._devices)
         self._programs = _programs(small.factors, plate.factors, small.sites, self._axes, tuple(rest), self._devices)
@@ -188,7 +188,7 @@ class Rows:
             block = self._padded(arrays, np.ones(len(next(iter(arrays.values())))))
             if number * sum(array.nbytes for array in block.values()) <= _RESIDENT:
                 # Copies: a source may fill its buffers anew.
-                block = self._dealt({name: on_device(array) for name, array in block.items()})
+                block = self._dealt(on_device(block))
                 kept.append(block)
             yield block
         if len(kept) == number:
@@ -242,6 +242,7 @@ def _programs(
     """
     weigh = weighted_factors(factors, axes)
 
+    @once
     def parts(z: jax.Array, data: Any) -> Factors:
         dtype = _precision(data)
         exact = jnp.result_type(float)

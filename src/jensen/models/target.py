@@ -21,6 +21,9 @@ from jensen.core.layout import Site, dim, unflatten
 from jensen.models.model import Model, total
 
 BATCH = 128
+_CHEAP = 256
+"""Factor elements up to which a call with all points of a batch costs hardly more than one with a few. Above, a call has a
+third of them: small designs and the last climbers of a search would be filled up to a batch."""
 _ELEMENTS = 2**22
 """Largest number of factor elements a batch may hold, so that memory stays bounded on models with many rows."""
 
@@ -117,11 +120,12 @@ class Target:
         self.dim = model.dim
         self.gradients = 0
         self._dtype = np.dtype(precision)
-        self.data = {name: on_device(self._cast(value)) for name, value in model.data.items()}
+        self.data = on_device({name: self._cast(value) for name, value in model.data.items()})
         self._program = _density_program(model.factors, model.sites)
         shapes = tuple((name, value.shape, value.dtype) for name, value in self.data.items())
         self._elements = _elements(model.factors, model.sites, shapes, self._dtype)
         self.batch = min(_points(self._elements, BATCH), most)
+        self._call = -(-BATCH // 3) if self.batch == BATCH and self._elements > _CHEAP else self.batch
 
     def affordable(self, wanted: int, least: int) -> int:
         """Number of points for a check that wants `wanted`: fewer where many rows or dimensions make each one dear."""
@@ -130,7 +134,7 @@ class Target:
     def with_data(self, data: Mapping[str, np.ndarray]) -> "Target":
         """The same target with some of its data replaced by arrays of the same shapes; gradients are counted on."""
         other = copy(self)
-        other.data = self.data | {name: on_device(self._cast(value)) for name, value in data.items()}
+        other.data = self.data | on_device({name: self._cast(value) for name, value in data.items()})
         return other
 
     def _cast(self, array: Any) -> np.ndarray:
@@ -166,7 +170,7 @@ class Target:
         return "the gradient of " + (", ".join(broken) if broken else "the log density")
 
     def _batched(self, program: Program, z: np.ndarray, points: int = 0) -> Any:
-        z, points = np.asarray(z, self._dtype), points or self.batch
+        z, points = np.asarray(z, self._dtype), points or self._call
         chunks = []
         for start in range(0, len(z), points):
             chunk = z[start : start + points]

@@ -20,6 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jensen.core.compilation import once
 from jensen.core.layout import Site
 from jensen.models.model import Factors, Model
 from jensen.models.plates import Axes, Plate, at_rows
@@ -86,6 +87,7 @@ def correction(anchor: Mapping[str, Any], z: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=64)
 def weighted_factors(factors: Any, axes: Axes) -> Any:
     """`factors` with one more array in their data, the weights of the rows."""
+    factors = once(factors)
 
     def call(free: Any, data: Any) -> Factors:
         parts = factors(free, _users(data))
