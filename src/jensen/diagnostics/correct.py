@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jensen.core import keys
-from jensen.diagnostics import calibrate, chains, necks, quantities, straighten, tails, turning
+from jensen.diagnostics import calibrate, centering, chains, necks, quantities, straighten, tails, turning
 from jensen.diagnostics.factors import factor_of
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.settled import (
@@ -28,6 +28,7 @@ from jensen.diagnostics.settled import (
     measure,
     sds_settled,
 )
+from jensen.families.centering import Centering
 
 JUDGING_STAGES, MOST_STAGES = 3, chains.MOST_STAGES
 _PRECISE, _PRECISE_SD = 0.03, 0.05
@@ -171,7 +172,8 @@ def correct(
     known = log_sd_error(_by_chain(x)) < LIMITS["sel"]
     mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1] & known
     gradients = np.concatenate([each.gradient for each in pool])
-    neck = necks.longest(target, draws.z, gradients, metric.map if was_mapped else None)
+    known = metric.map if was_mapped and isinstance(metric.map, Centering) else None
+    neck = necks.longest(target, draws.z, lambda: known or centering.learn(draws.z, gradients))
     if neck.why:
         mean_ok, sd_ok, guard = mean_ok & False, sd_ok & False, neck.why
     no_sd, no_mean = (tails.heavy(target.model, draws, gradients, index) for index in (tails.SLOWEST, tails.NO_MEAN))

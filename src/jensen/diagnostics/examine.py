@@ -19,7 +19,7 @@ import numpy as np
 
 from jensen.core import keys
 from jensen.core.errors import ModelError
-from jensen.diagnostics import chains, necks, quantities, verdict
+from jensen.diagnostics import centering, chains, necks, quantities, verdict
 from jensen.diagnostics import modes as mode_search
 from jensen.diagnostics.beyond import FAR, beyond
 from jensen.diagnostics.by_block import judge_blocks
@@ -126,7 +126,7 @@ def examine(
         if run.status == "stuck" and (report_q or not correcting):
             return found.about_q(verdict.unfinished(found.names, "the fit did not converge", found.log_w))
         if not report_q and correcting:
-            return _answer(found, deadline)
+            return _to_the_end(found, _answer(found, deadline))
         return _about_q(found, correcting, deadline, known)
     except np.linalg.LinAlgError:
         return found.about_q(verdict.unfinished(found.names, "q or the chains from it collapsed", found.log_w))
@@ -153,7 +153,11 @@ class _Look:
         self.scores = z, gradient
         self.constant = verdict.spread(self.log_w) < verdict.CONSTANT_WEIGHTS
         self.beyond = beyond(self.target, self.q, self.seed) if self.constant else np.zeros(len(self.names))
-        self.neck = necks.longest(self.target, *self.scores) if self.constant else necks.Neck()
+        self.neck = necks.longest(self.target, z, self.straight) if self.constant else necks.Neck()
+
+    def straight(self) -> Any:
+        """Coordinates in which nothing scales q's draws, or None."""
+        return centering.learn(*self.scores)
 
     @property
     def enough(self) -> bool:
@@ -216,6 +220,16 @@ def _answer(found: _Look, deadline: float | None) -> Examination:
     note = f"{correction.stages} stages of chains, acceptance {correction.acceptance:.2f}"
     answer = {"kept": correction.draws, "weights": correction.weights, "correction": correction, "modes": modes}
     return replace(found.about_q(judged), **answer, corrected=True, note=note)
+
+
+def _to_the_end(found: _Look, answer: Examination) -> Examination:
+    """The answer, refused where its draws leave out a neck; those of q and of chains have been asked before."""
+    if not answer.corrected or answer.correction is not None:
+        return answer
+    some = (np.arange(_WEIGHT_DRAWS) + 0.5) / _WEIGHT_DRAWS
+    some = np.minimum(np.searchsorted(np.cumsum(answer.weights), some), len(answer.weights) - 1)
+    neck = necks.longest(found.target, answer.kept.z[some], found.straight)
+    return replace(answer, verdict=verdict.beyond_draws(answer.verdict, neck.why)) if neck.why else answer
 
 
 def _within_modes(found: _Look, mixed: Mixed, deadline: float | None) -> Examination:

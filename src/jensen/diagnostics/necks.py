@@ -13,14 +13,14 @@ Requires: draws about in proportion to the posterior in their bulk. Reference: H
 priors on Gibbs sampling in hierarchical linear mixed models, JASA 91 (chains that look well and have nothing to converge to).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jensen.diagnostics import centering
 from jensen.diagnostics.chains import finite
 from jensen.families.centering import Centering
-from jensen.models.large import LargeTarget
+from jensen.models.target import Target
 
 IMPROPER = "the posterior looks improper"
 TOO_MUCH = 0.1
@@ -64,27 +64,24 @@ class Neck(NamedTuple):
         return ""
 
 
-def longest(target: Any, z: np.ndarray, gradient: np.ndarray, map: Any = None) -> Neck:
+def longest(target: Any, z: np.ndarray, straight: Callable[[], Any]) -> Neck:
     """The neck of which the draws miss most.
 
     Parameters
     ----------
     target
-        The log density; of one that stands for many rows around q only (`LargeTarget`), nothing is known elsewhere.
-    z, gradient
-        Draws (n, D) on the unconstrained space, in any order, and the gradients there.
-    map
-        Coordinates in which what the scales move is straight, if they are known.
+        The log density; of many rows, which stands for them around q only or is dear, nothing is asked.
+    z
+        Draws (n, D) on the unconstrained space, in any order.
+    straight
+        Gives coordinates in which what the scales move is straight, a `Centering`, or None; called where there are scales.
     """
-    scales = [] if isinstance(target, LargeTarget) else _scales(target.model)
-    if not scales:
-        return Neck()
-    straight = map if isinstance(map, Centering) else centering.learn(z, gradient)
-    necks = [Neck()]
+    scales = _scales(target.model) if isinstance(target, Target) else []
+    necks, map = [Neck()], straight() if scales else None
     for k, name in scales:
-        moves = straight is not None and k in straight.parents
+        moves = isinstance(map, Centering) and k in map.parents
         for side, where in ((-1.0, "to zero"), (1.0, "to infinity")):
-            beyond = _missing(target, z, straight if moves else None, k, side)
+            beyond = _missing(target, z, map if moves else None, k, side)
             necks.append(Neck(name, where, beyond))
     return max(necks, key=lambda each: each.missing)
 

@@ -14,7 +14,7 @@ it: a verdict is always "within the modes found". k-hat is shown, not decided by
 and says little per quantity.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -216,11 +216,24 @@ def judge_corrected(
         if correction.guard == tails.WHY:
             advice = "Use quantiles instead of that sd, or a prior with a lighter tail."
         elif correction.guard.startswith(necks.IMPROPER):
-            advice = "Give it a proper prior, which rules out what the data do not."
+            advice = _PROPER
     if modes:
         reasons += _about_modes(modes)
         advice = _MODES_ADVICE
     return Verdict(tuple(names), words, columns, tuple(reasons), advice, log_weights, "the corrected answer")
+
+
+_PROPER = "Give it a proper prior, which rules out what the data do not."
+
+
+def beyond_draws(judged: Verdict, why: str) -> Verdict:
+    """The verdict on an answer whose draws miss a part of the posterior, in words: nothing is to be used."""
+    advice = (
+        _PROPER
+        if why.startswith(necks.IMPROPER)
+        else "Run posterior.nuts(), or write the scale's effects non-centered."
+    )
+    return replace(judged, words=(DO_NOT_USE,) * len(judged.names), reasons=(*judged.reasons, why), advice=advice)
 
 
 def judge_mixture(
