@@ -7,15 +7,16 @@ import pytest
 
 import jensen as jn
 from jensen.core.layout import Site
-from jensen.engines.guards import reach, refuse_constant, refuse_flat, refuse_runaway
+from jensen.engines.guards import reach, refuse_beyond, refuse_constant, refuse_flat, refuse_runaway
 
 TARGET = SimpleNamespace(model=SimpleNamespace(sites=(Site("mu", (2,), (2,)), Site("tau", (), (), "positive"))))
 
 
 def test_logarithms_of_scales_go_less_far_than_places():
-    refuse_runaway(TARGET, np.array([1e12, 1e12, 100.0]))
+    refuse_runaway(TARGET, np.array([1e12, 1e12, 1e12]))
+    refuse_beyond(TARGET, np.array([1e12, 1e12, -100.0]))
     with pytest.raises(jn.ImproperError, match="site tau"):
-        refuse_runaway(TARGET, np.array([0.0, 0.0, 200.0]))
+        refuse_beyond(TARGET, np.array([1e12, 1e12, -200.0]))
     with pytest.raises(jn.ImproperError, match="site mu"):
         refuse_runaway(TARGET, np.array([0.0, np.nan, 0.0]))
 

@@ -15,7 +15,7 @@ import numpy as np
 from jensen.core.errors import JensenError
 from jensen.diagnostics.chains import finite
 from jensen.engines.fixed_draws import FixedDraws
-from jensen.engines.guards import refuse_runaway
+from jensen.engines.guards import refuse_beyond
 from jensen.engines.quench import distinct, frame_of, joined, peak, quench
 from jensen.families.fullrank import FullRank
 from jensen.families.mixture import mixture_of
@@ -85,7 +85,7 @@ def search(target: Any, q: Any, rng: np.random.Generator) -> tuple[Mode, ...]:
         found, weights = _merged(target, found, weights)
     modes = _heavy(found, weights)
     for mode in modes:  # a density that rises for ever ends in noise, which has peaks
-        refuse_runaway(target, np.abs(mode.q.mean))
+        refuse_beyond(target, np.asarray(mode.q.mean))
     return modes
 
 

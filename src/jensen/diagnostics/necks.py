@@ -3,7 +3,7 @@
 Along t = log(scale), in coordinates y in which what the scale moves is straight (centering.py), the marginal density a step s
 away follows from draws at t, without any draw there:
 
-    p(t - s) / p(t) = E[ p(t - s, y) / p(t, y) | t ],        missing = p(t) int_0 p(t - s) / p(t) ds - P(draws below t)
+    p(t - s) / p(t) = E[ p(t - s, y) / p(t, y) | t ],        missing = p(t) int_s0 p(t - s) / p(t) ds,  s0: the last draws
 
 A prior like Gamma(.1, .1) of a scale leaves most of the mass in a neck, of which a Gaussian fit around the mode sees nothing
 while its log weights look right; under an improper one, as 1 / tau for the sd of groups, the neck never ends, and short chains do
@@ -31,9 +31,11 @@ _MOST = 10
 """Scales beyond which they belong to rows rather than to the model."""
 _AT, _BAND = 0.1, 0.04
 """Quantile of the draws from which steps are taken, and the share of them around it that says how dense they are there."""
-_STARTS = 8
-_LAST, _BETWEEN = (6.0, 8.0), 9
-"""The last steps, in logs: a scale 3,000 times as small; and how many are before them."""
+_LAST_DRAWN = 0.01
+"""Quantile from which on draws are too few to stand for what lies there."""
+_STARTS = 16
+_STEPS, _BETWEEN = (6.0, 8.0), 8
+"""The last steps from there, in logs: a scale 3,000 times as small; and how many are before them."""
 _NONE, _HIGHEST = 1e-12, 30.0
 """Share of the density that is none, and nats by which it rises, at most."""
 
@@ -99,31 +101,33 @@ def _scales(model: Any) -> list[tuple[int, str]]:
 def _missing(target: Any, z: np.ndarray, map: Any, k: int, side: float) -> float:
     """`Neck.missing` on one side of the draws along coordinate k, which a map does not move."""
     order = np.argsort(-side * z[:, k])
-    band = order[int((_AT - _BAND / 2) * len(z)) : int((_AT + _BAND / 2) * len(z)) + 1]
-    width = np.ptp(z[band, k])
+    last, *band = (order[int(at * len(z))] for at in (_LAST_DRAWN, _AT - _BAND / 2, _AT + _BAND / 2))
+    width, away = np.ptp(z[band, k]), abs(z[last, k] - z[band, k].mean())
     if not width > 0:
         return 0.0
     # The neck may be so long that the map, which holds to some digits, does not reach beyond the tenth of the draws in its depth.
-    if abs(_fall(_ratios(target, z[order[len(z) // 2 :][:_STARTS]], map, k, side, np.array(_LAST)))) < _ENDLESS:
+    if abs(_fall(_ratios(target, z[order[len(z) // 2 :][:_STARTS]], map, k, side, np.array(_STEPS)))) < _ENDLESS:
         return np.inf
-    steps = np.append(np.geomspace(min(width, 1.0), _LAST[0], _BETWEEN + 1), _LAST[1])
-    ratio = _ratios(target, z[band[np.linspace(0, len(band) - 1, _STARTS).astype(int)]], map, k, side, steps)
+    places = np.linspace(_AT - _BAND / 2, _AT + _BAND / 2, _STARTS)
+    start = z[order[(places * len(z)).astype(int)]]
+    steps = away + np.concatenate([[0.0], np.geomspace(min(width, 1.0), _STEPS[0], _BETWEEN), _STEPS[1:]])
+    ratio = _ratios(target, start, map, k, side, steps)
     fall = _fall(ratio)
     if abs(fall) < _ENDLESS:
         return np.inf
-    return float((_integral(steps, ratio) + ratio[-1] / max(fall, 1.0 * (fall < 0))) * _BAND / width - _AT)
+    return float((_integral(steps, ratio) + ratio[-1] / max(fall, 1.0 * (fall < 0))) * _BAND / width - _LAST_DRAWN)
 
 
 def _fall(ratio: np.ndarray) -> float:
     """Nats by which the density falls with each of the last units of log scale; infinite where there is none left."""
-    return float(np.log(ratio[-2] / ratio[-1]) / np.ptp(_LAST)) if ratio[-1] > _NONE else np.inf
+    return float(np.log(ratio[-2] / ratio[-1]) / np.ptp(_STEPS)) if ratio[-1] > _NONE else np.inf
 
 
 def _integral(steps: np.ndarray, ratio: np.ndarray) -> float:
-    """Of a density from 0 to the last step, exponential between steps."""
-    logs = np.log(np.maximum(np.append(1.0, ratio), _NONE))
+    """Of a density that is exponential between steps."""
+    logs = np.log(np.maximum(ratio, _NONE))
     fall = np.where(np.abs(np.diff(logs)) < 1e-6, -1e-6, np.diff(logs))
-    return float((np.diff(steps, prepend=0.0) * np.exp(logs[:-1]) * np.expm1(fall) / fall).sum())
+    return float((np.diff(steps) * np.exp(logs[:-1]) * np.expm1(fall) / fall).sum())
 
 
 def _ratios(target: Any, start: np.ndarray, map: Any, k: int, side: float, steps: np.ndarray) -> np.ndarray:

@@ -116,17 +116,16 @@ def reach(mean: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 def refuse_runaway(target: Any, far: np.ndarray) -> None:
     """Refuse when q has grown or gone beyond every scale, that is as far as `far` (D,) along the coordinates."""
-    share = np.nan_to_num(far / _farthest(target), nan=np.inf)
-    if share.max() > 1:
-        refuse_improper(target, int(share.argmax()))
+    if not far.max() <= _RUNAWAY:
+        refuse_improper(target, int(np.nan_to_num(far, nan=np.inf).argmax()))
 
 
-def _farthest(target: Any) -> np.ndarray:
-    """Most of a mean or sd of each coordinate (D,): the logarithms of positive numbers have no units that explain more."""
+def refuse_beyond(target: Any, mean: np.ndarray) -> None:
+    """Refuse a mean (D,) where a search has ended at positive numbers that no units explain."""
     sites = target.model.sites
-    return np.concatenate(
-        [np.full(site.size, _RUNAWAY if site.support != "positive" else _LOG_RUNAWAY) for site in sites]
-    )
+    logs = np.concatenate([np.full(site.size, site.support == "positive") for site in sites])
+    if (np.abs(mean) * logs).max(initial=0.0) > _LOG_RUNAWAY:
+        refuse_improper(target, int((np.abs(mean) * logs).argmax()))
 
 
 def refuse_improper(target: Any, coordinate: int) -> NoReturn:
