@@ -172,8 +172,8 @@ def correct(
     known = log_sd_error(_by_chain(x)) < LIMITS["sel"]
     mean_ok, sd_ok = mean_ok & pooled[0], sd_ok & pooled[1] & known
     gradients = np.concatenate([each.gradient for each in pool])
-    known = metric.map if was_mapped and isinstance(metric.map, Centering) else None
-    neck = necks.longest(target, draws.z, lambda: known or centering.learn(draws.z, gradients))
+    straight = metric.map if was_mapped and isinstance(metric.map, Centering) else None
+    neck = necks.longest(target, draws.z, lambda: straight or centering.learn(draws.z, gradients))
     if neck.why:
         mean_ok, sd_ok, guard = mean_ok & False, sd_ok & False, neck.why
     no_sd, no_mean = (tails.heavy(target.model, draws, gradients, index) for index in (tails.SLOWEST, tails.NO_MEAN))

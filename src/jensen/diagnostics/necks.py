@@ -122,7 +122,7 @@ def _missing(target: Any, z: np.ndarray, map: Any, k: int, side: float) -> float
 
 def _fall(ratio: np.ndarray) -> float:
     """Nats by which the density falls with each of the last units of log scale; infinite where there is none left."""
-    return float(np.log(ratio[-2] / ratio[-1]) / np.ptp(_STEPS)) if ratio[-1] > _NONE else np.inf
+    return float(np.log(max(ratio[-2], _NONE) / ratio[-1]) / np.ptp(_STEPS)) if ratio[-1] > _NONE else np.inf
 
 
 def _integral(steps: np.ndarray, ratio: np.ndarray) -> float:

@@ -135,6 +135,7 @@ def judge_by_weights(
     advice = "Use it."
     if not good.all():
         advice = _MODES_ADVICE if modes else "Allow the correction (correct='auto'), or use NUTS."
+        advice = _PROPER if neck.startswith(necks.IMPROPER) else advice
     words = tuple(TRUSTED if ok else DO_NOT_USE for ok in good)
     columns = {"mode shift": shifts, "wider draws": beyond}
     return Verdict(tuple(names), words, columns, tuple(reasons), advice, log_weights, "q")
@@ -184,7 +185,8 @@ def judge_fit(
         advice = _MODES_ADVICE
     elif not sd_ok.all():
         advice = "Use method='auto', which reports the corrected answer."
-    return Verdict(tuple(names), words, columns, tuple(reasons), advice, log_weights, "q")
+    judged = Verdict(tuple(names), words, columns, tuple(reasons), advice, log_weights, "q")
+    return beyond_draws(judged, correction.guard) if correction.guard.startswith(necks.IMPROPER) else judged
 
 
 def judge_corrected(
