@@ -19,7 +19,8 @@ from jensen.core import keys, layout, precision
 from jensen.core.errors import OptionError
 from jensen.core.threads import one_blas_thread
 from jensen.diagnostics.correct import Correction
-from jensen.diagnostics.examine import Examination, examine
+from jensen.diagnostics.examine import Examination
+from jensen.diagnostics.examine_fit import examine_fit
 from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.modes import Mode
 from jensen.diagnostics.quantities import Draws, by_variable, columns, moments, resampled
@@ -347,15 +348,9 @@ def conclude(
     **already: Any,
 ) -> Posterior:
     """Examine a fitted q and put everything together; a product needs no target; `already` known: chains, other modes."""
-    looks: dict[str, Any] = dict(
-        seed=settings.seed, report_q=settings.method != "auto", correcting=settings.correct, budget=budget
-    )
+    found = examine_fit(target, q, record, settings, budget, **already)
     if target is None:
-        from jensen.diagnostics.examine_product import examine_product
-
-        found = examine_product(q, record, precision=settings.precision, **looks)
         return together(q.model, q, record, found, engine=engine, settings=settings)
-    found = examine(target, q, record, **already, **looks)
     posterior = together(target.model, q, record, found, engine=engine, settings=settings, gradients=target.gradients)
     return posterior if isinstance(target, Target) else posterior.replace(near=target)
 

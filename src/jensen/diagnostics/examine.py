@@ -28,7 +28,6 @@ from jensen.diagnostics.linear_response import linear_response
 from jensen.diagnostics.mixture import ENOUGH, LEAST_SHARE, Mixed, mix, within
 from jensen.diagnostics.quantities import Draws
 from jensen.diagnostics.verdict import Verdict
-from jensen.families.flat import has_density
 from jensen.families.meanfield import DiagonalGaussian
 from jensen.families.structured import ArrowGaussian
 from jensen.models.large import LargeTarget
@@ -96,7 +95,7 @@ def examine(
     Parameters
     ----------
     target, q, run
-        The log density, the fit, and its record.
+        The log density, the fit (with a density of its own), and its record.
     seed
         Randomness.
     report_q
@@ -110,10 +109,6 @@ def examine(
     modes
         Other modes that were found before; None: search.
     """
-    if not has_density(q):
-        from jensen.diagnostics.examine_particles import examine_particles
-
-        return examine_particles(target, q, run, seed=seed, correcting=correcting, budget=budget)
     found = _Look(target, q, seed, modes)
     deadline = None if budget is None else time.perf_counter() + budget
     try:
