@@ -117,10 +117,10 @@ class Nested:
             slope = np.einsum("nkgx,ngxe->nkge", slope, tails) + e[:, None]
             h = np.einsum("nkge,mke->ngm", slope, rule.fit)  # coefficients
             middle, half_square = log_p[:, len(e) // 2], 0.5 * (e**2).sum(1)
-            gap = (log_p - middle[:, None] + len(self.own) * half_square - h.sum(1) @ rule.values(e).T) @ w
+            gap = (log_p - middle[:, None] + len(self.own) * half_square - h.sum(1) @ rule.basis.T) @ w
             center, root, beyond = _recentered(slope, rule)
             at = np.clip(center, -_SHIFT, _SHIFT)[:, :, None] + np.einsum("ngef,kf->ngke", root, e)
-            logs = np.einsum("ngkm,ngm->ngk", rule.values(at), h) - 0.5 * (at**2).sum(3) + half_square
+            logs = rule.polynomials(h, at) - 0.5 * (at**2).sum(3) + half_square
             height = logs.max(2, keepdims=True)
             mass = w * np.exp(logs - height)
             total = mass.sum(2, keepdims=True)
@@ -270,16 +270,33 @@ def _draws(nested: Nested, few: Few, rng: np.random.Generator) -> np.ndarray:
 
 
 class _Rule(NamedTuple):
-    """Nodes e (K, d), weights w (K,) that sum to one, powers (m, d) of a polynomial, its coefficients (m, K, d) of slopes."""
+    """A product rule and the polynomial of which it knows the slopes.
+
+    Nodes e (K, d); weights w (K,) that sum to one; powers (m, d) of the polynomial, their products at the nodes, basis (K, m);
+    its coefficients, fit (m, K, d), by slopes.
+    """
 
     e: np.ndarray
     w: np.ndarray
     powers: np.ndarray
+    basis: np.ndarray
     fit: np.ndarray
 
-    def values(self, e: np.ndarray) -> np.ndarray:
-        """Every power (..., m) at points e (..., d)."""
-        return np.prod(e[..., None, :] ** self.powers, -1)
+    def polynomials(self, h: np.ndarray, e: np.ndarray) -> np.ndarray:
+        """Values (..., k) of polynomials with coefficients h (..., m) at points e (..., k, d), one coordinate after the other."""
+        size = self.powers.max() + 1
+        left = np.zeros((*h.shape[:-1], 1, *(size,) * e.shape[-1]))
+        left[..., 0, *self.powers.T] = h
+        for j in range(e.shape[-1]):
+            left = (_powers(e[..., j], size)[..., None, :] @ left.reshape(*left.shape[: h.ndim], size, -1))[..., 0, :]
+        return left[..., 0]
+
+
+def _powers(x: np.ndarray, size: int) -> np.ndarray:
+    """x^0, ..., x^(size - 1), (..., size): by products, as NumPy's powers take ten times as long."""
+    x = np.broadcast_to(x[..., None], (*x.shape, size)).copy()
+    x[..., 0] = 1
+    return np.multiply.accumulate(x, -1, out=x)
 
 
 @lru_cache(maxsize=16)
@@ -294,7 +311,7 @@ def _rule(nodes: int, d: int) -> _Rule:
         powers[:, j] * np.prod(e[:, None] ** np.maximum(powers - np.eye(d, dtype=int)[j], 0), -1) for j in range(d)
     ]
     fit = np.linalg.pinv(np.concatenate(slopes, 0)).reshape(len(powers), d, len(e))
-    return _Rule(e, w, powers, np.swapaxes(fit, 1, 2))
+    return _Rule(e, w, powers, np.prod(e[:, None] ** powers, -1), np.swapaxes(fit, 1, 2))
 
 
 def _recentered(slope: np.ndarray, rule: _Rule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
