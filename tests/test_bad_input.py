@@ -13,6 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints
+from scipy import stats
 
 import jensen as jn
 from jensen.models.target import Target
@@ -63,6 +64,40 @@ def test_data_that_is_not_finite(language, value, word):
     else:
         model = jn.density(normal, {"x": 0.0}, data={"y": broken})
         refused(jn.DataError, model, "'y'", f"1 {word} value", "row 3", "drop or impute")
+
+
+def test_infinite_bounds_of_rows_that_are_not_censored_are_data():
+    """Weibull times with covariates, against SciPy: infinite bounds, as users write them, and large ones."""
+    pm = pytest.importorskip("pymc")
+    rng = np.random.default_rng(5)
+    x, end = rng.normal(size=60), rng.exponential(6, 60)
+    time = np.exp(1 + x / 2) * rng.weibull(1.5, 60)
+    seen = time < end
+    fits = []
+    for beyond in (np.inf, 1e6):
+        with pm.Model() as model:
+            a, b = pm.HalfNormal("a", 2), pm.Normal("b", 0, 2, shape=2)
+            lasts = pm.Weibull.dist(a, pm.math.exp(b[0] + b[1] * x))
+            upper = np.where(seen, beyond, end)
+            pm.Censored("time", lasts, lower=None, upper=upper, observed=np.minimum(time, end))
+        fits.append(jn.fit(model, progress=False))
+
+    def log_density(a, b):
+        shape = stats.weibull_min(a, scale=np.exp(b[0] + b[1] * x))
+        rows = np.where(seen, shape.logpdf(time), shape.logsf(end))
+        return rows.sum() + stats.halfnorm(scale=2).logpdf(a) + stats.norm(0, 2).logpdf(b).sum()
+
+    z = fits[0].q.sample(np.random.default_rng(0), 50)
+    log_p = [log_density(np.exp(one[0]), one[1:]) + one[0] for one in z]
+    assert np.std(log_p - fits[0].q.log_prob(z)) < 0.5
+    np.testing.assert_allclose(fits[0].mean["b"], fits[1].mean["b"], atol=1e-6)
+
+
+def test_new_data_with_infinite_values_are_refused():
+    posterior = jn.fit(line, data={"x": X, "y": Y}, progress=False)
+    with pytest.raises(jn.DataError) as caught:
+        posterior.predict({"x": np.r_[X, np.inf]})
+    sentence(caught, "'x'", "1 infinite value", "drop or impute")
 
 
 def test_many_rows_that_are_not_finite_are_counted_and_a_few_named():

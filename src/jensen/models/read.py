@@ -38,7 +38,7 @@ def read(
     OptionError
         When the object is no model.
     DataError
-        When an array holds NaN, infinite values or no real numbers, or a name or shape does not fit.
+        When an array holds NaN, infinite values that are no bounds, or no real numbers, or a name or shape does not fit.
     ModelError
         When the model cannot be fitted as written.
     """
@@ -50,7 +50,7 @@ def read(
         for name, value in (model.data or {}).items():
             _plain(name, value)
     record = _front_end(model, data, precision, lengths or {})
-    _refuse_nonfinite(record.data)
+    _refuse_nonfinite(record, record.data, precision)
     return record
 
 
@@ -71,7 +71,7 @@ def checked(model: Model, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
             f"the model has no data {sorted(unknown)}; it has {sorted(model.data)}; check the names in data=."
         )
     arrays = {name: np.asarray(_plain(name, value)) for name, value in data.items() if value is not None}
-    _refuse_nonfinite(arrays)
+    _refuse_nonfinite(model, arrays, "float64")
     return arrays
 
 
@@ -135,15 +135,30 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _refuse_nonfinite(data: Mapping[str, np.ndarray]) -> None:
-    for name, value in data.items():
-        if value.dtype.kind != "f" or np.isfinite(value).all():
-            continue
-        kind = "NaN" if np.isnan(value).any() else "infinite"
-        bad = ~np.isfinite(value)
-        rows = np.unique(np.nonzero(bad)[0]) if value.ndim else np.zeros(1, int)
-        shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-        raise DataError(
-            f"data {name!r} has {int(bad.sum())} {kind} value{'s' if bad.sum() > 1 else ''} (row {shown}); "
-            "drop or impute these rows before fitting."
-        )
+def _refuse_nonfinite(model: Model, data: Mapping[str, np.ndarray], precision: str) -> None:
+    """NaN is refused, and infinite values where they are no bounds, as those of rows that are not censored."""
+    bad = {name: ~np.isfinite(value) for name, value in data.items() if value.dtype.kind == "f"}
+    bad = {name: where for name, where in bad.items() if where.any()}
+    missing = [name for name in bad if np.isnan(data[name]).any()]
+    if not bad or (not missing and _finite_all_the_same(model, data, precision)):
+        return
+    name = (missing or list(bad))[0]
+    where, kind = bad[name], "NaN" if missing else "infinite"
+    rows = np.unique(np.nonzero(where)[0]) if where.ndim else np.zeros(1, int)
+    shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+    raise DataError(
+        f"data {name!r} has {int(where.sum())} {kind} value{'s' if where.sum() > 1 else ''} (row {shown}); "
+        "drop or impute these rows before fitting"
+        + (", or make bounds large and finite." if kind == "infinite" else ".")
+    )
+
+
+def _finite_all_the_same(model: Model, data: Mapping[str, np.ndarray], precision: str) -> bool:
+    """Whether log density and gradient are finite at the origin, whatever the data."""
+    from jensen.models.target import Target
+
+    if model.discrete or any(np.shape(value) != np.shape(model.data[name]) for name, value in data.items()):
+        return False
+    with scope(precision):
+        log_p, gradient = Target(replace(model, data={**model.data, **data}), precision)(np.zeros((1, model.dim)))
+    return bool(np.isfinite(log_p).all() and np.isfinite(gradient).all())
