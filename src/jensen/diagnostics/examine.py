@@ -7,6 +7,8 @@
     5. groups with few globals                   groups are integrated by quadrature, globals by importance sampling
     6. short chains from q                       correct the answer, or judge q by how far they move
     7. modes that those do not reach             chains within each mode, whose masses a bridge tells
+    8. a density that changes of order or sign   the answer is spread over all copies
+       leave as it is
 
 All of it runs on the program the fit has compiled.
 """
@@ -19,7 +21,7 @@ import numpy as np
 
 from jensen.core import keys
 from jensen.core.errors import ModelError
-from jensen.diagnostics import centering, chains, necks, quantities, verdict
+from jensen.diagnostics import centering, chains, necks, quantities, symmetries, verdict
 from jensen.diagnostics import modes as mode_search
 from jensen.diagnostics.beyond import FAR, beyond
 from jensen.diagnostics.by_block import judge_blocks
@@ -121,8 +123,10 @@ def examine(
         if run.status == "stuck" and (report_q or not correcting):
             return found.about_q(verdict.unfinished(found.names, "the fit did not converge", found.log_w))
         if not report_q and correcting:
-            return _to_the_end(found, _answer(found, deadline))
-        return _about_q(found, correcting, deadline, known)
+            answer = _to_the_end(found, _answer(found, deadline))
+        else:
+            answer = _about_q(found, correcting, deadline, known)
+        return symmetries.spread(target, answer, seed, report_q)
     except np.linalg.LinAlgError:
         return found.about_q(verdict.unfinished(found.names, "q or the chains from it collapsed", found.log_w))
     except KeyboardInterrupt:

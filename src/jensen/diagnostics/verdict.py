@@ -238,6 +238,24 @@ def beyond_draws(judged: Verdict, why: str) -> Verdict:
     return replace(judged, words=(DO_NOT_USE,) * len(judged.names), reasons=(*judged.reasons, why), advice=advice)
 
 
+def of_copies(judged: Verdict, moved: np.ndarray, widened: np.ndarray, why: str, report_q: bool) -> Verdict:
+    """The verdict on an answer that is now spread over all copies of the posterior, or on q, which describes some of them.
+
+    Means move by `moved` sds and log sds by `widened` (K,) from some of them to all.
+    """
+    if not report_q:
+        reason = f"{why}; the answer is spread over all of these copies"
+        advice = _COPIES_ADVICE if judged.advice == "Use it." else judged.advice
+        return replace(judged, reasons=(*judged.reasons, reason), advice=advice, about="the corrected answer")
+    mean_ok = (moved < OFF) & np.array([word != DO_NOT_USE for word in judged.words])
+    words = words_of(mean_ok, mean_ok & (widened < OFF) & np.array([word == TRUSTED for word in judged.words]))
+    reason = f"{why}; q describes some of these copies only"
+    return replace(judged, words=words, reasons=(*judged.reasons, reason), advice=_MODES_ADVICE)
+
+
+_COPIES_ADVICE = "Use the draws; to tell the copies apart, order what can change places, or fix a sign."
+
+
 def judge_mixture(
     names: list[str], modes: tuple[Mode, ...], share: float, draws: int, log_weights: np.ndarray
 ) -> Verdict:

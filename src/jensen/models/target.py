@@ -119,7 +119,7 @@ class Target:
         self.model = model
         self.dim = model.dim
         self.gradients = 0
-        self._dtype = np.dtype(precision)
+        self.precision, self._dtype = precision, np.dtype(precision)
         self.data = on_device({name: self._cast(value) for name, value in model.data.items()})
         self._program = _density_program(model.factors, model.sites)
         shapes = tuple((name, value.shape, value.dtype) for name, value in self.data.items())
