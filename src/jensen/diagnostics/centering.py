@@ -35,6 +35,8 @@ _CANDIDATES = 3
 _LEAST, _EACH = 400, 4
 """Draws by which parents are chosen: at least, and for each coefficient."""
 _PER_COEFFICIENT = 2.0
+_NUMBERS = 1_500_000
+"""Draws times coefficients of a regression, about, at most: of a score without noise more would tell nothing."""
 _NOISE = 3.0
 _FLAT = 1e-6
 _DEEP = 300
@@ -59,14 +61,16 @@ def learn(z: np.ndarray, gradient: np.ndarray) -> Centering | None:
     fine = np.isfinite(gradient).all(1) & np.isfinite(z).all(1)
     size = np.abs(gradient).max(1)
     fine &= size < _DEEP * np.quantile(size[fine], 0.1) if fine.any() else fine
-    z, gradient = z[fine], gradient[fine]
     dim = z.shape[1]
+    apart = -(-2 * (dim + 1) * int(fine.sum()) // _NUMBERS) or 1
+    z, gradient = z[fine][::apart], gradient[fine][::apart]
     if not 2 <= dim <= LARGEST_DIM or not enough(z) or not z.std(0).min() > 0:
         return None
     parents: list[tuple[int, float]] = []
+    layers: list[Layer] = []
     while len(parents) < min(_PARENTS, dim - 1):
         y, u = z, gradient
-        for each in _layered(z, gradient, parents):
+        for each in layers:
             y = each.into(y)
             u = each.back(y, u)
             # Back from the layer's directions to coordinates, among which the next parent is.
@@ -76,7 +80,8 @@ def learn(z: np.ndarray, gradient: np.ndarray) -> Centering | None:
         if new is None:
             break
         parents.append(new)
-    return Centering(tuple(_layered(z, gradient, parents))) if parents else None
+        layers = _layered(z, gradient, parents)
+    return Centering(tuple(layers)) if layers else None
 
 
 def enough(z: np.ndarray) -> bool:
@@ -107,7 +112,7 @@ def _parent(z: np.ndarray, gradient: np.ndarray, known: list[int]) -> tuple[int,
     mean, sd = z.mean(0), z.std(0)
     x, u = (z - mean) / sd, gradient * sd
     linear = np.column_stack([np.ones(n), x])
-    left = u - linear @ np.linalg.lstsq(linear, u, rcond=None)[0]
+    left = u - linear @ _solve(linear, u, [dim + 1])[0]
     few = slice(0, max(_LEAST, _EACH * 4 * (dim + 1)))
     x, u = x[few], u[few]
     best, best_gain = None, 0.0
@@ -149,8 +154,10 @@ def gain(x: np.ndarray, u: np.ndarray, parent: int, width: float, known: list[in
     both = np.column_stack([linear, e[:, None] * inner])
     aim = u[:, rest] * root
     half = np.arange(len(x)) % 4 < 2
+    sizes = [linear.shape[1], both.shape[1]]
     first, second = (
-        ((aim[~half] - features[~half] @ _solve(features[half], aim[half])) ** 2).mean(0) for features in (linear, both)
+        ((aim[~half] - both[~half, : len(found)] @ found) ** 2).mean(0)
+        for found in _solve(both[half], aim[half], sizes)
     )
     scale = np.maximum((aim**2).mean(0), 1e-300)
     # In units of the scores themselves, whose mean square is about one a direction in whitened coordinates.
@@ -159,20 +166,32 @@ def gain(x: np.ndarray, u: np.ndarray, parent: int, width: float, known: list[in
     )
 
 
-def _solve(features: np.ndarray, aim: np.ndarray) -> np.ndarray:
+def _solve(features: np.ndarray, aim: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    """Regressions on the first features, as many as `sizes` say, by normal equations."""
     size = np.sqrt((features**2).mean(0)) + 1e-300
-    gram = (features / size).T @ (features / size) / len(features)
+    features = features / size
+    gram, to = features.T @ features / len(features), features.T @ aim / len(features)
     gram[np.diag_indices_from(gram)] += 1e-10
-    return np.linalg.solve(gram, (features / size).T @ aim / len(features)) / size[:, None]
+    return [np.linalg.solve(gram[:k, :k], to[:k]) / size[:k, None] for k in sizes]
 
 
-def _fit(x: np.ndarray, t: np.ndarray, u: np.ndarray, e: np.ndarray, others: np.ndarray) -> _Fit:
-    """Regression of scores u on rest x, parent t, and other parents, whose part is left out again."""
-    root, count = 1 / np.sqrt(1 + e)[:, None], x.shape[1]
+def _triangle(x: np.ndarray, t: np.ndarray, u: np.ndarray, e: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """All that a regression of scores u needs to know of its rows: the triangular factor of features and scores.
+
+    Features are rest x, parent t, and other parents, whose part is left out again.
+    """
+    root = 1 / np.sqrt(1 + e)[:, None]
     inner = np.column_stack([np.ones(len(x)), x]) * root
-    features = np.column_stack([inner, e[:, None] * inner, t[:, None] * root, others * root])
-    size = np.sqrt((features**2).mean(0)) + 1e-300
-    found = np.linalg.lstsq(features / size, u * root, rcond=1e-10)[0] / size[:, None]
+    features = [inner, e[:, None] * inner, t[:, None] * root, others * root]
+    return np.asarray(np.linalg.qr(np.column_stack([*features, u * root]), mode="r"))
+
+
+def _fit(triangle: np.ndarray, count: int) -> _Fit:
+    """The regression, on `count` coordinates."""
+    features = triangle.shape[1] - count
+    left, right = triangle[:features, :features], triangle[:features, features:]
+    size = np.sqrt((left**2).sum(0)) + 1e-300
+    found = np.linalg.lstsq(left / size, right, rcond=1e-10)[0] / size[:, None]
     return _Fit(
         found[0], found[2 * count + 2], -found[1 : count + 1], found[count + 1], -found[count + 2 : 2 * count + 2]
     )
@@ -186,9 +205,9 @@ def _layer(z: np.ndarray, gradient: np.ndarray, parent: int, exponent: float, re
     half = np.arange(len(z)) % 4 < 2
     t = z[:, parent] - at
     others = np.delete(x, [parent, *rest], axis=1)
-    whole, one, other = (
-        _fit(x[part][:, rest], t[part], u[part][:, rest], e[part], others[part]) for part in (slice(None), half, ~half)
-    )
+    halves = [_triangle(x[part][:, rest], t[part], u[part][:, rest], e[part], others[part]) for part in (half, ~half)]
+    one, other = (_fit(triangle, len(rest)) for triangle in halves)
+    whole = _fit(np.asarray(np.linalg.qr(np.concatenate(halves), mode="r")), len(rest))
     total = _symmetric(whole.likelihood + whole.prior)
     values, vectors = np.linalg.eigh(total)
     root = vectors / np.sqrt(np.maximum(values, _FLAT * values.max()))

@@ -133,9 +133,6 @@ def correct(
         stage = chains.stage(target, z, metric, rng, leapfrogs=leapfrogs, step=step, goal=goal, kept=kept)
         part = _constrained(target, stage)
         evidence, pool = _pooled(evidence, pool if mapped == was_mapped else [], part, number)
-        if centered is not None and scores is not None:
-            scores = _more(scores, stage)
-            centered = turning.learn(*scores) or centered
         bends = given or centered or (straighten.learn(stage.z) if number >= 1 else None)
         if number >= 1 and judging and evidence.between.max() < LIMITS["between"]:
             break
@@ -148,6 +145,9 @@ def correct(
             break
         if deadline is not None and time.perf_counter() > deadline:
             break
+        if centered is not None and scores is not None:
+            scores = _more(scores, stage)
+            bends = centered = turning.learn(*scores) or centered
         z = _rescued(stage.z[-1], rng) if number < 3 else stage.z[-1]
         step = stage.step if mapped or bends is None else chains.first_step(target.dim)
         metric, was_mapped = chains.relearn(metric, stage, bends), mapped
