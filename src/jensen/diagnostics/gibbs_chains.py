@@ -16,7 +16,7 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.documents import mixed
-from jensen.conjugate.pieces import known
+from jensen.conjugate.pieces import POINT, known
 from jensen.conjugate.product import Product
 from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING, signature
@@ -27,6 +27,7 @@ from jensen.diagnostics.settled import GROUPS, LIMITS, against, coupled, means_s
 from jensen.diagnostics.spaces import Own
 from jensen.engines.coordinate import order
 from jensen.engines.gibbs import host_noise, one_sweep
+from jensen.families.gaussian import Gaussian
 
 CHAINS = 128
 FEWEST = 64
@@ -163,6 +164,9 @@ def log_weights(q: Product, draws: Draws) -> np.ndarray:
         own = {block: blocks.flat(q.plan, block, values) for block in q.plan.blocks}
         log_q = sum(families[block].log_prob(x) for block, x in own.items())
         moments = {block: families[block].statistics(x) for block, x in own.items()}
+        for block, part in moments.items():
+            if isinstance(families[block], Gaussian):
+                part[POINT] = ()
         # What is log-Gaussian is a density of the logarithm in q, and of the site in the joint.
         return back(changing)(moments) + sum(energy.volume(block, part) for block, part in moments.items()) - log_q
 
