@@ -1,5 +1,8 @@
 """jn.fit and jn.conjugacy on conditionally conjugate models: the way from a user's function to a judged posterior."""
 
+import gc
+import weakref
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -34,15 +37,19 @@ def test_a_mixture_by_coordinate_ascent(mixture):
     assert "trusted" in repr(mixture)
 
 
-def test_a_product_of_many_dimensions_is_judged_by_its_weights():
-    """Log weights against the evidence by quadrature over the precision of each column."""
+@pytest.mark.parametrize("conjugate", [True, False])
+def test_a_product_of_many_dimensions_is_judged_by_its_weights(conjugate):
+    """Log weights against the evidence by quadrature over the precision of each column; the fit leaves nothing of its data."""
     rows, columns = 3000, 50
     x = np.random.default_rng(0).normal(np.linspace(-2, 2, columns), 1.5, (rows, columns))
 
     def model(x):
         with numpyro.plate("columns", columns):
             mu = numpyro.sample("mu", dist.Normal(0, 3))
-            tau = numpyro.sample("tau", dist.Gamma(2, 1))
+            if conjugate:
+                tau = numpyro.sample("tau", dist.Gamma(2, 1))
+            else:
+                tau = numpyro.sample("sd", dist.HalfNormal(2)) ** -2.0
             with numpyro.plate("rows", rows):
                 numpyro.sample("x", dist.Normal(mu, tau**-0.5), obs=x)
 
@@ -53,10 +60,16 @@ def test_a_product_of_many_dimensions_is_judged_by_its_weights():
     assert np.var(log_w) < 0.1
     tau = np.exp(np.log(1.5**-2) + np.linspace(-0.4, 0.4, 4001))[:, None]
     mean, square = x.mean(0), ((x - x.mean(0)) ** 2).sum(0)
-    log_p = stats.gamma.logpdf(tau, 2) + rows / 2 * np.log(tau / (2 * np.pi)) - tau * square / 2
+    sd_prior = stats.halfnorm.logpdf(tau**-0.5, scale=2) + np.log(0.5 * tau**-1.5)
+    log_p = stats.gamma.logpdf(tau, 2) if conjugate else sd_prior
+    log_p = log_p + rows / 2 * np.log(tau / (2 * np.pi)) - tau * square / 2
     log_p += stats.norm.logpdf(mean, 0, np.sqrt(1 / (rows * tau) + 9)) + 0.5 * np.log(2 * np.pi / (rows * tau))
     evidence = np.log(np.trapezoid(np.exp(log_p - log_p.max(0)), tau[:, 0], axis=0)) + log_p.max(0)
     assert log_w.mean() + np.var(log_w) / 2 == pytest.approx(evidence.sum(), abs=0.05)
+    data = weakref.ref(found.model.data["x"])
+    del found
+    gc.collect()
+    assert data() is None
 
 
 def test_levels_are_in_order_and_probabilities_belong_to_rows(mixture):

@@ -110,6 +110,7 @@ def run(
         _remind(callbacks, saved.callbacks)
     elif state is None:
         state = engine.init(target, seed)
+    racing = isinstance(engine, Racing)  # dear to ask, of a protocol
     at, finished = _At(state, losses.size, len(notes)), bool(ended)
 
     def kept() -> Saved:
@@ -117,7 +118,7 @@ def run(
         return Saved(at.state, losses.view(at.steps), tuple(notes[: at.notes]), elapsed(), status, ended, memories)
 
     def seen() -> np.ndarray:
-        best = engine.best_so_far(at.state) if isinstance(engine, Racing) else None
+        best = engine.best_so_far(at.state) if racing else None  # type: ignore[attr-defined]
         return losses.view(at.steps) if best is None else best
 
     def elapsed() -> float:

@@ -55,6 +55,11 @@ def test_with_a_curvature_the_hessian_is_right_too(target):
     wanted = everything(AT)
     np.testing.assert_allclose(target(AT[None])[1][0], wanted[1], atol=1e-7)
     np.testing.assert_allclose(slopes(target, AT), wanted[2], rtol=1e-5, atol=1e-3)
+    assert target.rows.passes == 1
+    there = AT + 0.05
+    target.anchor(there, None)  # another point is another pass
+    np.testing.assert_allclose(target(there[None])[1][0], everything(there)[1], atol=1e-7)
+    assert target.rows.passes == 2
 
 
 def test_looks_at_more_rows_come_nearer_to_the_mode_of_all(target, monkeypatch):

@@ -291,11 +291,12 @@ def _summed(
 
 
 def _taker(rows: tuple[int, ...], first: np.ndarray) -> Any:
-    """Pick the cells' first rows out of an array (1, *rows)."""
+    """Pick the cells' first rows out of an array (1, *rows), which is not spread over the rows: there may be millions."""
 
     def take(array: np.ndarray) -> np.ndarray:
         if array.size == 1:
             return np.asarray(array).reshape(1)
-        return np.broadcast_to(fit(array, len(rows)), (1, *rows)).reshape(-1)[first]
+        array, place = fit(array, len(rows))[0], np.unravel_index(first, rows)
+        return array[tuple(at if length > 1 else 0 for at, length in zip(place, array.shape, strict=True))]
 
     return take

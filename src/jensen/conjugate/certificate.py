@@ -80,15 +80,14 @@ def certify(plan: Plan, data: Mapping[str, Any], seed: int = 0) -> Certificate:
         points, wide = points[:2], points[2:]
     spread = {block: _covariances(families[block], block in plan.damped, rng) for block in plan.blocks}
     changing, back, shape = known(plan.energy)
-    rest = (changing, families, *points, _zeros(spread), _share(plan, 0.0), np.array(True), dict(data))
+    inputs = on_device(dict(data))
+    rest = (changing, families, *points, _zeros(spread), _share(plan, 0.0), np.array(True), inputs)
 
     def build() -> Any:
         large = sum(np.size(array) for array in data.values()) > MANY
         return _program(plan, back).lower(*rest).compile(compiler_options=LARGE_ARRAYS if large else FAST_COMPILE)
 
     compiled = plan.graph.remember(("certificate", shape, signature(rest), tuple(plan.blocks.items())), build)
-
-    inputs = on_device(dict(data))
 
     def nodes(first: Any, second: Any, spread: Any, share: Any, compare: bool = True) -> Any:
         found = compiled(changing, families, first, second, spread, share, np.array(compare), inputs)
@@ -166,10 +165,8 @@ def _program(plan: Plan, back: Any) -> Any:
         def truth(data: Any) -> dict[str, tuple[Any, Any]]:
             rows = graph.densities(first, data)
             more = blocks.volume(plan, first)
-            return {
-                name: (_float(rows[name].sum() + more.get(name, 0.0)), _float(jnp.abs(rows[name]).sum()))
-                for name in names
-            }
+            sums = {name: _sums(rows[name]) for name in names}
+            return {name: (total + more.get(name, 0.0), size) for name, (total, size) in sums.items()}
 
         def nothing(data: Any) -> dict[str, tuple[Any, Any]]:
             return dict.fromkeys(names, (jnp.zeros(()), jnp.zeros(())))
@@ -180,8 +177,15 @@ def _program(plan: Plan, back: Any) -> Any:
     return jax.jit(both)
 
 
-def _float(x: Any) -> Any:
-    return jnp.asarray(x, float)
+def _sums(rows: Any) -> tuple[Any, Any]:
+    """Sums of numbers and of their sizes, in one pass that does not store them: millions of rows take longer to store."""
+    rows = jnp.asarray(rows, float)
+    zero = jnp.zeros((), rows.dtype)
+    return tuple(
+        jax.lax.reduce(
+            (rows, jnp.abs(rows)), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), tuple(range(rows.ndim))
+        )
+    )
 
 
 def _between(family: Any, a: dict[str, Any], b: dict[str, Any], share: Any) -> dict[str, Any]:

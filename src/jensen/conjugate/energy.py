@@ -214,8 +214,8 @@ def assemble(
                 tables[name], constant[name] = _tabled(factor, graph, data, layout, points)
             else:
                 plain[name] = _summed(factor, graph, data, layout, points)
-                shape = factor.node.shape
-                constant[name] = np.broadcast_to(fit(factor.constant, len(shape)), (1, *shape)).sum()
+                shape, rows = factor.node.shape, fit(factor.constant, len(factor.node.shape))
+                constant[name] = rows.sum() * (np.prod(shape) / max(rows.size, 1))
         except MemoryError as error:
             raise NotConjugate(
                 frozenset(), f"the sufficient statistics of {name} would take {error} numbers and more"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from jensen.conjugate.certificate import Certificate, certify
@@ -143,12 +144,12 @@ def certified(
             "log_prob of NumPyro's distributions, or use method='auto'."
         )
     with scope("float64"), np.errstate(all="ignore"):  # what is not finite is not conjugate, and said in words
-        graph = model.graph()
-        constant = constant_beside(graph, model.data, seed)
-        plan = make_plan(graph, model.data, None if blocks is None else blocks.groups, seed)
+        graph, data = model.graph(), jax.device_put(dict(model.data))  # once for all programs, which end in here
+        constant = constant_beside(graph, data, seed)
+        plan = make_plan(graph, data, None if blocks is None else blocks.groups, seed)
         if plan.energy is None or (worth is not None and not worth(plan)):
             return plan, None
-        certificate = certify(plan, model.data, seed)
+        certificate = certify(plan, data, seed)
         check_proper(plan, seed)
     if certificate.failed or certificate.bent:
         return _refused(plan, certificate), certificate

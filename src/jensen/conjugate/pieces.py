@@ -26,6 +26,8 @@ FEW = 8
 """Reads of a block that are handled one by one."""
 ZERO = "zero"
 """Key of a block's moments which says that they are zero, as where an energy that is quadratic in it is looked at."""
+POINT = "point"
+"""Key of a Gaussian block's moments which says that they are those of a point: quadratures over it have one node."""
 KNOWN = 4096
 """Index arrays of up to this many numbers may be constants of a program."""
 

@@ -140,7 +140,8 @@ def make_plan(
         When `blocks` does not fit the model.
     """
     for name, array in data.items():
-        if np.issubdtype(np.result_type(array), np.inexact) and not np.isfinite(np.asarray(array)).all():
+        array = np.asarray(array)
+        if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
             raise DataError(f"{name} has NaN or infinite values; drop or impute those rows.")
     latents = {node.name: node for node in graph.nodes if node.latent}
     _check_blocks(blocks, latents)

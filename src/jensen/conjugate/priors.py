@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend import core
 
 from jensen.conjugate.hermite import expected
+from jensen.conjugate.pieces import POINT
 from jensen.conjugate.places import static
 from jensen.conjugate.terms import NotConjugate
 from jensen.conjugate.ways import Way
@@ -48,6 +49,8 @@ class Prior:
     def __call__(self, moments: Any) -> Any:
         """The sum over elements."""
         own = moments[self.block]
+        if POINT in own:
+            return self.at(own["mean"][self.index]).sum()
         return expected(jax.vmap(self.at), own["mean"][self.index], own["cov"][self.index]).sum()
 
     def at(self, x: Any) -> Any:

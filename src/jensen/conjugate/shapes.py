@@ -20,6 +20,7 @@ from jax.scipy.special import gammaln
 
 from jensen.conjugate.hermite import NODES, WEIGHTS
 from jensen.conjugate.layout import Layout
+from jensen.conjugate.pieces import POINT
 from jensen.conjugate.places import static
 from jensen.conjugate.slots import Affine, Slot, fit, like
 from jensen.conjugate.terms import Curved, Mean, MeanLog, NotConjugate, Reader, Term
@@ -90,6 +91,8 @@ class LogGammas:
     def __call__(self, moments: Any) -> Any:
         """The sum, a scalar."""
         own = moments[self.block]
+        if POINT in own:
+            return self.at(own["mean"]).sum()
         mean, sd = own["mean"][self.index], jnp.sqrt(own["cov"][self.index] + 1e-300)
         return (self.stat * (self._log_gamma(mean[:, None] + sd[:, None] * NODES) @ WEIGHTS)).sum()
 

@@ -63,7 +63,10 @@ class Affine(NamedTuple):
         return Affine(-self.constant, tuple(slot._replace(weight=-slot.weight) for slot in self.slots))
 
     def __add__(self, other: "Affine") -> "Affine":  # type: ignore[override]
-        return Affine(self.constant + other.constant, self.slots + other.slots)
+        here, there = self.constant, other.constant
+        # Millions of rows are not copied for a zero.
+        same = there.size == 1 and there.ndim <= here.ndim and there.dtype == here.dtype and not there.any()
+        return Affine(here if same else here + there, self.slots + other.slots)
 
     def times(self, factor: float) -> "Affine":
         """The array multiplied by a number."""

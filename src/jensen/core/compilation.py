@@ -24,6 +24,9 @@ LARGE_ARRAYS: dict[str, Any] = {**FAST_COMPILE, "xla_backend_optimization_level"
 LONG_RUNNING: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
 """For programs that run hundreds of times: as fast as with XLA's newer emitters, for two thirds of the compilation."""
 
+_LARGE, _PLACES = 2**16, 64
+"""Bytes from which a copy costs more than finding a place for it, and those by multiples of which JAX's places lie apart."""
+
 
 @lru_cache(maxsize=64)
 def once(function: Any) -> Any:
@@ -37,9 +40,19 @@ def on_device(arrays: Any) -> Any:
     The copies are made here and at once: JAX's own may be made later, when a source has filled an array anew. Arrays that are
     handed over together cost half as much as one by one.
     """
-    return jax.device_put(
-        jax.tree.map(lambda array: array if isinstance(array, jax.Array) else np.array(array), arrays)
-    )
+    return jax.device_put(jax.tree.map(lambda array: array if isinstance(array, jax.Array) else copied(array), arrays))
+
+
+def copied(array: Any) -> np.ndarray:
+    """A copy, where it is large in a place that JAX reads as it is: of what lies anywhere it makes another copy."""
+    array = np.asarray(array)
+    if array.nbytes < _LARGE:
+        return np.array(array)
+    room = np.empty(array.nbytes + _PLACES, np.uint8)
+    begin = -room.ctypes.data % _PLACES
+    copy = room[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def signature(tree: Any) -> Hashable:

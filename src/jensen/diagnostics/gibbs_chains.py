@@ -8,6 +8,7 @@ Reference: Gelfand and Smith (1990), Sampling-based approaches to calculating ma
 """
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from jensen.conjugate import blocks
 from jensen.conjugate.documents import mixed
-from jensen.conjugate.pieces import known
+from jensen.conjugate.pieces import POINT, known
 from jensen.conjugate.product import Product
 from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE, LONG_RUNNING, signature
@@ -27,6 +28,7 @@ from jensen.diagnostics.settled import GROUPS, LIMITS, against, coupled, means_s
 from jensen.diagnostics.spaces import Own
 from jensen.engines.coordinate import order
 from jensen.engines.gibbs import host_noise, one_sweep
+from jensen.families.gaussian import Gaussian
 
 CHAINS = 128
 FEWEST = 64
@@ -145,26 +147,29 @@ def _concluded(evidence: Any, pool: list[Any], stages: int) -> Correction:
 
 def _flat(q: Product, draws: Draws, count: int) -> dict[str, Any]:
     """The blocks' own variables at the first draws, chains first."""
-    values = {name: value[:count] for name, value in draws.values.items()}
+    values, plan = {name: value[:count] for name, value in draws.values.items()}, replace(q.plan, energy=None)
 
     def flat(values: dict[str, Any]) -> dict[str, Any]:
-        return {block: jax.vmap(partial(blocks.flat, q.plan, block))(values) for block in q.plan.blocks}
+        return {block: jax.vmap(partial(blocks.flat, plan, block))(values) for block in plan.blocks}
 
     return _quickly(q, "flat", flat, values)
 
 
 def log_weights(q: Product, draws: Draws) -> np.ndarray:
     """Log p(x, data) - log q(x) (n,) at draws of a q without discrete sites."""
-    energy = q.plan.energy
-    assert energy is not None
-    changing, back, shape = known(energy)
+    plan = replace(q.plan, energy=None)
+    changing, back, shape = known(q.plan.energy)
 
     def one(changing: Any, families: Any, values: Any) -> Any:
-        own = {block: blocks.flat(q.plan, block, values) for block in q.plan.blocks}
+        energy = back(changing)
+        own = {block: blocks.flat(plan, block, values) for block in plan.blocks}
         log_q = sum(families[block].log_prob(x) for block, x in own.items())
         moments = {block: families[block].statistics(x) for block, x in own.items()}
+        for block, part in moments.items():
+            if isinstance(families[block], Gaussian):
+                part[POINT] = ()
         # What is log-Gaussian is a density of the logarithm in q, and of the site in the joint.
-        return back(changing)(moments) + sum(energy.volume(block, part) for block, part in moments.items()) - log_q
+        return energy(moments) + sum(energy.volume(block, part) for block, part in moments.items()) - log_q
 
     def all(changing: Any, families: Any, values: Any) -> Any:
         return jax.lax.map(lambda some: one(changing, families, some), values, batch_size=_BATCH)
@@ -174,7 +179,10 @@ def log_weights(q: Product, draws: Draws) -> np.ndarray:
 
 
 def _quickly(q: Product, word: str, function: Any, *args: Any) -> Any:
-    """The function of the plan at these arguments, as one program instead of one an operation."""
+    """The function of the plan at these arguments, as one program instead of one an operation.
+
+    Programs outlive fits: the function must hold no energy, which has data, and no q.
+    """
     key = word, tuple(q.plan.blocks.items()), signature(args)
     program = q.plan.graph.remember(key, lambda: jax.jit(function, compiler_options=FAST_COMPILE))
     return program(*args)

@@ -53,8 +53,10 @@ class Frame(NamedTuple):
         with np.errstate(over="ignore", invalid="ignore"):
             log_p, gradient = target(self.out(x))
             gradient = gradient @ self.factor
-            bad = ~(np.isfinite(log_p) & np.isfinite((gradient**2).sum(1)))
-        return np.where(bad, -np.inf, log_p), np.where(bad[:, None], 0.0, gradient)
+            fine = np.isfinite(log_p) & np.isfinite(_lengths(gradient))
+        if fine.all():
+            return log_p, gradient
+        return np.where(fine, log_p, -np.inf), np.where(fine[:, None], gradient, 0.0)
 
 
 def frame_of(q: Any) -> Frame:
@@ -103,15 +105,16 @@ def quench(target: Any, q: Any, rng: np.random.Generator) -> np.ndarray:
         moved = _ahead(climbers)
         log_p, gradient = frame.evaluate(target, np.concatenate([moved, starts]))
         number = len(moved)
-        climbers = _climbed(climbers, moved, log_p[:number], gradient[:number])
+        if number:
+            climbers = _climbed(climbers, moved, log_p[:number], gradient[:number])
+            home = _home(climbers)
+            ended = ~home & ((_lengths(climbers.gradient) < _AT_PEAK) | (climbers.age >= _STEPS))
+            if ended.any():
+                ends.append((climbers.x[ended], climbers.log_p[ended]))
+            climbers = climbers.at(~(home | ended))
         if len(starts):
             fresh = _begun(starts, log_p[number:], gradient[number:])
             climbers = _Climbers(*(np.concatenate(pair) for pair in zip(climbers, fresh, strict=True)))
-        home = _home(climbers)
-        at_peak = np.linalg.norm(climbers.gradient, axis=1) < _AT_PEAK
-        ended = ~home & (at_peak | (climbers.age >= _STEPS))
-        ends.append((climbers.x[ended], climbers.log_p[ended]))
-        climbers = climbers.at(~(home | ended))
     ends.append((climbers.x, climbers.log_p))
     x, log_p = (np.concatenate(parts) for parts in zip(*ends, strict=True))
     return frame.out(_polished(target, frame, _once(x, log_p)))
@@ -122,10 +125,10 @@ def _polished(target: Any, frame: Frame, x: np.ndarray) -> np.ndarray:
     if not len(x):
         return x
     log_p, gradient = frame.evaluate(target, x)
-    climbers = _resting(x, log_p, gradient, np.linalg.norm(gradient, axis=1))
+    climbers = _resting(x, log_p, gradient, _lengths(gradient))
     done = []
     for _ in range(_STEPS):
-        arrived = np.linalg.norm(climbers.gradient, axis=1) < _AT_PEAK
+        arrived = _lengths(climbers.gradient) < _AT_PEAK
         done.append(climbers.at(arrived))
         climbers = climbers.at(~arrived & ~_home(climbers))
         if not len(climbers.x):
@@ -147,7 +150,7 @@ def _starts(frame: Frame, rng: np.random.Generator, count: int) -> np.ndarray:
 
 def _begun(x: np.ndarray, log_p: np.ndarray, gradient: np.ndarray) -> _Climbers:
     """Climbers at rest; those where the density is not finite are dropped, and those at home already."""
-    new = _resting(x, log_p, gradient, np.linalg.norm(gradient, axis=1))
+    new = _resting(x, log_p, gradient, _lengths(gradient))
     return new.at(np.isfinite(log_p) & ~_home(new))
 
 
@@ -158,8 +161,7 @@ def _resting(x: np.ndarray, log_p: np.ndarray, gradient: np.ndarray, norms: np.n
 
 def _home(climbers: _Climbers) -> np.ndarray:
     """Where the gradient is that of q's own mode, or q's center has been reached."""
-    distance = np.linalg.norm(climbers.x, axis=1)
-    wrong = np.linalg.norm(climbers.gradient + climbers.x, axis=1)
+    distance, wrong = _lengths(climbers.x), _lengths(climbers.gradient + climbers.x)
     return (wrong < _CLOSE * np.minimum(distance, 6.0)) | (distance < _CLOSE)
 
 
@@ -184,8 +186,8 @@ def _climbed(
     turned = move - (gradient if within is None else _across(gradient, within))
     moved = x - here.x
     with np.errstate(all="ignore"):
-        step = (moved * moved).sum(1) / np.abs((moved * turned).sum(1))
-    step = np.clip(np.where(np.isfinite(step), step, here.step), 1e-8, 1e4)
+        step = np.einsum("nd,nd->n", moved, moved) / np.abs(np.einsum("nd,nd->n", moved, turned))
+    step = np.minimum(np.maximum(np.where(np.isfinite(step), step, here.step), 1e-8), 1e4)
     row = better[:, None]
     return _Climbers(
         np.where(row, x, here.x),
@@ -194,6 +196,11 @@ def _climbed(
         np.where(better, step, here.step / 4),
         here.age + 1,
     )
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """Of vectors (n, D); some thousand times a search, for which NumPy's own function does too much beside."""
+    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
 
 
 def _across(vectors: np.ndarray, direction: np.ndarray) -> np.ndarray:
@@ -212,7 +219,7 @@ def _once(x: np.ndarray, log_p: np.ndarray) -> np.ndarray:
         left, kept = np.arange(len(x)), []
         while len(left):
             kept.append(left[0])
-            near = ~(np.linalg.norm(x[left] - x[left[0]], axis=1) > same)
+            near = ~(_lengths(x[left] - x[left[0]]) > same)
             left = left[1:][~(near & (log_p[left] > log_p[left[0]] - height))[1:]]
         if len(kept) <= _MOST_ENDS:
             return x[kept]
@@ -235,7 +242,7 @@ def _summit(target: Any, frame: Frame) -> np.ndarray:
     """Where a climb from q's center leads (D,): where q covers two modes, there is none at the center, but a dip."""
     x = np.full((1, len(frame.center)), _CLOSE / np.sqrt(len(frame.center)))  # aside, for the center may be a saddle
     log_p, gradient = frame.evaluate(target, x)
-    climber = _resting(x, log_p, gradient, np.linalg.norm(gradient, axis=1))
+    climber = _resting(x, log_p, gradient, _lengths(gradient))
     for _ in range(_PLANE_STEPS):
         if np.linalg.norm(climber.gradient) < _AT_PEAK:
             break
@@ -281,7 +288,7 @@ def joined(target: Any, frame: Frame, one: np.ndarray, other: np.ndarray) -> np.
 def _in_plane(target: Any, frame: Frame, x: np.ndarray, along: np.ndarray) -> np.ndarray:
     """Where climbs across the unit vectors `along` end."""
     log_p, gradient = frame.evaluate(target, x)
-    climbers = _resting(x, log_p, gradient, np.linalg.norm(_across(gradient, along), axis=1))
+    climbers = _resting(x, log_p, gradient, _lengths(_across(gradient, along)))
     for _ in range(_PLANE_STEPS):
         climbers = _climb(target, frame, climbers, along)
     return climbers.x

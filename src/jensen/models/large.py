@@ -120,6 +120,7 @@ class LargeTarget:
     def _use(self, arrays: dict[str, np.ndarray], weights: np.ndarray) -> None:
         self._arrays, self._weights, self.size, self._exact = arrays, weights, len(weights), None
         self._pool: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray] | None = None
+        self._missing: tuple[np.ndarray, float, np.ndarray] | None = None
         near = weighted.weighted(self.model, self.plate, self._arrays, self._weights)
         surrogate = weighted.anchored(near)
         # A design of 2 D points should fill two calls, and what is left of climbers one: each point costs n rows.
@@ -202,10 +203,15 @@ class LargeTarget:
         return self._near.blame(z)
 
     def anchor(self, point: np.ndarray, curvature: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Correct the subsample at `point` (D,) by one pass over all rows; returns what `move_to` needs to do it again."""
-        value, slope = self.rows.gradient(point)
-        near_value, near_slope = self.rows.gradient_of(self._arrays, self._weights, point)
-        found = weighted.anchor(point, value - near_value, slope - near_slope, curvature)
+        """Correct the subsample at `point` (D,) by one pass over all rows; returns what `move_to` needs to do it again.
+
+        None is made where the last one was at this point, as for a curvature of all rows.
+        """
+        if self._missing is None or not np.array_equal(self._missing[0], point):
+            value, slope = self.rows.gradient(point)
+            near_value, near_slope = self.rows.gradient_of(self._arrays, self._weights, point)
+            self._missing = point, value - near_value, slope - near_slope
+        found = weighted.anchor(*self._missing, curvature)
         self.move_to(found)
         return found
 
@@ -217,11 +223,12 @@ class LargeTarget:
         if not weighted.curved(self.dim):
             return None
         size = self._rough if rough else _HESSIAN
+        near_value, near_slope, near = self.rows.hessian_of(self._arrays, self._weights, point)
         if self.total > 2 * size:
-            found = self.rows.hessian_of(*self._some(max(size, self.size)), point)
-        else:
-            found = self.rows.hessian(point)
-        return found - self.rows.hessian_of(self._arrays, self._weights, point)
+            return self.rows.hessian_of(*self._some(max(size, self.size)), point)[2] - near
+        value, slope, found = self.rows.hessian(point)
+        self._missing = point, value - near_value, slope - near_slope
+        return found - near
 
     def nearer(self, q: Any) -> np.ndarray:
         """A point (D,) nearer to the mode of all rows than the mean of q, a fit to the subsample: Newton steps on some more rows.

@@ -61,5 +61,5 @@ def _at(rows: Rows, some: Some, rest: Target, point: np.ndarray) -> tuple[float,
     """Log density, gradient (D,) and Hessian (D, D) at a point (D,)."""
     values, slopes = rest(np.concatenate([point[None], point + _DIFFERENCE * np.eye(len(point))]))
     curvature = (slopes[1:] - slopes[0]) / _DIFFERENCE
-    value, slope = rows.gradient_of(*some, point)
-    return values[0] + value, slopes[0] + slope, 0.5 * (curvature + curvature.T) + rows.hessian_of(*some, point)
+    value, slope, hessian = rows.hessian_of(*some, point)
+    return values[0] + value, slopes[0] + slope, 0.5 * (curvature + curvature.T) + hessian

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jensen.core.compilation import FAST_COMPILE
+from jensen.core.compilation import FAST_COMPILE, copied
 from jensen.core.errors import ModelError
 from jensen.core.keys import several
 from jensen.core.layout import Derived, Site
@@ -118,6 +118,8 @@ def _is_input(value: Any) -> bool:
 
 def _as_input(value: Any) -> np.ndarray:
     array = np.asarray(value)
+    if array.dtype == float:
+        return copied(array)
     return array.astype(float) if np.issubdtype(array.dtype, np.floating) else array
 
 

@@ -119,13 +119,17 @@ class Rows:
         """The same of given rows with weights (n,)."""
         return _joined(self._sum(self._at(z, "gradients"), self._cut(arrays, weights)), len(z))
 
-    def hessian(self, z: np.ndarray) -> np.ndarray:
-        """Hessian (D, D) of the sum over all rows at z (D,)."""
-        return self._over_all("hessian", z, partial(self._programs["hessian"], z))
+    def hessian(self, z: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Sum of the log densities of all rows, its gradient (D,) and its Hessian (D, D), at z (D,), in one pass."""
+        value, gradient, hessian = self._over_all("hessian", z, partial(self._programs["hessian"], z))
+        return float(value), gradient, hessian
 
-    def hessian_of(self, arrays: Mapping[str, np.ndarray], weights: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def hessian_of(
+        self, arrays: Mapping[str, np.ndarray], weights: np.ndarray, z: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
         """The same of given rows with weights (n,)."""
-        return self._sum(partial(self._programs["hessian"], z), self._cut(arrays, weights))
+        value, gradient, hessian = self._sum(partial(self._programs["hessian"], z), self._cut(arrays, weights))
+        return float(value), gradient, hessian
 
     def values(self, z: np.ndarray) -> np.ndarray:
         """Sums of the log densities of all rows (K,) at points z (K, D)."""
@@ -285,10 +289,18 @@ def _programs(
         # All points at once would need memory for rows times points, and gathers and sums along groups are slower that way.
         return jax.lax.map(lambda point: jax.value_and_grad(summed)(point, data), z)
 
+    def expanded(z: jax.Array, data: Any) -> Any:
+        def slope(z: jax.Array) -> Any:
+            value, gradient = jax.value_and_grad(summed)(z, data)
+            return gradient, (value, gradient)
+
+        hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(z)
+        return value, gradient, hessian
+
     return {
         "gradient": compiled(jax.value_and_grad(summed)),
         "gradients": compiled(one_by_one),
-        "hessian": compiled(jax.hessian(summed)),
+        "hessian": compiled(expanded),
         "values": compiled(jax.vmap(summed, in_axes=(0, None))),
         "densities": compiled(jax.vmap(by_row, in_axes=(0, None)), sums=False),
     }
