@@ -21,7 +21,19 @@ import numpy as np
 from jensen.conjugate.coordinates import base, coordinate, value
 from jensen.conjugate.dependence import dependence
 from jensen.conjugate.scaled import Scaled, decode_scaled
-from jensen.conjugate.slots import LARGE, Affine, Pair, Slot, agree, compact, decode, decode_pairs, partitions, tangents
+from jensen.conjugate.slots import (
+    LARGE,
+    Affine,
+    Pair,
+    Slot,
+    agree,
+    compact,
+    decode,
+    decode_pairs,
+    each,
+    partitions,
+    tangents,
+)
 from jensen.core import keys
 from jensen.core.compilation import FAST_COMPILE, signature
 from jensen.models.graph import Graph, Node
@@ -32,7 +44,7 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
     "logit": lambda x: jnp.log(x) - jnp.log1p(-x),
     "probit": jax.scipy.special.ndtri,
 }
-MANY, MOST_NUMBERS = 100_000, 4_000_000
+MANY, MOST_NUMBERS = 100_000, 10_000_000
 """Numbers in the data, and rows times tangents, from which on the cheapest partitions are tried by themselves first."""
 
 
@@ -191,7 +203,7 @@ class _Tangents:
     def read(self) -> dict[View, Reading]:
         splits = {name: partitions(self.latents[name].shape) for name in self.sites}
         rows = max(prod(node.shape) for node in self.nodes.values())
-        count = sum(3 * (1 + int(classes.max())) for split in splits.values() for classes in split)
+        count = sum(each(classes) * (1 + int(classes.max())) for split in splits.values() for classes in split)
         if sum(np.size(array) for array in self.data.values()) > MANY and rows * count > MOST_NUMBERS:
             found = self._simply({name: split[:1] for name, split in splits.items()})
             if found is not None:
