@@ -30,8 +30,8 @@ from jensen.conjugate.slots import (
     compact,
     decode,
     decode_pairs,
-    each,
     partitions,
+    per_class,
     tangents,
 )
 from jensen.core import keys
@@ -203,7 +203,7 @@ class _Tangents:
     def read(self) -> dict[View, Reading]:
         splits = {name: partitions(self.latents[name].shape) for name in self.sites}
         rows = max(prod(node.shape) for node in self.nodes.values())
-        count = sum(each(classes) * (1 + int(classes.max())) for split in splits.values() for classes in split)
+        count = sum(per_class(classes) * (1 + int(classes.max())) for split in splits.values() for classes in split)
         if sum(np.size(array) for array in self.data.values()) > MANY and rows * count > MOST_NUMBERS:
             found = self._simply({name: split[:1] for name, split in splits.items()})
             if found is not None:

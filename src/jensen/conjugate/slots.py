@@ -113,12 +113,12 @@ def partitions(shape: tuple[int, ...], largest: int = SMALL) -> list[np.ndarray]
 
 
 def tangents(splits: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Stack of tangents (T, size), `each` a class of each split, and the random direction (size,) among them."""
+    """Stack of tangents (T, size), `per_class` a class of each split, and the random direction (size,) among them."""
     size = len(splits[0])
     direction = rng.uniform(0.5, 1.5, size) * rng.choice([-1.0, 1.0], size)
     rows = []
     for classes in splits:
-        if each(classes) == 1:
+        if per_class(classes) == 1:
             rows += list(np.eye(size)[np.argsort(classes)])
             continue
         for number in range(int(classes.max()) + 1):
@@ -127,16 +127,16 @@ def tangents(splits: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np
     return np.array(rows), direction
 
 
-def each(classes: np.ndarray) -> int:
+def per_class(classes: np.ndarray) -> int:
     """Number of tangents for every class: which element a class of one stands for is known."""
     return 1 if int(classes.max()) + 1 == len(classes) else 3
 
 
 def _by_split(splits: Sequence[np.ndarray], pushed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The splits, and of each its tangents (classes, each, *rows)."""
+    """The splits, and of each its tangents (classes, per class, *rows)."""
     start = 0
     for classes in splits:
-        count, some = int(classes.max()) + 1, each(classes)
+        count, some = int(classes.max()) + 1, per_class(classes)
         yield classes, pushed[start : start + count * some].reshape(count, some, *pushed.shape[1:])
         start += count * some
 
