@@ -139,6 +139,14 @@ class Energy:
         some = [*self.sums.values(), *(table.parts for table in self.tables.values())]
         return any(isinstance(piece, Free | Leveled) for pieces in some for piece in pieces)
 
+    def at_points(self) -> "Energy":
+        """The energy at moments of point masses, where all draws of free sites are one: the log joint, and conditionals."""
+
+        def one(piece: Any) -> Any:
+            return replace(piece, draws=piece.draws.at_points()) if isinstance(piece, Free | Leveled) else piece
+
+        return jax.tree.map(one, self, is_leaf=lambda piece: isinstance(piece, Free | Leveled))
+
     @property
     def predictors(self) -> list[Predictor]:
         """Likelihoods of which nothing is summed up: every sweep goes through all rows."""
