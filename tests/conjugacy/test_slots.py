@@ -63,6 +63,29 @@ def test_same_element_twice_adds_up():
     np.testing.assert_allclose(np.broadcast_to(slot.weight, 4), 3.0)
 
 
+@pytest.mark.parametrize("shape", [(12,), (3, 4)])
+def test_dense_rows_read_every_element(shape):
+    """With a class for every element one tangent a class is enough; zeros in the matrix are no reads of another element."""
+    rng = np.random.default_rng(5)
+    matrix = rng.standard_normal((20, SIZE)) * (rng.random((20, SIZE)) < 0.8)
+    assert len(tangents([np.arange(SIZE)[::-1]], rng)[0]) == SIZE
+    slots = _read(matrix, shape, rng)
+    found = np.zeros_like(matrix)
+    for slot in slots:
+        np.add.at(found, (np.arange(20), np.broadcast_to(slot.index, 20)), np.broadcast_to(slot.weight, 20))
+    np.testing.assert_array_equal(found, matrix)
+
+
+def test_elements_in_another_order_than_their_classes():
+    rng = np.random.default_rng(6)
+    matrix = rng.standard_normal((20, SIZE))
+    classes = rng.permutation(SIZE)
+    stack, direction = tangents([classes], rng)
+    slots = decode("x", [classes], stack @ matrix.T, direction)
+    x = rng.standard_normal(SIZE)
+    np.testing.assert_allclose(Affine(np.zeros(1), tuple(slots)).at({"x": x}), matrix @ x)
+
+
 def test_cancelling_reads_are_no_read():
     rng = np.random.default_rng(3)
     index = np.repeat(np.arange(4)[None], 2, 0)

@@ -75,7 +75,14 @@ def table(term: Term, shape: tuple[int, ...], levels: int, parents: int, axes: S
     if int(np.prod(lead)) * len(pairs) > MOST_STATS:
         raise MemoryError(lead)
     stat = np.stack([np.broadcast_to(scale * pair, lead) for pair in pairs], -1)
-    return Rows(stat, draft.psi(take))
+    return Rows(stat, draft.psi(take), _alike(stat))
+
+
+def _alike(stat: np.ndarray) -> int | None:
+    """A stat that is one number in all rows, not zero, where others change from row to row."""
+    flat = stat[0].reshape(stat.shape[1], -1)
+    some = np.flatnonzero((flat[0] == flat[-1]) & (flat[0] != 0)) if len(stat) == 1 and len(flat) > 1 else ()
+    return next((int(place) for place in some if (flat[:, place] == flat[0, place]).all()), None)
 
 
 def arrange(array: np.ndarray, rows: tuple[int, ...], parents: int, axes: Sequence[int]) -> np.ndarray:

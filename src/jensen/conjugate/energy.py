@@ -27,7 +27,7 @@ from jensen.conjugate.products import Products, products
 from jensen.conjugate.shapes import LogGammas, log_gammas
 from jensen.conjugate.slots import fit
 from jensen.conjugate.special import PoissonSum, Predictor, poisson_sum, predictor
-from jensen.conjugate.tables import IMPOSSIBLE, Constant, Tables, names
+from jensen.conjugate.tables import IMPOSSIBLE, Constant, Tables, expectations, names
 from jensen.conjugate.terms import Curved, Drawn, Factor, NotConjugate, Predicted, Quadratic, Sampled
 from jensen.conjugate.ways import Moved, Way
 from jensen.models.graph import Graph, Node
@@ -68,13 +68,13 @@ class Energy:
     def nodes(self, moments: Mapping[str, Any]) -> dict[str, Any]:
         """Expected log density of every node."""
         probs = {name: self._probs(moments, name) for name in self.discrete}
-        found = {}
+        tables, found = expectations(self.tables, moments, probs), {}
         for name, constant in self.constant.items():
             total = jnp.asarray(constant, float)
             for piece in self.sums.get(name, ()):
                 total = total + piece(moments)
             if name in self.tables:
-                total = total + self.tables[name](moments, probs)
+                total = total + tables[name]
             found[name] = total
         return found
 
@@ -85,7 +85,8 @@ class Energy:
     def about(self, block: str) -> "Energy":
         """The part that may depend on a block, which is all that its update has to trace."""
         sums = {name: tuple(piece for piece in pieces if block in names(piece)) for name, pieces in self.sums.items()}
-        tables = {name: table.about(block) for name, table in self.tables.items()}
+        under = {table.sites for table in self.tables.values() if table.about(block).parts}
+        tables = {name: table.about(block, table.sites in under) for name, table in self.tables.items()}
         constant = {name: np.zeros(()) for name in self.constant if sums.get(name) or name in tables}
         return replace(self, sums=sums, tables=tables, constant=constant)
 
@@ -137,6 +138,14 @@ class Energy:
         """Whether nodes are averaged over draws of free sites."""
         some = [*self.sums.values(), *(table.parts for table in self.tables.values())]
         return any(isinstance(piece, Free | Leveled) for pieces in some for piece in pieces)
+
+    def at_points(self) -> "Energy":
+        """The energy at moments of point masses, where all draws of free sites are one: the log joint, and conditionals."""
+
+        def one(piece: Any) -> Any:
+            return replace(piece, draws=piece.draws.at_points()) if isinstance(piece, Free | Leveled) else piece
+
+        return jax.tree.map(one, self, is_leaf=lambda piece: isinstance(piece, Free | Leveled))
 
     @property
     def predictors(self) -> list[Predictor]:

@@ -8,7 +8,7 @@ Reference: Kingma & Welling (2014), Auto-encoding variational Bayes, for the rep
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -101,7 +101,10 @@ class Held:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Nodes (M, d) and weights (M,) of the free elements; for each of their blocks the elements and the covariances' places."""
+    """Nodes (M, d) and weights (M,) of the free elements; for each of their blocks the elements and the covariances' places.
+
+    Without nodes (None) there is one draw, the mean, which is all there is to a point mass.
+    """
 
     nodes: Any
     weights: Any
@@ -111,6 +114,10 @@ class Draws:
 
     def __call__(self, moments: Any) -> Any:
         """(M, d): the blocks' own variables."""
+        if self.nodes is None:
+            return jnp.concatenate(
+                [moments[block]["mean"][i] for block, i in zip(self.blocks, self.index, strict=True)]
+            )[None]
         parts, start = [], 0
         for block, index, position in zip(self.blocks, self.index, self.position, strict=True):
             mean, cov = moments[block]["mean"][index], moments[block]["cov"][position]
@@ -120,6 +127,10 @@ class Draws:
             root = jnp.sqrt(cov) if len(index) == 1 else jnp.linalg.cholesky(cov)
             parts.append(mean + noise @ root.T)
         return jnp.concatenate(parts, 1)
+
+    def at_points(self) -> "Draws":
+        """The draw of point masses."""
+        return replace(self, nodes=None, weights=np.ones(1))
 
     @staticmethod
     def values(x: Any, sites: Sequence[tuple[str, tuple[int, ...], Way]]) -> list[Any]:

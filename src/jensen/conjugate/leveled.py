@@ -60,6 +60,7 @@ class Leveled:
     axes: tuple[int, ...] = static()
 
     hoisted = False
+    alike = None
 
     def table(self, moments: Any, levels: int) -> Any:
         """Of all rows and levels, (n, C)."""

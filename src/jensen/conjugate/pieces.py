@@ -253,10 +253,14 @@ class Sum:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A term under discrete sites: stat (1 or C, 1 or n, E, J), psi with the same leading axes."""
+    """A term under discrete sites: stat (1 or C, 1 or n, E, J), psi with the same leading axes.
+
+    Of the stats (E, J) of all rows under all levels, `alike` is one that is the same number in all of them, or None.
+    """
 
     stat: Any
     psi: Psi
+    alike: int | None = static(default=None)
 
     @property
     def hoisted(self) -> bool:

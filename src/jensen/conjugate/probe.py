@@ -32,7 +32,7 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
     "logit": lambda x: jnp.log(x) - jnp.log1p(-x),
     "probit": jax.scipy.special.ndtri,
 }
-MANY, MOST_NUMBERS = 100_000, 4_000_000
+MANY, MOST_NUMBERS = 100_000, 10_000_000
 """Numbers in the data, and rows times tangents, from which on the cheapest partitions are tried by themselves first."""
 
 
@@ -191,12 +191,12 @@ class _Tangents:
     def read(self) -> dict[View, Reading]:
         splits = {name: partitions(self.latents[name].shape) for name in self.sites}
         rows = max(prod(node.shape) for node in self.nodes.values())
-        count = sum(3 * (1 + int(classes.max())) for split in splits.values() for classes in split)
+        stacks = {name: tangents(split, self.rng) for name, split in splits.items()}
+        count = sum(len(stack) for stack, _ in stacks.values())
         if sum(np.size(array) for array in self.data.values()) > MANY and rows * count > MOST_NUMBERS:
             found = self._simply({name: split[:1] for name, split in splits.items()})
             if found is not None:
                 return found
-        stacks = {name: tangents(split, self.rng) for name, split in splits.items()}
         program = self._program(self.reads, {name: stack for name, (stack, _) in stacks.items()})
         constant, checked, pushed = program(self.zero)
         slots = {
@@ -220,9 +220,17 @@ class _Tangents:
         if not crooked:
             return found
         real = {name: x if self.sites[name] == "real" else 0.0 * x for name, x in self.random.items()}
-        held = program(real)[0]
+        held, beside = program(real)[0], program({name: self.random[name] - x for name, x in real.items()})
         for view, affine in crooked.items():
-            found[view] = found[view]._replace(held=agree(affine.at(real), held[view]))
+            # Also with the others elsewhere: shares of equal coefficients seem not to be read.
+            some = [
+                decode(n, splits[n], beside[2][view][n], stacks[n][1])
+                for n in self.reads[view]
+                if self.sites[n] == "real"
+            ]
+            slots_there = tuple(slot for slots in some for slot in slots or ())
+            there = None in some or agree(Affine(beside[0][view], slots_there).at(real), checked[view])
+            found[view] = found[view]._replace(held=there and agree(affine.at(real), held[view]))
             if found[view].held and not self.levels[view]:
                 tried = decode_scaled(view, self, program, splits, stacks, checked[view])
                 found[view] = found[view]._replace(scaled=tried)

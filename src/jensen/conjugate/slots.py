@@ -8,10 +8,10 @@ conjugacy is possible at all, affine:
 with few slots a row, whatever the model's code looks like: gathers, matrix products, scans. The elements of a site are split
 into classes such that a row reads at most one element of each class; three tangents a class (1, 1 + element, random)
 give weight and element, and the third proves it. Classes are tried from the cheapest on: all elements; every third
-along an axis (chains); the positions along some axes (blocks); every element by itself.
+along an axis (chains); the positions along some axes (blocks); every element by itself, for which one tangent says all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from math import prod
 from typing import NamedTuple
@@ -23,6 +23,8 @@ SMALL = 64
 LARGE = 512
 """Sites of up to this many elements may be read element by element."""
 _TOLERANCE = 1e-7
+_NOTHING = 1e-9
+"""Weights this much smaller than the largest are zeros with rounding."""
 
 
 class Slot(NamedTuple):
@@ -114,25 +116,38 @@ def partitions(shape: tuple[int, ...], largest: int = SMALL) -> list[np.ndarray]
 
 
 def tangents(splits: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Stack of tangents (T, size), three a class of each split, and the random direction (size,) among them."""
+    """Stack of tangents (T, size), `per_class` a class of each split, and the random direction (size,) among them."""
     size = len(splits[0])
     direction = rng.uniform(0.5, 1.5, size) * rng.choice([-1.0, 1.0], size)
     rows = []
     for classes in splits:
+        if per_class(classes) == 1:
+            rows += list(np.eye(size)[np.argsort(classes)])
+            continue
         for number in range(int(classes.max()) + 1):
             inside = classes == number
             rows += [inside * 1.0, inside * (1.0 + np.arange(size)), inside * direction]
     return np.array(rows), direction
 
 
-def decode(site: str, splits: Sequence[np.ndarray], pushed: np.ndarray, direction: np.ndarray) -> list[Slot] | None:
-    """Slots of one site from the pushed-forward tangents (T, *rows), by the first split that explains them; else None."""
+def per_class(classes: np.ndarray) -> int:
+    """Number of tangents for every class: which element a class of one stands for is known."""
+    return 1 if int(classes.max()) + 1 == len(classes) else 3
+
+
+def _by_split(splits: Sequence[np.ndarray], pushed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The splits, and of each its tangents (classes, per class, *rows)."""
     start = 0
     for classes in splits:
-        count = int(classes.max()) + 1
-        stack = pushed[start : start + 3 * count].reshape(count, 3, *pushed.shape[1:])
-        start += 3 * count
-        found = _read(stack[:, 0], stack[:, 1], stack[:, 2], direction)
+        count, some = int(classes.max()) + 1, per_class(classes)
+        yield classes, pushed[start : start + count * some].reshape(count, some, *pushed.shape[1:])
+        start += count * some
+
+
+def decode(site: str, splits: Sequence[np.ndarray], pushed: np.ndarray, direction: np.ndarray) -> list[Slot] | None:
+    """Slots of one site from the pushed-forward tangents (T, *rows), by the first split that explains them; else None."""
+    for classes, stack in _by_split(splits, pushed):
+        found = _elements(classes, stack, direction)
         if found is not None:
             return _packed(site, *found)
     return None
@@ -142,18 +157,15 @@ def decode_pairs(
     x: str, y: str, splits: Sequence[np.ndarray], pushed: Sequence[np.ndarray], along: np.ndarray, direction: np.ndarray
 ) -> list[Pair] | None:
     """Products of two sites, from the tangents of x at y = (direction, 1, 1 + element); None when there are others."""
-    start = 0
-    for classes in splits:
-        count = int(classes.max()) + 1
-        at = [some[start : start + 3 * count].reshape(count, 3, *some.shape[1:]) for some in pushed]
-        start += 3 * count
-        first = _read(at[0][:, 0], at[0][:, 1], at[0][:, 2], along)
+    for parts in zip(*(_by_split(splits, some) for some in pushed), strict=True):
+        at = [stack for _, stack in parts]
+        first = _elements(parts[0][0], at[0], along)
         second = _read(at[1][:, 0], at[2][:, 0], at[0][:, 0], direction)
         if first is None or second is None:
             continue
         index_x, weight_x = first
         index_y, weight = second
-        kept = [n for n in range(count) if weight[n].any() or weight_x[n].any()]
+        kept = [n for n in range(len(weight)) if weight[n].any() or weight_x[n].any()]
         return [
             Pair(
                 Slot(x, compact(index_x[n]), compact(weight[n])),
@@ -164,6 +176,18 @@ def decode_pairs(
     return None
 
 
+def _elements(classes: np.ndarray, stack: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Element and weight of every class and row from its tangents; elements that are known broadcast."""
+    if stack.shape[1] == 3:
+        return _read(stack[:, 0], stack[:, 1], stack[:, 2], direction)
+    weight = stack[:, 0]
+    largest = np.abs(weight).max(initial=0.0)
+    if not np.isfinite(largest):
+        return None
+    index = np.argsort(classes).reshape(-1, *(1,) * (weight.ndim - 1))
+    return index, _snapped(np.where(np.abs(weight) > _NOTHING * largest, weight, 0.0))
+
+
 def _read(
     weight: np.ndarray, ramp: np.ndarray, probe: np.ndarray, direction: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -172,7 +196,7 @@ def _read(
     if not (np.isfinite(weight).all() and np.isfinite(ramp).all() and np.isfinite(probe).all()):
         return None
     scale = max(np.abs(weight).max(initial=0.0), np.abs(probe).max(initial=0.0))
-    reads = np.abs(weight) > 1e-9 * scale
+    reads = np.abs(weight) > _NOTHING * scale
     place = np.where(reads, ramp, 1.0) / np.where(reads, weight, 1.0) - 1.0
     index = np.rint(place).astype(np.int64)
     legal = (index >= 0) & (index < size) & (np.abs(place - index) < 1e-4)
@@ -197,7 +221,8 @@ def _packed(site: str, index: np.ndarray, weight: np.ndarray) -> list[Slot]:
     most = int(reads.sum(0).max(initial=0))
     if most < len(weight):
         order = np.argsort(~reads, axis=0, kind="stable")[:most]
-        index, weight = np.take_along_axis(index, order, 0), np.take_along_axis(weight, order, 0)
+        weight = np.take_along_axis(weight, order, 0)
+        index = np.where(weight != 0, np.take_along_axis(np.broadcast_to(index, reads.shape), order, 0), 0)
     return [Slot(site, compact(index[n]), compact(weight[n])) for n in range(len(index))]
 
 

@@ -28,6 +28,7 @@ class Constant:
     values: Any
 
     hoisted = False
+    alike = None
 
     def table(self, moments: Any, levels: int) -> Any:
         """The table itself."""
@@ -69,33 +70,49 @@ class Tables:
         """Whether some row is impossible under some levels."""
         return any(isinstance(part, Constant) and np.min(part.values) <= 0.1 * IMPOSSIBLE for part in self.parts)
 
-    def about(self, block: str) -> "Tables":
-        """The part that may depend on a block."""
+    def about(self, block: str, counting: bool = False) -> "Tables":
+        """The part that may depend on a block; with `counting` also what counts of levels are taken from."""
         if block in self.sites:
             return self
-        return replace(self, parts=tuple(part for part in self.parts if block in names(part)))
+        some = (part for part in self.parts if block in names(part) or (counting and part.alike is not None))
+        return replace(self, parts=tuple(some))
 
-    def __call__(self, moments: Any, probs: Mapping[str, Any]) -> Any:
-        """Expectation over the discrete sites too; `probs` has (n, K) for every site."""
-        if not self.parts:
-            return jnp.zeros(())
-        if self.chain:
-            return self._chain(moments, probs)
-        weight = joint([probs[name] for name in self.sites])
+    def summed(self, moments: Any, weight: Any, counts: Any, products: Sequence[Any]) -> Any:
+        """Expectation over independent discrete sites too.
+
+        Parameters
+        ----------
+        moments
+            Of all blocks.
+        weight
+            Probabilities of the combinations of levels (n, count).
+        counts
+            Their sums over rows.
+        products
+            What `products` gave.
+        """
         total = jnp.zeros(())
-        # Levels first, and kept so by a barrier: loops over the many rows run in vector registers, loops over few levels do not.
-        first = jax.lax.optimization_barrier(weight.T)
-        for part in self.parts:
-            if part.hoisted:
+        for part, known in zip(self.parts, products, strict=True):
+            if known is not None:
+                total = total + (known[0] * known[1]).sum()
+            elif part.hoisted:
                 stat, psi = part.flat(moments, self.count)
-                # Products with the rows' stats; where these are the same in all rows, only the counts of the levels are needed.
-                found = first @ stat if len(stat) == len(weight) > 1 else first.sum(1)[:, None] * stat
-                total = total + (found * psi).sum()
+                total = total + (counts[:, None] * stat * psi).sum()
             else:
-                total = total + (weight * part.table(moments, self.count)).sum()
+                values = part.table(moments, self.count)
+                total = total + ((counts if len(values) == 1 else weight) * values).sum()
         return total
 
-    def _chain(self, moments: Any, probs: Mapping[str, Any]) -> Any:
+    def products(self, moments: Any, first: Any) -> list[Any]:
+        """For every part whose stats are those of the rows, probabilities (count, n) times stats, and psi; None for others."""
+        found: list[Any] = []
+        for part in self.parts:
+            stat, psi = part.flat(moments, self.count) if part.hoisted else ((), None)
+            found.append((first @ stat, psi) if len(stat) == first.shape[1] > 1 else None)
+        return found
+
+    def chained(self, moments: Any, probs: Mapping[str, Any]) -> Any:
+        """Expectation of a chain's own distribution."""
         own = self.sites[-1]
         values = sum(part.table(moments, self.count) for part in self.parts)
         k = self.levels[-1]
@@ -116,6 +133,33 @@ class Tables:
         first = own_probs.reshape(-1, sequences, k)[0]
         later = jnp.moveaxis(pairs.reshape(sequences, -1, k, k), 0, 1)
         return (first * values[0, :, 0]).sum() + (later * values[1:]).sum()
+
+
+def expectations(tables: Mapping[str, Tables], moments: Any, probs: Mapping[str, Any]) -> dict[str, Any]:
+    """Expectation of every node's tables over the discrete sites too; `probs` has (n, K) for every site.
+
+    Sums of probabilities over rows, the counts of the levels, come from the products with the rows' stats where one of these is
+    the same in all rows: so there is one product a sweep, and its transpose gives complete logits.
+    """
+    found, weights, products, counts = {}, {}, {}, {}
+    some = {node: one for node, one in tables.items() if one.parts and not one.chain}
+    for node, one in some.items():
+        if one.sites not in weights:
+            weight = joint([probs[name] for name in one.sites])
+            # Levels first, and kept so by a barrier: loops over many rows run in vector registers, loops over few levels do not.
+            weights[one.sites] = weight, jax.lax.optimization_barrier(weight.T)
+        products[node] = one.products(moments, weights[one.sites][1])
+        for part, known in zip(one.parts, products[node], strict=True):
+            if known is not None and part.alike is not None and one.sites not in counts:
+                counts[one.sites] = known[0][:, part.alike] / part.stat[0, 0].reshape(-1)[part.alike]
+    for node, one in tables.items():
+        if node in some:
+            weight, first = weights[one.sites]
+            count = counts[one.sites] if one.sites in counts else first.sum(1)
+            found[node] = one.summed(moments, weight, count, products[node])
+        else:
+            found[node] = one.chained(moments, probs) if one.parts else jnp.zeros(())
+    return found
 
 
 def names(piece: Any) -> frozenset[str]:

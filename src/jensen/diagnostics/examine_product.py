@@ -6,8 +6,8 @@
     4. one Gaussian block and few others         the others integrated by importance sampling
     5. short Gibbs chains from q                  judge q by how far they move, or, of up to 1,000 quantities, correct it
 
-Models with a site that has no complete conditional, and no discrete ones, are judged by gradient chains from a Gaussian with q's
-moments instead.
+Models with a site that has no complete conditional are judged by gradient chains from a Gaussian with q's moments instead, with
+their levels summed out (summed_out.py).
 """
 
 import time
@@ -17,7 +17,7 @@ import numpy as np
 
 from jensen.conjugate.product import Product, StoredProduct
 from jensen.core import keys
-from jensen.diagnostics import gibbs_chains, quantities, verdict
+from jensen.diagnostics import gibbs_chains, quantities, summed_out, verdict
 from jensen.diagnostics.collapsed import integrate_scales
 from jensen.diagnostics.correct import Correction
 from jensen.diagnostics.correct import correct as correct_by_gradients
@@ -174,11 +174,13 @@ def _correction(
     why = gibbs_chains.possible(q)
     if not why:
         return gibbs_chains.correct(q, draws, seed=seed, judging=judging, deadline=deadline), ""
-    if q.model.discrete or q.model.dim > _LARGEST_DIM:
+    if q.model.discrete and (more := summed_out.possible(q)):
+        return None, f"{why}, and {more}, so it was not checked"
+    if q.model.dim > _LARGEST_DIM:
         return None, f"{why}, so it was not checked"
-    target = Target(q.model, precision)
+    target = Target(summed_out.summed_out(q) if q.model.discrete else q.model, precision)
     found = correct_by_gradients(target, _gaussian(q, draws), seed=seed, judging=judging, deadline=deadline)
-    return found, ""
+    return (summed_out.with_levels(q, found, seed) if q.model.discrete else found), ""
 
 
 def _gaussian(q: Product, draws: Draws) -> DenseGaussian | DiagonalGaussian:

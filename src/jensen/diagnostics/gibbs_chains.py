@@ -55,13 +55,13 @@ LONGEST_STAGE = 30.0
 
 def possible(q: Product) -> str:
     """Why chains cannot judge this q; empty when they can."""
+    energy = q.plan.energy
+    assert energy is not None
     for finding in q.plan.findings:
         if finding.update == "natural gradient" or (finding.update == "exact" and finding.reason):
             return f"{finding.site} has no complete conditional to draw from"
-    energy = q.plan.energy
-    assert energy is not None
     if energy.averaged:
-        return "its free sites can only be sliced, at the cost of all draws for every point"
+        return "its free sites can only be sliced, one element after the other"
     for site in mixed(energy):
         return (
             f"the levels of {site} (topics) can be exchanged, group by group, and have many optima between which chains wander: "

@@ -169,7 +169,7 @@ class Gibbs:
         count = min(state.count, (self.warmup if warm else self.warmup + self.draws) - state.step)
         stride = 1 if warm else self.thin
         first = state.step if warm else self.warmup + self.thin * (state.step - self.warmup)
-        sweep, fixed = program(target), (target.energy, state.families)
+        sweep, fixed = program(target), (target.energy.at_points(), state.families)  # type: ignore[union-attr]
         values, counts = state.values, state.counts
         drawn: dict[str, list[np.ndarray]] = {
             block: [] for block, sites in target.blocks.items() if sites[0] in state.shapes

@@ -10,9 +10,11 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import entr
 
 Moments = dict[str, Any]
+
+IMPOSSIBLE = -800.0
+"""Logarithm of a probability that is zero in any precision."""
 
 
 def level_mean(probs: Any) -> Any:
@@ -34,6 +36,16 @@ def tops_finite(potentials: Any, axes: int | tuple[int, ...]) -> Any:
 def _levels_first(logits: Any) -> Any:
     """Probabilities (K, ...) from logits (..., K): loops over the many variables run in vector registers, over few levels not."""
     return jax.nn.softmax(jnp.moveaxis(jnp.asarray(logits), -1, 0), axis=0)
+
+
+def _with_entropy(logits: Any) -> tuple[Any, Any]:
+    """Probabilities (K, ...) and the entropy of all: log sum exp x - <p, x>, with one logarithm a variable and not K."""
+    logits = jnp.moveaxis(jnp.asarray(logits), -1, 0)
+    below = logits - logits.max(0)
+    odds = jnp.exp(below)
+    total = odds.sum(0)
+    probs = odds / total
+    return probs, (jnp.log(total) - (probs * jnp.maximum(below, IMPOSSIBLE)).sum(0)).sum()
 
 
 def levels_at(logits: Any, chance: Any) -> Any:
@@ -62,8 +74,8 @@ class Categorical:
 
     def with_entropy(self) -> Moments:
         """Mean parameters and the entropy."""
-        probs = _levels_first(self.logits)
-        return {"probs": jnp.moveaxis(probs, 0, -1), "entropy": entr(probs).sum()}
+        probs, entropy = _with_entropy(self.logits)
+        return {"probs": jnp.moveaxis(probs, 0, -1), "entropy": entropy}
 
     def statistics(self, x: Any) -> Moments:
         """One-hot rows (..., K) of integers x (...)."""
@@ -80,7 +92,7 @@ class Categorical:
 
     def entropy(self) -> Any:
         """Entropy, in nats."""
-        return entr(_levels_first(self.logits)).sum()
+        return _with_entropy(self.logits)[1]
 
     def log_prob(self, x: Any) -> Any:
         """Log probability of integers x (...)."""
