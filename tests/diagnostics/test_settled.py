@@ -188,3 +188,23 @@ def test_evidence_is_a_record_of_arrays():
     evidence = measure(mixed(), None)
     assert isinstance(evidence, Settled)
     assert {np.shape(value) for value in vars(evidence).values()} == {(3,)}
+
+
+def slow(seed, quantities, share=0.9):
+    """Settled chains with autocorrelation: x_t = share x_(t - 1) + noise."""
+    x = np.empty((60, CHAINS, quantities))
+    x[0] = rng(seed).standard_normal(x[0].shape)
+    for t, noise in enumerate(rng(seed + 1).standard_normal(x[1:].shape), 1):
+        x[t] = share * x[t - 1] + np.sqrt(1 - share**2) * noise
+    return x
+
+
+def test_of_hundreds_of_settled_quantities_none_is_refused_by_chance():
+    x = slow(0, 400)
+    means, sds, evidence = verdicts(x)
+    assert (evidence.drift_mean > LIMITS["drift"]).any()  # which would refuse it if it were alone
+    assert means.all()
+    assert sds.all()
+    x[30:, :, 7] += 0.6
+    means, _, _ = verdicts(x)
+    assert list(np.flatnonzero(~means)) == [7]

@@ -1,27 +1,44 @@
 """How programs are compiled that run a handful of times, and how none is for what is only moved."""
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
 
-FAST_COMPILE: dict[str, Any] = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
+_TRIED = (0, 10, 2)
+"""The newest JAX whose XLA is known to have all the options below: they are its own affair, and may go."""
+
+
+def _known(**options: Any) -> dict[str, Any]:
+    """Those of the options that the installed XLA has; a newer one than was tried is asked."""
+    if jax.__version_info__ <= _TRIED:
+        return options
+    program, known = jax.jit(lambda x: x).lower(0.0), {}
+    for name, value in options.items():
+        with suppress(jax.errors.JaxRuntimeError):
+            program.compile(compiler_options={name: value})
+            known[name] = value
+    return known
+
+
+FAST_COMPILE = _known(
+    xla_backend_optimization_level=0,
+    xla_llvm_disable_expensive_passes=True,
+    xla_cpu_use_fusion_emitters=False,
+    xla_cpu_parallel_codegen_split_count=1,
+)
 """For programs that run a handful of times: compiling them is all they cost, and takes a quarter of the time like this.
 
 In one module: in several, for as many threads, it takes up to half as much CPU time again, and hardly less of the clock's.
 """
 
-LARGE_ARRAYS: dict[str, Any] = {**FAST_COMPILE, "xla_backend_optimization_level": 1}
+LARGE_ARRAYS = {**FAST_COMPILE, **_known(xla_backend_optimization_level=1)}
 """For programs that run a handful of times over millions of numbers: a third of the time for half as much compilation again."""
 
-LONG_RUNNING: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+LONG_RUNNING = _known(xla_cpu_use_fusion_emitters=False)
 """For programs that run hundreds of times: as fast as with XLA's newer emitters, for two thirds of the compilation."""
 
 _LARGE, _PLACES = 2**16, 64
