@@ -215,7 +215,7 @@ class _Tangents:
             )
             if self._proved(view, affine, checked[view]):
                 found[view] = found[view]._replace(affine=affine)
-            elif view.transform == "id":
+            elif view.transform == "id" and checked[view] is not None:
                 crooked[view] = affine
         if not crooked:
             return found
