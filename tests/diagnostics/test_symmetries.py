@@ -138,6 +138,12 @@ def test_a_named_method_is_told_that_it_describes_one_copy():
     assert set(posterior.verdict.words) == {"do not use"}
 
 
+def test_without_correction_q_is_judged_and_not_spread():
+    with pytest.warns(jn.FitWarning, match="describes some of these copies only"):
+        posterior = jn.fit(jn.density(two_means, {"mu": np.array([-1.0, 1.0])}), correct=False, progress=False)
+    assert posterior.answer == "q"
+
+
 def test_answers_that_are_the_same_already_stay_as_they_are():
     """Coordinates without data change places and signs, and nothing is made of it."""
 

@@ -126,7 +126,7 @@ def examine(
             answer = _to_the_end(found, _answer(found, deadline))
         else:
             answer = _about_q(found, correcting, deadline, known)
-        return symmetries.spread(target, answer, seed, report_q)
+        return symmetries.spread(target, answer, seed, report_q or not correcting)
     except np.linalg.LinAlgError:
         return found.about_q(verdict.unfinished(found.names, "q or the chains from it collapsed", found.log_w))
     except KeyboardInterrupt:

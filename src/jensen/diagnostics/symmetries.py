@@ -105,11 +105,11 @@ def spread(target: Any, answer: Any, seed: int, report_q: bool) -> Any:
         return answer
     rng, old = keys.generator(seed, "symmetries"), answer.kept
     found = find(target, old.z[rng.choice(len(old.z), min(_LOOKS, len(old.z)), replace=False)], rng)
+    if not found:
+        return answer
     z = old.z
     for symmetry in found:
         z = _moved(target, z, symmetry, symmetry.some(rng, len(z)))
-    if not found:
-        return answer
     new = Draws(z, old.log_p, *target.constrain(z))
     x, y = (quantities.matrix(target.model, draws.values, draws.derived) for draws in (old, new))
     (mean, sd), (all_mean, all_sd) = (
