@@ -61,11 +61,11 @@ def measure(x: np.ndarray, before: Settled | None) -> Settled:
         x[:half].mean((0, 1)), x[:half].std((0, 1)), x[half:].mean((0, 1)), x[half:].std((0, 1))
     )
     # Halves have about sqrt(2) larger errors than the whole; the tolerance of two errors is taken off here, once.
-    drift_mean, drift_sd = drift_mean - 2 * se, drift_sd - 2 * sel
+    drift_mean, drift_sd = _beyond_errors(drift_mean, se), _beyond_errors(drift_sd, sel)
     if before is not None:
         to_mean, to_sd = _drift(before.mean, before.sd, mean, sd)
-        drift_mean = np.maximum(drift_mean, to_mean - 2 * se)
-        drift_sd = np.maximum(drift_sd, to_sd - 2 * sel)
+        drift_mean = np.maximum(drift_mean, _beyond_errors(to_mean, se))
+        drift_sd = np.maximum(drift_sd, _beyond_errors(to_sd, sel))
     known = (np.where(constant, 0.0, value) for value in (between, se, sel, drift_mean, drift_sd))
     return Settled(mean, sd, *known)
 
@@ -96,7 +96,7 @@ def means_settled(evidence: Settled) -> np.ndarray:
     return (
         (evidence.between < LIMITS["between"])
         & (evidence.se < LIMITS["se"])
-        & _arrived(evidence.drift_mean, evidence.se)
+        & (evidence.drift_mean < LIMITS["drift"])
         & np.isfinite(evidence.mean)
     )
 
@@ -106,21 +106,21 @@ def sds_settled(evidence: Settled) -> np.ndarray:
     return (
         (evidence.between < LIMITS["between"])
         & (evidence.sel < LIMITS["sel"])
-        & _arrived(evidence.drift_sd, evidence.sel)
+        & (evidence.drift_sd < LIMITS["drift"])
         & np.isfinite(evidence.sd)
     )
 
 
-def _arrived(drift: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Whether each quantity (K,) has drifted no more than its error allows, or than the errors of K quantities do.
+def _beyond_errors(drift: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Drifts (K,) of which two errors have been taken off; zero for those that the errors of K quantities explain.
 
-    Two halves differ by two errors as it is; of some hundred quantities a few differ by three times as much, and to refuse those
-    would be to refuse some of every fit. Only where they are few, and the drift is small by itself.
+    Two halves, or two stages, differ by two errors as it is; of some hundred quantities a few differ by three times as much, and
+    to refuse those would be to refuse some of every fit. Only where they are few, and the drift is small by itself.
     """
-    within = drift < LIMITS["drift"]
-    largest = 2 * error * NormalDist().inv_cdf(1 - _BY_CHANCE / len(drift))
-    by_chance = drift + 2 * error < np.minimum(largest, _SMALL)
-    return within | (by_chance & ((~within).mean() <= _FEW_OF_ALL))
+    left = drift - 2 * error
+    late = left >= LIMITS["drift"]
+    largest = np.minimum(2 * error * NormalDist().inv_cdf(1 - _BY_CHANCE / len(drift)), _SMALL)
+    return np.where(late & (drift < largest) & (late.mean() <= _FEW_OF_ALL), 0.0, left)
 
 
 def against(evidence: Settled, x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
